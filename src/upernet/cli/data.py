@@ -1,0 +1,85 @@
+"""`upernet data`: look at training data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from upernet.data.check import Report, SplitReport, check
+from upernet.files import write_text
+from upernet.recipe import load_recipe
+
+app = typer.Typer(help="Look at training data.", no_args_is_help=True)
+SHOWN_PROBLEMS = 30
+
+
+@app.callback()
+def _data() -> None:
+    """Look at training data."""
+
+
+@app.command("check")
+def check_command(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
+    data: Annotated[Path, typer.Option(help="Directory that holds the recipe's data sets.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file, too.")] = None,
+) -> None:
+    """Scan the labels and photos of a recipe and say what to put right.
+
+    Exit status: 0 if all is well, 1 if there are problems.
+    """
+    with Progress(transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task("reading masks, then photos", total=None)
+        report = check(
+            load_recipe(recipe), data, lambda done, total: bar.update(task, completed=done, total=total, refresh=False)
+        )
+    if json_file is not None:
+        write_text(json_file, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    _show(report, Console())
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _show(report: Report, console: Console) -> None:
+    table = Table("source", "split", "level", "photos", "width", "height", title=f"Data of {report.recipe}")
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for split in report.splits:
+        size = (_range(split.widths), _range(split.heights))
+        table.add_row(escape(split.source), split.split, split.level, str(split.photos), *size)
+    console.print(table)
+    console.print("width and height: least / median / greatest; below: share of the labelled pixels or photos")
+    for split in report.splits:
+        console.print(f"[bold]{escape(split.source)}/{split.split}[/bold] {_histogram(split)}", highlight=False)
+    for text in report.missing:
+        console.print(f"not there: {text}", markup=False, highlight=False)
+    for problem in report.problems[:SHOWN_PROBLEMS]:
+        more = f" ({problem.count} files)" if problem.count > 1 else ""
+        console.print(f"[red]problem[/red] {escape(problem.source)}/{problem.split}: {escape(problem.text + more)}")
+    if len(report.problems) > SHOWN_PROBLEMS:
+        console.print(f"... and {len(report.problems) - SHOWN_PROBLEMS} more (all of them: --json FILE)")
+    count = len(report.problems)
+    console.print("no problems" if report.ok else f"{count} problem{'s' if count > 1 else ''}")
+
+
+def _range(values: tuple[int, int, int] | None) -> str:
+    return "-" if values is None else " / ".join(map(str, values))
+
+
+def _histogram(split: SplitReport, shown: int = 16) -> str:
+    total = max(1, sum(split.labels.values()))
+    ranked = sorted(split.labels.items(), key=lambda item: -item[1])
+    seen = [f"{escape(name)} {100 * count / total:.1f} %" for name, count in ranked if count]
+    words = seen[:shown] + ([f"{len(seen) - shown} more"] if len(seen) > shown else [])
+    never = [escape(name) for name, count in ranked if not count]
+    if never:
+        words.append(f"never: {', '.join(never)}")
+    if split.unknown:
+        words.append(f"unknown {100 * split.unknown / (total + split.unknown):.1f} % of all {split.unit}")
+    return ", ".join(words)

@@ -1,0 +1,60 @@
+"""upernet evaluate RECIPE"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from upernet.recipe import Split
+
+
+def evaluate(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the sources' folders.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to score; default: those shipped for the recipe.")] = None,
+    split: Annotated[Split, typer.Option(help="Which photos.")] = "test",
+    json: Annotated[Path | None, typer.Option(help="File to write all scores to.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda where there is one.")] = None,
+) -> None:
+    """Score a model, per level, on the data of a recipe; under torchrun, on several processes."""
+    from contextlib import nullcontext
+    from json import dumps
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from upernet.checkpoints import load_checkpoint, shipped_checkpoint
+    from upernet.errors import UpernetError
+    from upernet.evaluation import evaluate as score
+    from upernet.evaluation.report import tables
+    from upernet.files import atomic_path
+    from upernet.recipe import load_recipe
+    from upernet.training.distributed import join_world, leave_world
+
+    chosen = load_recipe(recipe)
+    weights = checkpoint or shipped_checkpoint(chosen.name)
+    if weights is None:
+        raise UpernetError(f"no weights are shipped for {chosen.name!r}: pass --checkpoint FILE.")
+    model, _ = load_checkpoint(weights)
+    world = join_world(device)
+    # Opened first: a folder that cannot be written is better known before the photos are scored than after.
+    with atomic_path(json) if json and world.is_main else nullcontext() as file:
+        with Progress(console=Console(stderr=True), transient=True, disable=not world.is_main) as bar:
+            tasks = {name: bar.add_task(name, total=None, visible=False) for name in chosen.sources}
+
+            def show(source: str, done: int, total: int) -> None:
+                bar.update(tasks[source], completed=done, total=total, visible=True)
+
+            result = score(model, chosen, data, split, world.device, show)
+        if file is not None:
+            file.write_text(dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    leave_world()
+    if world.is_main:
+        console = Console()
+        for table in tables(result):
+            console.print(table)
+        if result["skipped"]:
+            names = ", ".join(result["skipped"])
+            console.print(f"Skipped, for there are no {split} photos of them below {data}: {names}.", markup=False)

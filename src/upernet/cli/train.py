@@ -1,0 +1,23 @@
+"""upernet train RECIPE"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the sources' folders.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished run in it goes on.")],
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda where there is one.")] = None,
+    init: Annotated[str | None, typer.Option(help="Checkpoint to start from; heads that do not fit start anew.")] = None,
+    quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False,
+) -> None:
+    """Train the model of a recipe; under torchrun, on several processes."""
+    from upernet.recipe import load_recipe
+    from upernet.training import train as run
+
+    run(load_recipe(recipe), data, out, device=device, initialize_from=init, quiet=quiet, say=typer.echo)

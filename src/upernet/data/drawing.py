@@ -1,0 +1,178 @@
+"""Which source and which photos each iteration takes, and the loader that reads them.
+
+Everything is a pure function of a seed and the number of the iteration, so every process draws the same and a run that
+was interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from upernet.data.sample import Batch, stack
+from upernet.data.sources import Source
+from upernet.data.transforms import augment
+from upernet.errors import UpernetError
+
+
+class Draw(NamedTuple):
+    """What one iteration takes: photos of one source, and a seed for the augmentation of each."""
+
+    source: str
+    indices: list[int]
+    seeds: list[int]
+
+
+def draw(seed: int, iteration: int, weights: Mapping[str, float]) -> str:
+    """The source of an iteration, with probability proportional to its weight (paper, section 3.2)."""
+    return list(weights)[int(_choose(seed, np.array([iteration]), np.array(list(weights.values())))[0])]
+
+
+class Schedule:
+    """Sources and photos of every iteration of a stage.
+
+    Each iteration draws one source. Within a source, every photo is taken once, in an order shuffled anew, before any is
+    taken again.
+
+    Args:
+        seed: another seed gives other draws.
+        sources: name -> (number of photos, weight or None for the number of photos, batch size).
+
+    Raises:
+        UpernetError: there is no source, or one has no photo.
+    """
+
+    def __init__(self, seed: int, sources: Mapping[str, tuple[int, float | None, int]]) -> None:
+        if not sources:
+            raise UpernetError("there is no data source to draw from; list at least one under sources.")
+        for name, (size, _, _) in sources.items():
+            if size < 1:
+                raise UpernetError(f"source {name} has no photos to draw; add photos or take it out of the stage.")
+        self.seed = seed
+        self.sources = dict(sources)
+        self.weights = {name: float(size if weight is None else weight) for name, (size, weight, _) in sources.items()}
+        self._names = list(sources)
+        self._choices = np.empty(0, dtype=np.int64)
+        self._earlier = np.empty(0, dtype=np.int64)
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
+
+    def plan(self, iteration: int) -> Draw:
+        """The draw of `iteration` (from 0), whatever was asked for before."""
+        self._know(iteration)
+        name = self._names[self._choices[iteration]]
+        size, _, batch_size = self.sources[name]
+        first = int(self._earlier[iteration]) * batch_size
+        positions = range(first, first + batch_size)
+        indices = [int(self._order(name, position // size)[position % size]) for position in positions]
+        seeds = (_random(self.seed, f"augment/{name}", np.array(positions)) >> np.uint64(1)).tolist()
+        return Draw(name, indices, seeds)
+
+    def _know(self, iteration: int) -> None:
+        """Extend `_choices` (source of each iteration) and `_earlier` (how often it was drawn before) to `iteration`."""
+        if iteration < len(self._choices):
+            return
+        length = max(1024, 2 * (iteration + 1))
+        self._choices = _choose(self.seed, np.arange(length), np.array(list(self.weights.values())))
+        self._earlier = np.empty(length, dtype=np.int64)
+        for number in range(len(self._names)):
+            drawn = self._choices == number
+            self._earlier[drawn] = np.arange(drawn.sum())
+
+    def _order(self, name: str, number: int) -> np.ndarray:
+        """Order of the photos in pass `number` over a source."""
+        known, order = self._orders.get(name, (-1, None))
+        if order is None or known != number:
+            size = self.sources[name][0]
+            order = np.argsort(_random(self.seed, f"pass/{name}/{number}", np.arange(size)), kind="stable")
+            self._orders[name] = number, order
+        return order
+
+
+class TrainingSet(Dataset):
+    """Item `i` is the batch of iteration `i`, or this process's share of it, read, augmented and stacked.
+
+    Args:
+        sources: name -> source, for every source of the schedule.
+        schedule: what is drawn when.
+        rank, world_size: this process takes photos `rank`, `rank + world_size`, ... of each batch.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], schedule: Schedule, rank: int = 0, world_size: int = 1) -> None:
+        for name, (_, _, batch_size) in schedule.sources.items():
+            if batch_size < world_size:
+                raise UpernetError(
+                    f"sources.{name}.batch_size: {batch_size} photos cannot be shared by {world_size} processes; "
+                    "raise the batch size or start fewer processes."
+                )
+        self.sources = sources
+        self.schedule = schedule
+        self.rank = rank
+        self.world_size = world_size
+
+    def __getitem__(self, iteration: int) -> Batch | UpernetError:
+        name, indices, seeds = self.schedule.plan(iteration)
+        source = self.sources[name]
+        samples = []
+        # An exception that crosses a process boundary is buried in a traceback of the worker: return it instead.
+        try:
+            for index, seed in list(zip(indices, seeds, strict=True))[self.rank :: self.world_size]:
+                generator = torch.Generator().manual_seed(seed)
+                samples.append(augment(source[index], source.spec.augmentation, generator))
+        except UpernetError as error:
+            return error
+        return stack(samples, name)
+
+
+def batches(
+    sources: Mapping[str, Source],
+    schedule: Schedule,
+    first_iteration: int,
+    last_iteration: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """The batches of iterations `first_iteration` up to, not including, `last_iteration`, in order.
+
+    They are the same for any number of `workers` (processes that read ahead; 0: this process reads), and the global
+    random state of this process is left alone.
+
+    Raises:
+        UpernetError: a photo or mask cannot be read, or does not fit the source's class mapping.
+    """
+    loader = DataLoader(
+        TrainingSet(sources, schedule, rank, world_size),
+        batch_size=None,
+        sampler=range(first_iteration, last_iteration),
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, UpernetError):
+            raise batch
+        yield batch.widened()
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _choose(seed: int, iterations: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    uniform = (_random(seed, "source", iterations) >> np.uint64(11)) * 2.0**-53
+    bounds = np.cumsum(weights) / np.sum(weights)
+    return np.minimum(np.searchsorted(bounds, uniform, side="right"), len(weights) - 1)
+
+
+def _random(seed: int, stream: str, counters: np.ndarray) -> np.ndarray:
+    """uint64 per counter: SplitMix64 (Steele et al. 2014) started from a hash of seed and stream, read at any place."""
+    start = int.from_bytes(blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest(), "little")
+    value = np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))

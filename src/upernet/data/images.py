@@ -1,0 +1,192 @@
+"""Image files to pixels, whatever they are; one sentence for those that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from upernet.errors import UpernetError
+
+MAX_PIXELS = 178_000_000
+"""Larger images are refused before they are decoded (Pillow's own hard limit lies just above)."""
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "BMP", "GIF", "PPM")
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".avif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm")
+)
+"""File name endings (lower case) by which photos are found in a folder."""
+
+ImageFile = str | os.PathLike[str] | BinaryIO
+Result = TypeVar("Result")
+
+
+def read_image(file: ImageFile) -> Image.Image:
+    """Decode a photo: a path, or a file open for binary reading.
+
+    Takes JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF (first frame) and PPM; grey, palette, CMYK, alpha (composited on white)
+    and 16-bit grey (scaled to 8 bits).
+
+    Returns:
+        A loaded PIL image of mode RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        UpernetError: missing, a directory, empty, not an image, truncated, or of more than `MAX_PIXELS`.
+    """
+    return _decode(file, lambda image: _to_rgb(_upright(image)))
+
+
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a label map: a single-channel integer PNG (1 to 16 bits), or the indices of a palette PNG.
+
+    Returns:
+        H x W array, uint8 where the file has at most 8 bits a pixel and int32 otherwise; values as they are in the file.
+
+    Raises:
+        UpernetError: as `read_image`, or the file holds colours instead of class numbers, or is JPEG compressed.
+    """
+    return _decode(path, lambda image: _class_numbers(image, path))
+
+
+def image_size(file: ImageFile) -> tuple[int, int]:
+    """Width and height of a photo as `read_image` would return it, from the header alone. Raises as `read_image`."""
+
+    def upright_size(image: Image.Image) -> tuple[int, int]:
+        width, height = image.size
+        return (height, width) if _orientation(image) >= 5 else (width, height)
+
+    return _decode(file, upright_size)
+
+
+def is_photo(path: Path) -> bool:
+    """Whether the name looks like that of a photo (hidden files never do)."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _decode(file: ImageFile, read: Callable[[Image.Image], Result]) -> Result:
+    name = _name(file)
+    _refuse_non_file(file, name)
+    # Pillow's plugins raise many types on damaged files (struct.error, SyntaxError, ValueError, ...): all of them mean
+    # that the file cannot be decoded.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(file if hasattr(file, "read") else Path(file), formats=_formats()) as image:  # type: ignore[arg-type]
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                if width < 1 or height < 1:
+                    raise UpernetError(f"{name}: the image has no pixels ({width} x {height}); replace the file.")
+                return read(image)
+        except UpernetError:
+            raise
+        except Image.DecompressionBombError:
+            limit = MAX_PIXELS // 1_000_000
+            raise UpernetError(
+                f"{name}: has more than {limit} megapixels and was not decoded; reduce it or cut it into pieces."
+            ) from None
+        except UnidentifiedImageError:
+            kinds = "JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or PPM"
+            raise UpernetError(f"{name}: not an image that can be read; give a {kinds} file.") from None
+        except MemoryError:
+            raise UpernetError(f"{name}: does not fit in memory; reduce the image.") from None
+        except PermissionError:
+            raise UpernetError(f"{name}: may not be read; change its permissions.") from None
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UpernetError(
+                f"{name}: the image is damaged or truncated ({reason}); copy or export the file again."
+            ) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _name(file: ImageFile) -> str:
+    if isinstance(file, (str, os.PathLike)):
+        return os.fspath(file)
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else "the image"
+
+
+def _refuse_non_file(file: ImageFile, name: str) -> None:
+    if not isinstance(file, (str, os.PathLike)):
+        return
+    path = Path(file)
+    try:
+        if path.is_dir():
+            raise UpernetError(f"{name}: is a directory; give the path of an image file.")
+        if not path.exists():
+            raise UpernetError(f"{name}: no such file; check the path.")
+        if path.is_file() and path.stat().st_size == 0:
+            raise UpernetError(f"{name}: the file is empty; copy or export it again.")
+    except (OSError, ValueError) as error:
+        raise UpernetError(f"{name}: cannot be read ({error}); check the path.") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where there is none or the EXIF block is damaged (the pixels are still good)."""
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # noqa: BLE001 - Pillow's EXIF parser raises many types
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if _orientation(image) == 1:
+        image.load()
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Grey of more than 8 bits -> uint8: 16-bit values are divided by 257; floats up to 1 are multiplied by 255.
+
+    Values that fit neither (below 0, above 65535) are stretched from their minimum and maximum to 0..255.
+    """
+    is_float = values.dtype.kind == "f"
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 65535:
+        values = (values - low) * (255 / max(high - low, 1e-12))
+    elif not is_float or high > 255:
+        values = values / 257
+    elif high <= 1:
+        values = values * 255
+    return np.rint(values).astype(np.uint8)
+
+
+def _class_numbers(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
+    if image.format in ("JPEG", "MPO"):
+        raise UpernetError(f"{path}: a JPEG mask has blurred class numbers; export the mask again as PNG.")
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        return np.asarray(image).astype(np.int32)
+    if image.mode not in ("1", "L", "P"):
+        raise UpernetError(
+            f"{path}: is an image of mode {image.mode}, not a mask of class numbers; save it with one channel whose "
+            "values are the numbers of the classes (8-bit grey, or palette, PNG)."
+        )
+    # Pillow spreads grey of 2 and 4 bits over 0..255.
+    tiles = getattr(image, "tile", None)
+    spread = {"L;2": 85, "L;4": 17}.get(str(tiles[0][3]) if tiles else "", 1)
+    values = np.asarray(image).astype(np.uint8)
+    return values if spread == 1 else values // spread

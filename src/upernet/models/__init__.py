@@ -1,0 +1,6 @@
+"""The network: backbone, decoder, heads."""
+
+from upernet.models.registry import build_model, create_model, list_models
+from upernet.models.upernet import AUXILIARY, Preprocess, UPerNet
+
+__all__ = ["AUXILIARY", "Preprocess", "UPerNet", "build_model", "create_model", "list_models"]

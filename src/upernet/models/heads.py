@@ -1,0 +1,58 @@
+"""One head per level of perception (arXiv 1807.10221, section 3.2 and figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from upernet.models.decoder import conv_bn_relu, resize_like
+
+
+class SceneHead(nn.Module):
+    """Scene of the whole photo from the PPM output: 3x3 convolution, global average, linear."""
+
+    def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float):
+        super().__init__()
+        self.conv = conv_bn_relu(in_channels, channels, 3)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(channels, num_logits)
+
+    def forward(self, p5: Tensor) -> Tensor:
+        """N x D x H/32 x W/32 -> N x K."""
+        return self.classifier(self.dropout(F.adaptive_avg_pool2d(self.conv(p5), 1).flatten(1)))
+
+
+class PixelHead(nn.Module):
+    """A label per pixel: 3x3 convolution, 1x1 classifier. Objects and parts on the fused map, materials on P2."""
+
+    def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float):
+        super().__init__()
+        self.conv = conv_bn_relu(in_channels, channels, 3)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_logits, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x D x H x W -> N x K x H x W."""
+        return self.classifier(self.dropout(self.conv(x)))
+
+
+class TextureHead(nn.Module):
+    """Textures from shallow backbone features (C2 in the paper), whose gradient is stopped.
+
+    The receptive field stays small, so that neighbouring regions of a photo can differ; `depth` 3x3 convolutions.
+    With several features, the coarser ones are brought to the size of the first.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int, depth: int, num_logits: int):
+        super().__init__()
+        widths = [sum(in_channels)] + [channels] * depth
+        self.convs = nn.Sequential(*(conv_bn_relu(a, b, 3) for a, b in zip(widths, widths[1:], strict=False)))
+        self.classifier = nn.Conv2d(channels, num_logits, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """[N x C x H/4 x W/4, ...] -> N x K x H/4 x W/4."""
+        stopped = [resize_like(feature.detach(), features[0]) for feature in features]
+        return self.classifier(self.convs(torch.cat(stopped, dim=1)))

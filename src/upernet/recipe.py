@@ -1,0 +1,192 @@
+"""Recipe: one YAML file that says how a model is built, trained and scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from upernet.errors import UpernetError
+from upernet.settings import Settings, read_settings
+
+LevelName = Literal["scene", "object", "part", "material", "texture"]
+Split = Literal["train", "held_back", "val", "test"]
+RECIPES = Path(__file__).parent / "recipes"
+
+Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class TextureSpec(Settings):
+    """The texture head: `depth` 3x3 convolutions of `channels` on backbone features, gradient stopped (paper, 3.3)."""
+
+    features: tuple[Literal["C2", "C3", "C4", "C5"], ...] = ("C2",)
+    channels: int = Field(default=128, ge=1)
+    depth: int = Field(default=4, ge=1)
+
+
+class ModelSpec(Settings):
+    """Architecture. `backbone` is a timm name; widths are channel counts."""
+
+    backbone: str
+    backbone_weights: str | None = None
+    """Where ImageNet weights come from: `timm` (its own download), `package:NAME` (a Python package), or a file."""
+    decoder_channels: int = Field(default=512, ge=1)
+    pool_scales: tuple[int, ...] = (1, 2, 3, 6)
+    head_channels: int | None = Field(None, ge=1)
+    """Width of the 3x3 convolution that opens the scene, object, part and material heads; None: as the decoder."""
+    texture: TextureSpec = TextureSpec()
+    auxiliary_channels: int | None = Field(256, ge=1)
+    """Width of the auxiliary FCN head on C4, used in training only; None: no such head."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class Augmentation(Settings):
+    """What happens to a training sample of a source, in this order."""
+
+    short_side: int | None = Field(None, ge=8)
+    """Pixels that the short side is brought to before `scale`; None: keep the photo's own size."""
+    scale: Range = (0.5, 2.0)
+    """Range of the random resize factor (log-uniform)."""
+    crop: Size = (512, 512)
+    """Height and width of the crop; smaller photos are padded (labels: unknown)."""
+    flip: bool = True
+    photometric: bool = True
+
+
+class SourceSpec(Settings):
+    """One data source: where its files are, what it annotates, how that maps into the taxonomy."""
+
+    kind: Literal["mask_folder", "label_folder", "camvid"]
+    path: str
+    """Folder below the data directory; `{split}` stands for the split's folder name."""
+    splits: dict[Split, str] = {"train": "train", "val": "val", "test": "test"}
+    """Which folder (`{split}`) serves each split; two folders are joined with `+`. A split that is not listed does not exist."""
+    held_back: float = Field(0.0, ge=0, lt=1)
+    """Share of the `train` photos kept out of training, as split `held_back` (chosen by a hash of the file name)."""
+    level: LevelName
+    classes: dict[str, str | None] | None = None
+    """Source class (name in labels.txt, or the value itself) -> taxonomy class, null: unknown. None: the names agree."""
+    ignore: tuple[int, ...] = (255,)
+    """Values of a mask that mean unknown."""
+    supervision: Literal["broadcast", "pooled"] = "pooled"
+    """How an image label teaches a dense level: to every pixel, or through the mean of the logits."""
+    implies: dict[LevelName, str | dict[str, str]] = {}
+    """Weak labels. A class name: all photos have it. A mapping `class -> class`: this source's taxonomy class implies
+    that class of the other level (`*`: every labelled pixel)."""
+    weight: float | None = Field(None, gt=0)
+    """How often the source is drawn; None: by its number of photos (paper, 3.2)."""
+    batch_size: int = Field(8, ge=1)
+    augmentation: Augmentation = Augmentation()
+    test_short_side: int | None = Field(None, ge=8)
+    """Pixels that the short side is brought to for testing; None: keep the photo's own size."""
+    scored: bool = True
+    """False: reported under `sources` only, not in the level's own score."""
+
+
+class StageSpec(Settings):
+    """A part of the schedule: which sources are drawn and which parameters learn."""
+
+    name: str
+    iterations: int = Field(ge=1)
+    sources: tuple[str, ...]
+    trains: Literal["all", "texture"] = "all"
+    """`texture`: the texture head alone, everything else frozen and in eval mode (paper, 3.3)."""
+    learning_rate: float = Field(gt=0)
+    backbone_learning_rate_factor: float = Field(1.0, ge=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    warmup_iterations: int = Field(0, ge=0)
+    power: float = Field(0.9, gt=0)
+    """Exponent of the polynomial decay of the learning rate to zero."""
+    freeze_norm: Literal["none", "backbone", "all"] = "none"
+    """Batch norms that keep their running statistics in this stage (one source per batch makes batch statistics biased)."""
+    frozen_backbone_stages: int = Field(0, ge=0)
+    """Number of backbone features, from the shallowest, that nothing trains: 1 freezes everything up to C2."""
+
+
+class LossSpec(Settings):
+    """Weights of the levels (paper, 4.1: object 1, part 0.5, scene 0.25, material 1) and of the auxiliary head."""
+
+    stride: int = Field(1, ge=1)
+    """Pixel maps are compared with the logits at every `stride`-th pixel, to which the logits are resized (paper: 4)."""
+
+    weights: dict[LevelName, float] = {"object": 1.0, "part": 0.5, "scene": 0.25, "material": 1.0, "texture": 1.0}
+    auxiliary: float = Field(0.4, ge=0)
+    class_weights: dict[LevelName, dict[str, float]] = {}
+    """Factors of single classes in a level's cross entropy (others 1)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Of image labels (scene, and pooled levels)."""
+
+
+class TrainingSpec(Settings):
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_clipping: float = Field(1.0, gt=0)
+    """Largest L2 norm of the gradient."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay of the moving average of the weights that is scored and shipped; None: the last weights."""
+    initialize_from: str | None = None
+    """Recipe name or checkpoint whose weights are taken where names and shapes agree."""
+    workers: int = Field(1, ge=0)
+    checkpoint_every: int = Field(200, ge=1)
+    stages: tuple[StageSpec, ...]
+
+
+class CalibrationSpec(Settings):
+    """Thresholds below which a level's label is shown as unsure, set on `held_back` photos."""
+
+    precision: dict[LevelName, float] = {}
+    """Level -> share of the shown labels that must be right."""
+    negatives: dict[LevelName, tuple[str, ...]] = {}
+    """Level -> sources whose photos show none of its classes: whatever is shown there is wrong."""
+
+
+class Recipe(Settings):
+    """Everything that makes a published or shipped model."""
+
+    name: str = ""
+    """Set from the file name."""
+    description: str
+    taxonomy: str
+    """Name of a shipped taxonomy, or the path of a YAML file beside the recipe."""
+    model: ModelSpec
+    sources: dict[str, SourceSpec] = {}
+    loss: LossSpec = LossSpec()
+    training: TrainingSpec | None = None
+    calibration: CalibrationSpec = CalibrationSpec()
+
+    @model_validator(mode="after")
+    def _stages_name_sources(self) -> Recipe:
+        for stage in self.training.stages if self.training else ():
+            for source in stage.sources:
+                if source not in self.sources:
+                    known = ", ".join(self.sources) or "none"
+                    raise ValueError(f"stage {stage.name} draws from unknown source {source} (sources: {known})")
+        return self
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes inside the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Read a recipe by the name of a shipped one, or by the path of a YAML file.
+
+    Raises:
+        UpernetError: no such recipe, or the file does not fit (the message names file, line and key).
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPES / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise UpernetError(
+                f"unknown recipe {str(name_or_path)!r}: give the path of a .yaml file or one of {', '.join(list_recipes())}."
+            )
+    recipe = read_settings(path, Recipe)
+    taxonomy = recipe.taxonomy
+    if taxonomy.endswith((".yaml", ".yml")):
+        taxonomy = str(path.parent / taxonomy)
+    return recipe.model_copy(update={"name": path.stem, "taxonomy": taxonomy})

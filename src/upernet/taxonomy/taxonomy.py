@@ -1,0 +1,207 @@
+"""Taxonomy: what can be recognised, as every other module sees it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upernet.errors import UpernetError
+from upernet.settings import check_settings, read_settings
+from upernet.taxonomy.palette import BACKGROUND_COLOR, Color, default_colors
+from upernet.taxonomy.schema import LEVELS, LevelEntry, PartLevelEntry, TaxonomyFile
+
+IGNORE = -1
+"""Label of pixels and images whose class is not known."""
+TAXONOMIES = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Level:
+    """The classes of one level. A label is an index into `names`; see "Label conventions" in docs/architecture.md."""
+
+    name: str
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    """RGB, 0..255, one per name."""
+    background: bool
+    """True: label 0 means "nothing that is listed" and is never scored."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels, background included."""
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Label of the class `name`.
+
+        Raises:
+            UpernetError: the level has no such class; the message suggests the nearest names.
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            near = difflib.get_close_matches(str(name), self.names, n=3)
+            hint = f"did you mean {' or '.join(repr(other) for other in near)}?" if near else _listing(self.names)
+            raise UpernetError(f"the level {self.name} has no class {name!r}; {hint}") from None
+
+
+@dataclass(frozen=True)
+class PartGroup:
+    """An object that owns parts, and its slice of the part logits."""
+
+    owner: int
+    """Object label."""
+    parts: tuple[int, ...]
+    """Global part labels of the slice's channels; `parts[0] == 0`, the owner's pixels without a listed part."""
+    start: int
+    """First channel of the slice."""
+
+    @property
+    def channels(self) -> slice:
+        """The group's channels in the part logits."""
+        return slice(self.start, self.start + len(self.parts))
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """What can be recognised: any subset of `LEVELS`, in that order, and which parts belong to which object.
+
+    `part_groups` is ordered by object label, whatever the order in the file.
+    """
+
+    name: str
+    description: str
+    levels: dict[str, Level]
+    part_groups: tuple[PartGroup, ...] = ()
+
+    def level(self, name: str) -> Level:
+        """The level called `name`.
+
+        Raises:
+            UpernetError: this taxonomy has no such level.
+        """
+        if name not in self.levels:
+            raise UpernetError(f"the taxonomy {self.name} has no level {name!r}; it has {', '.join(self.levels)}.")
+        return self.levels[name]
+
+    def num_logits(self, level: str) -> int:
+        """Channels of the logits of `level`: one per class, or for `part` the sizes of all groups together.
+
+        Raises:
+            UpernetError: this taxonomy has no such level.
+        """
+        classes = self.level(level).num_classes
+        return sum(len(group.parts) for group in self.part_groups) if level == "part" else classes
+
+    def group_of(self, owner: int) -> PartGroup | None:
+        """The part group of the object label `owner`; None where the object has no parts."""
+        return next((group for group in self.part_groups if group.owner == owner), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The taxonomy in the shape of its YAML file, all names and colours written out; JSON can hold it."""
+        levels: dict[str, Any] = {}
+        for level in self.levels.values():
+            classes = [
+                {"name": name, "color": _hex(color)} for name, color in zip(level.names, level.colors, strict=True)
+            ]
+            levels[level.name] = {"background": classes.pop(0)} if level.background else {}
+            levels[level.name]["classes"] = classes
+        if "part" in levels:
+            objects, parts = self.levels["object"].names, self.levels["part"].names
+            owned = {label for group in self.part_groups for label in group.parts}
+            levels["part"]["of"] = {
+                objects[group.owner]: [parts[label] for label in group.parts[1:]] for group in self.part_groups
+            }
+            levels["part"]["without_object"] = [
+                name for label, name in enumerate(parts) if label > 0 and label not in owned
+            ]
+        return {"name": self.name, "description": self.description, "levels": levels}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Taxonomy:
+        """The inverse of `to_dict`; also takes the content of a hand-written file.
+
+        Raises:
+            UpernetError: `values` is not a taxonomy; the message names the key.
+        """
+        return _from_file(check_settings(values, TaxonomyFile, "taxonomy"), "unnamed")
+
+
+def list_taxonomies() -> list[str]:
+    """Names of the shipped taxonomies."""
+    return sorted(path.stem for path in TAXONOMIES.glob("*.yaml"))
+
+
+def load_taxonomy(name_or_path: str | Path) -> Taxonomy:
+    """Read a taxonomy by the name of a shipped one, or by the path of a .yaml file.
+
+    Raises:
+        UpernetError: no such taxonomy, or the file is wrong (the message names file, line and key).
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = TAXONOMIES / f"{name_or_path}.yaml"
+        if str(name_or_path) not in list_taxonomies():
+            names = ", ".join(list_taxonomies())
+            raise UpernetError(
+                f"unknown taxonomy {str(name_or_path)!r}: give the path of a .yaml file or one of {names}."
+            )
+    return _from_file(read_settings(path, TaxonomyFile), path.stem)
+
+
+def _from_file(file: TaxonomyFile, default_name: str) -> Taxonomy:
+    entries = {name: entry for name in LEVELS if (entry := getattr(file.levels, name)) is not None}
+    levels = {name: _level(name, entry) for name, entry in entries.items()}
+    part = file.levels.part
+    return Taxonomy(
+        name=file.name or default_name,
+        description=file.description,
+        levels=levels,
+        part_groups=_part_groups(part, levels["object"], levels["part"]) if part else (),
+    )
+
+
+def _level(name: str, entry: LevelEntry) -> Level:
+    background = entry.background
+    classes = ([background] if background else []) + list(entry.classes)
+    return Level(
+        name=name,
+        names=tuple(item.name for item in classes),
+        colors=(*([_rgb(background.color) or BACKGROUND_COLOR] if background else []), *_class_colors(entry)),
+        background=background is not None,
+    )
+
+
+def _class_colors(entry: LevelEntry) -> Iterable[Color]:
+    """Colours of the classes without the background; those not given differ from those given."""
+    given = [_rgb(item.color) for item in entry.classes]
+    background = _rgb(entry.background.color) if entry.background else None
+    taken = tuple(color for color in (background, *given) if color)
+    defaults = iter(default_colors(given.count(None), taken))
+    return [color or next(defaults) for color in given]
+
+
+def _part_groups(entry: PartLevelEntry, objects: Level, parts: Level) -> tuple[PartGroup, ...]:
+    groups: list[PartGroup] = []
+    start = 0
+    for owner in sorted(entry.of, key=objects.index):
+        labels = (0, *(parts.index(name) for name in entry.of[owner]))
+        groups.append(PartGroup(objects.index(owner), labels, start))
+        start += len(labels)
+    return tuple(groups)
+
+
+def _rgb(color: str | None) -> Color | None:
+    return (int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)) if color else None
+
+
+def _hex(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def _listing(names: tuple[str, ...], most: int = 20) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return f"it has {', '.join(names[:most])}{more}."

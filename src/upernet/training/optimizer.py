@@ -1,0 +1,95 @@
+"""What learns in a stage, how fast, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from upernet.errors import UpernetError
+from upernet.models import UPerNet
+from upernet.recipe import StageSpec
+
+
+def select_trained(model: UPerNet, stage: StageSpec) -> None:
+    """Set `requires_grad` of every parameter as the stage says."""
+    if stage.trains == "texture":
+        if "texture" not in model.heads:
+            raise UpernetError(f"stage {stage.name} trains the texture head, but the taxonomy has no level texture.")
+        model.requires_grad_(False)
+        model.heads["texture"].requires_grad_(True)
+        return
+    model.requires_grad_(True)
+    for parameter in _shallow_parameters(model.backbone, stage.frozen_backbone_stages):
+        parameter.requires_grad_(False)
+
+
+def set_modes(model: UPerNet, stage: StageSpec) -> None:
+    """Training mode, but for the modules whose batch norms keep their running statistics in this stage."""
+    if stage.trains == "texture":
+        model.eval()
+        model.heads["texture"].train()
+        return
+    model.train()
+    frozen = {"none": [], "backbone": [model.backbone], "all": [model]}[stage.freeze_norm]
+    for root in frozen:
+        for module in root.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+def create_optimizer(model: UPerNet, stage: StageSpec) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 or AdamW over the parameters that learn; no weight decay on norms and biases."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            factor = stage.backbone_learning_rate_factor if name.startswith("backbone.") else 1.0
+            decay = stage.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+    options = [
+        {"params": parameters, "lr": factor * stage.learning_rate, "weight_decay": decay, "factor": factor}
+        for (factor, decay), parameters in groups.items()
+    ]
+    if stage.optimizer == "sgd":
+        return torch.optim.SGD(options, lr=stage.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(options, lr=stage.learning_rate)
+
+
+def learning_rate(stage: StageSpec, iteration: int) -> float:
+    """Linear warm-up, then polynomial decay to zero, at `iteration` (from 0) of the stage."""
+    decayed = stage.learning_rate * (1 - iteration / stage.iterations) ** stage.power
+    if iteration < stage.warmup_iterations:
+        return decayed * (iteration + 1) / stage.warmup_iterations
+    return decayed
+
+
+class MovingAverage:
+    """Exponential moving average of a state dict; the decay grows from 0.1 to `decay` over the first updates."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.updates = 0
+        self.state: dict[str, Tensor] = {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[key].lerp_(value, 1 - decay)
+            else:
+                self.state[key].copy_(value)
+
+
+def _shallow_parameters(backbone: nn.Module, stages: int) -> list[nn.Parameter]:
+    """Parameters up to and including those of feature number `stages` (0: none), in order of definition."""
+    if stages == 0:
+        return []
+    modules = backbone.feature_info.module_name()
+    if stages > len(modules):
+        raise UpernetError(f"frozen_backbone_stages: {stages} is more than the backbone's {len(modules)} features.")
+    prefixes = tuple(f"{modules[stages - 1].replace('.', separator)}." for separator in "._")
+    named = list(backbone.named_parameters())
+    last = max(index for index, (name, _) in enumerate(named) if name.startswith(prefixes))
+    return [parameter for _, parameter in named[: last + 1]]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from colour_network import GREEN, RED, colour_network, halves, save
+from rich.console import Console
+
+from upernet.cli.evaluate import evaluate
+from upernet.errors import UpernetError
+from upernet.evaluation.report import tables
+
+RECIPE = {
+    "description": "Scenes by colour.",
+    "taxonomy": "everyday",
+    "model": {"backbone": "none"},
+    "sources": {
+        "scenes": {"kind": "label_folder", "path": "scenes/{split}", "level": "scene"},
+        "elsewhere": {"kind": "label_folder", "path": "elsewhere/{split}", "level": "material"},
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe, photos for it, and a checkpoint that holds the colour network."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("upernet.checkpoints.load_checkpoint", lambda path: (colour_network(), {}))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(RECIPE))
+    for label, colour in (("beach", RED), ("forest", GREEN), ("night", RED)):
+        save(tmp_path / "data" / "scenes" / "test" / label / "a.png", halves(colour, colour))
+    return tmp_path
+
+
+def run(folder: Path, **options: Any) -> None:
+    values = {"checkpoint": folder / "weights.safetensors", "device": "cpu", **options}
+    evaluate(str(folder / "mine.yaml"), folder / "data", **values)
+
+
+def test_writes_the_scores_and_prints_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, json=folder / "out" / "scores.json")
+    result = json.loads((folder / "out" / "scores.json").read_text())
+    assert result["scene"]["top1"] == pytest.approx(2 / 3) and result["skipped"] == ["elsewhere"]
+    printed = capsys.readouterr().out
+    assert "scene: top-1 0.667, top-5 1.000" in printed and "night" in printed
+    assert "elsewhere." in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_no_shipped_weights(folder: Path) -> None:
+    with pytest.raises(UpernetError, match="no weights are shipped for 'mine': pass --checkpoint FILE"):
+        run(folder, checkpoint=None)
+
+
+def test_a_file_that_cannot_be_written_is_known_before_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("upernet.evaluation.evaluate", lambda *_: pytest.fail("scored first"))
+    with pytest.raises(UpernetError, match="cannot be written"):
+        run(folder, json=folder / "mine.yaml" / "scores.json")
+
+
+def test_a_failed_evaluation_leaves_the_earlier_file(folder: Path) -> None:
+    scores = folder / "scores.json"
+    scores.write_text("earlier")
+    with pytest.raises(UpernetError, match="no photos of split 'val'"):
+        run(folder, split="val", json=scores)
+    assert scores.read_text() == "earlier"
+    assert sorted(path.name for path in folder.iterdir()) == ["data", "mine.yaml", "scores.json"]
+
+
+def test_tables_fit_a_terminal_of_80_columns() -> None:
+    long = "a name of a class that goes on for a good deal longer than anybody would expect of one"
+    row = {"iou": 0.5, "accuracy": None, "pixels": 1_234_567_890, "top1": 1.0, "photos": 3}
+    level = {"miou": 0.5, "pixel_accuracy": 1.0, "top1": 0.25, "per_class": {long: row, "absent": {"pixels": 0}}}
+    console = Console(width=80, record=True, file=io.StringIO())
+    for table in tables({"material": level, "weak": {"streets": {"material": level}}, "split": "test"}):
+        console.print(table)
+    printed = console.export_text()
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "1,234,567,890" in printed and "absent" not in printed
+    assert "material: mIoU 0.500, pixel accuracy 1.000, top-1 0.250" in printed
+    assert "material, implied labels of streets: mIoU 0.500" in printed

@@ -1,0 +1,25 @@
+"""Facts about the published label sets, kept beside the repository."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "reference"
+
+
+@pytest.fixture
+def reference() -> Callable[[str], Any]:
+    """Reads a JSON file of the reference by name; skips the test where there is none."""
+
+    def read(name: str) -> Any:
+        path = REFERENCE / name
+        if not path.is_file():
+            pytest.skip(f"needs the reference facts in ../shared/reference/{name}")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    return read

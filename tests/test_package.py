@@ -1,0 +1,130 @@
+"""The package as a whole: what it contains, how its rooms depend on each other, that it starts."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "upernet"
+EXAMPLES = ROOT / "examples"
+PHOTOS = sorted(path for path in EXAMPLES.iterdir() if path.suffix != ".md")
+DATA_FILES = sorted(
+    path
+    for pattern in ("taxonomy/*.yaml", "recipes/*.yaml", "checkpoints/shipped/*.safetensors", "py.typed")
+    for path in PACKAGE.glob(pattern)
+)
+
+# docs/architecture.md: a room may import only from rooms that come before it here
+ROOMS = [
+    "errors",
+    "files",
+    "settings",
+    "taxonomy",
+    "recipe",
+    "models",
+    "checkpoints",
+    "data",
+    "inference",
+    "evaluation",
+    "training",
+    "cli",
+    "__main__",
+]
+LEAVES = {"errors", "files", "settings", "taxonomy", "recipe"}
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms of upernet that a source file imports, anywhere in it; `upernet` itself counts as `__init__`."""
+    inside = path.relative_to(PACKAGE)
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = ("upernet", *inside.parts[:-1])
+                base = ".".join((*package[: len(package) - node.level + 1], *([node.module] if node.module else [])))
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == "upernet" else [base]
+        for name in names:
+            top, *rest = name.split(".")
+            if top == "upernet":
+                is_room = bool(rest) and any((PACKAGE / f"{rest[0]}{end}").exists() for end in ("", ".py"))
+                rooms.add(rest[0] if is_room else "__init__")
+    return rooms - {room_of(path)}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def test_every_room_has_a_place_in_the_order():
+    assert {room_of(path) for path in SOURCES} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path):
+    before = ROOMS[: ROOMS.index(room_of(path))]
+    assert imports(path) <= set(before)
+
+
+def test_models_and_data_do_not_know_each_other():
+    for path in SOURCES:
+        if room_of(path) in ("models", "data"):
+            assert imports(path) <= LEAVES, path
+
+
+def test_every_photo_is_credited_and_small():
+    credits = (EXAMPLES / "CREDITS.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(.+?)` \|", credits, re.MULTILINE)
+    origins = re.findall(r"^- `(.+?)`: ", credits, re.MULTILINE)
+    names = [path.name for path in PHOTOS]
+    assert 6 <= len(names) <= 8
+    assert sorted(table) == sorted(origins) == names
+    for path in PHOTOS:
+        assert path.stat().st_size <= 400_000, path
+        with Image.open(path) as photo:
+            photo.load()
+            assert not photo.getexif(), f"{path} carries metadata"
+
+
+def test_no_file_of_the_package_is_large():
+    for path in PACKAGE.rglob("*"):
+        if path.is_file():
+            assert path.stat().st_size <= 21_000_000, path
+
+
+def test_wheel_contains_code_and_data(tmp_path: Path):
+    if find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("upernet-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        entry_points = next(name for name in names if name.endswith("entry_points.txt"))
+        assert "upernet = upernet.cli.main:main" in archive.read(entry_points).decode()
+    expected = {path.relative_to(PACKAGE.parent).as_posix() for path in [*SOURCES, *DATA_FILES]}
+    assert {"upernet/py.typed", "upernet/taxonomy/everyday.yaml"} <= expected
+    assert expected <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_help_lists_the_commands():
+    run = subprocess.run([sys.executable, "-m", "upernet", "--help"], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    for command in ("parse", "models", "train", "evaluate", "data"):
+        assert re.search(rf"\b{command}\b", run.stdout), f"upernet --help does not list {command}"
