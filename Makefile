@@ -20,8 +20,12 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/upernet parse examples --out $(OUT)
 	@echo
-	@echo "In $(OUT)/: overlays (*overlay*.png), label maps (*labels*.png) and parse.json of each photo:"
-	@find $(OUT) -type f | sort
+	@echo "$(OUT)/ has a folder for each photo:"
+	@echo "  sheet.jpg            contact sheet: the photo and one panel per level"
+	@echo "  LEVEL_overlay.png    overlay with legend"
+	@echo "  LEVEL.png            label map (255: unsure; its names are in parse.json)"
+	@echo "  parse.json           everything as JSON"
+	@ls -d $(OUT)/*/
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .

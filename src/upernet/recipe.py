@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from upernet.errors import UpernetError
-from upernet.settings import Settings, read_settings
+from upernet.settings import Settings, SettingsError, read_settings
 
 LevelName = Literal["scene", "object", "part", "material", "texture"]
 Split = Literal["train", "held_back", "val", "test"]
@@ -84,6 +84,28 @@ class SourceSpec(Settings):
     scored: bool = True
     """False: reported under `sources` only, not in the level's own score."""
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _values_are_names_too(cls, classes: Any) -> Any:
+        """YAML reads the mask value `7` as a number; a key is text."""
+        if isinstance(classes, dict):
+            return {str(key) if isinstance(key, int) else key: value for key, value in classes.items()}
+        return classes
+
+
+class LossSpec(Settings):
+    """Weights of the levels (paper, 4.1: object 1, part 0.5, scene 0.25, material 1) and of the auxiliary head."""
+
+    stride: int = Field(1, ge=1)
+    """Pixel maps are compared with the logits at every `stride`-th pixel, to which the logits are resized (paper: 4)."""
+
+    weights: dict[LevelName, float] = {"object": 1.0, "part": 0.5, "scene": 0.25, "material": 1.0, "texture": 1.0}
+    auxiliary: float = Field(0.4, ge=0)
+    class_weights: dict[LevelName, dict[str, float]] = {}
+    """Factors of single classes in a level's cross entropy (others 1)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Of image labels (scene, and pooled levels)."""
+
 
 class StageSpec(Settings):
     """A part of the schedule: which sources are drawn and which parameters learn."""
@@ -104,20 +126,10 @@ class StageSpec(Settings):
     """Batch norms that keep their running statistics in this stage (one source per batch makes batch statistics biased)."""
     frozen_backbone_stages: int = Field(0, ge=0)
     """Number of backbone features, from the shallowest, that nothing trains: 1 freezes everything up to C2."""
-
-
-class LossSpec(Settings):
-    """Weights of the levels (paper, 4.1: object 1, part 0.5, scene 0.25, material 1) and of the auxiliary head."""
-
-    stride: int = Field(1, ge=1)
-    """Pixel maps are compared with the logits at every `stride`-th pixel, to which the logits are resized (paper: 4)."""
-
-    weights: dict[LevelName, float] = {"object": 1.0, "part": 0.5, "scene": 0.25, "material": 1.0, "texture": 1.0}
-    auxiliary: float = Field(0.4, ge=0)
-    class_weights: dict[LevelName, dict[str, float]] = {}
-    """Factors of single classes in a level's cross entropy (others 1)."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Of image labels (scene, and pooled levels)."""
+    loss: LossSpec | None = None
+    """The loss of this stage; None: the recipe's."""
+    augmentation: dict[str, Augmentation] = {}
+    """Source -> augmentation in this stage, where it is another than the source's own."""
 
 
 class TrainingSpec(Settings):
@@ -152,6 +164,8 @@ class Recipe(Settings):
     taxonomy: str
     """Name of a shipped taxonomy, or the path of a YAML file beside the recipe."""
     model: ModelSpec
+    parse_short_side: int | None = Field(None, ge=32)
+    """Pixels that the short side of a photo is brought to before it is parsed; None: photos keep their size."""
     sources: dict[str, SourceSpec] = {}
     loss: LossSpec = LossSpec()
     training: TrainingSpec | None = None
@@ -159,11 +173,14 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _stages_name_sources(self) -> Recipe:
-        for stage in self.training.stages if self.training else ():
-            for source in stage.sources:
+        for number, stage in enumerate(self.training.stages if self.training else ()):
+            for place, source in enumerate((*stage.sources, *stage.augmentation)):
                 if source not in self.sources:
                     known = ", ".join(self.sources) or "none"
-                    raise ValueError(f"stage {stage.name} draws from unknown source {source} (sources: {known})")
+                    raise SettingsError(
+                        f"stage {stage.name} draws from unknown source {source} (sources: {known})",
+                        *("training", "stages", number, "sources", min(place, len(stage.sources) - 1)),
+                    )
         return self
 
 

@@ -104,7 +104,7 @@ def test_parts(result: dict[str, Any]) -> None:
 def test_image_labels(result: dict[str, Any]) -> None:
     assert result["scene"]["top1"] == pytest.approx(2 / 3) and result["scene"]["top5"] == 1
     assert result["scene"]["per_class"]["beach"] == {"top1": 0.5, "top5": 1, "photos": 2}
-    # Photo brick: mean logits red (1 + 3 * 200 / 255) / 4 against green 3 / 4. Photo wood: a draw, the first class wins.
+    # Photo brick: mean red (1 + 3 * 200 / 255) / 4 against green 3 / 4. Photo wood: a draw, and brick comes first.
     assert result["material"]["top1"] == pytest.approx(1 / 2)
     assert "miou" not in result["material"]
 

@@ -132,5 +132,5 @@ def test_implied_labels_are_scored_apart() -> None:
 
 def test_parts_without_objects_are_refused_with_the_fix() -> None:
     logits = {"part": torch.zeros(1, 3, 1, 1)}
-    with pytest.raises(UpernetError, match="photo.jpg: parts are annotated without the objects .*implies"):
+    with pytest.raises(UpernetError, match=r"photo\.jpg: parts are annotated without the objects .*implies"):
         Scores(TAXONOMY).update(logits, Sample(PHOTO, maps={"part": mask([[1]])}, key="photo.jpg"))

@@ -13,10 +13,10 @@ from upernet.recipe import Split
 def evaluate(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
     data: Annotated[Path, typer.Option(help="Folder that holds the sources' folders.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights to score; default: those shipped for the recipe.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to score; default: the shipped ones.")] = None,
     split: Annotated[Split, typer.Option(help="Which photos.")] = "test",
     json: Annotated[Path | None, typer.Option(help="File to write all scores to.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda where there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = None,
 ) -> None:
     """Score a model, per level, on the data of a recipe; under torchrun, on several processes."""
     from contextlib import nullcontext

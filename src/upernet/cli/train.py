@@ -14,10 +14,11 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished run in it goes on.")],
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda where there is one.")] = None,
     init: Annotated[str | None, typer.Option(help="Checkpoint to start from; heads that do not fit start anew.")] = None,
-    quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store the model's matrices as float16: half the size.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train the model of a recipe; under torchrun, on several processes."""
     from upernet.recipe import load_recipe
     from upernet.training import train as run
 
-    run(load_recipe(recipe), data, out, device=device, initialize_from=init, quiet=quiet, say=typer.echo)
+    run(load_recipe(recipe), data, out, device=device, initialize_from=init, half=half, quiet=quiet, say=typer.echo)

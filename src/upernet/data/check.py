@@ -30,6 +30,8 @@ class Problem:
     """The (first) file that has it."""
     count: int = 1
     """How many files have it."""
+    values: tuple[int, ...] = ()
+    """Mask values that are not mapped."""
 
 
 @dataclass
@@ -184,7 +186,8 @@ def _scan_masks(
         affected = {mask for masks in outside.values() for mask in masks}
         first = min(affected)
         text = f"{first}: {source.outside(sorted(outside))}"
-        report.problems.append(Problem(source.name, split.split, text, str(first), len(affected)))
+        values = tuple(sorted(outside))
+        report.problems.append(Problem(source.name, split.split, text, str(first), len(affected), values))
     split.unit = "pixels"
     split.labels = {
         source.level.names[label]: int(pixels[source.table == label].sum())

@@ -36,8 +36,8 @@ def draw(seed: int, iteration: int, weights: Mapping[str, float]) -> str:
 class Schedule:
     """Sources and photos of every iteration of a stage.
 
-    Each iteration draws one source. Within a source, every photo is taken once, in an order shuffled anew, before any is
-    taken again.
+    Each iteration draws one source. Within a source, every photo is taken once, in an order shuffled anew, before any
+    is taken again.
 
     Args:
         seed: another seed gives other draws.
@@ -73,7 +73,7 @@ class Schedule:
         return Draw(name, indices, seeds)
 
     def _know(self, iteration: int) -> None:
-        """Extend `_choices` (source of each iteration) and `_earlier` (how often it was drawn before) to `iteration`."""
+        """Extend `_choices` (source of an iteration) and `_earlier` (how often it was drawn before) to `iteration`."""
         if iteration < len(self._choices):
             return
         length = max(1024, 2 * (iteration + 1))

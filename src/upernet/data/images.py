@@ -45,7 +45,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a label map: a single-channel integer PNG (1 to 16 bits), or the indices of a palette PNG.
 
     Returns:
-        H x W array, uint8 where the file has at most 8 bits a pixel and int32 otherwise; values as they are in the file.
+        H x W array, uint8 where the file has at most 8 bits a pixel, else int32; values as they are in the file.
 
     Raises:
         UpernetError: as `read_image`, or the file holds colours instead of class numbers, or is JPEG compressed.
@@ -136,7 +136,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none or the EXIF block is damaged (the pixels are still good)."""
     try:
         value = image.getexif().get(0x0112, 1)
-    except Exception:  # noqa: BLE001 - Pillow's EXIF parser raises many types
+    except Exception:  # Pillow's EXIF parser raises many types
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

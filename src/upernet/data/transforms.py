@@ -62,7 +62,7 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
 
 
 def resize_short_side(sample: Sample, pixels: int) -> Sample:
-    """The sample with its short side brought to `pixels`, keeping its shape: image bilinear with antialiasing, maps nearest."""
+    """The sample with its short side brought to `pixels`: image bilinear with antialiasing, maps by nearest pixel."""
     height, width = sample.image.shape[-2:]
     scale = pixels / min(height, width)
     rows, columns = max(pixels, round(height * scale)), max(pixels, round(width * scale))

@@ -109,7 +109,7 @@ def _tallies(
 
 
 def shown_labels(logits: dict[str, Tensor], level: str, taxonomy: Taxonomy) -> tuple[Tensor, Tensor, Tensor]:
-    """Confidence (float), label (int64) and whether it says anything (bool) at each pixel, h x w; of the scene, 1 each."""
+    """Confidence (float), label (int64) and whether it says anything (bool) per pixel, h x w; of the scene, 1 each."""
     if level != "part":
         scores = logits[level][0].float()
         confidence, label = (scores[:, None] if scores.ndim == 1 else scores).softmax(dim=0).max(dim=0)
@@ -127,7 +127,7 @@ def shown_labels(logits: dict[str, Tensor], level: str, taxonomy: Taxonomy) -> t
 
 
 def tally(confidence: Tensor, right: Tensor) -> Tensor:
-    """Counts per step of confidence of the wrong (row 0) and of the right (row 1): int64 2 x (STEPS + 1), on the CPU."""
+    """Counts per step of confidence of the wrong (row 0) and the right (row 1): int64 2 x (STEPS + 1), on the CPU."""
     step = (confidence.double() * STEPS).floor().long().clamp(0, STEPS)
     return torch.bincount(right.long() * (STEPS + 1) + step, minlength=2 * (STEPS + 1)).view(2, -1).cpu()
 

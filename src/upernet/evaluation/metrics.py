@@ -328,4 +328,3 @@ def mean(values: list[float | None]) -> float | None:
     """Mean of the values that exist; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-

@@ -8,7 +8,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-HEADINGS = {"iou": "IoU", "accuracy": "accuracy", "pixels": "pixels", "top1": "top-1", "top5": "top-5", "photos": "photos"}
+HEADINGS = {
+    "iou": "IoU",
+    "accuracy": "accuracy",
+    "pixels": "pixels",
+    "top1": "top-1",
+    "top5": "top-5",
+    "photos": "photos",
+}
 SENTENCES = {
     "miou": "mIoU",
     "miou_with_background": "mIoU with background",

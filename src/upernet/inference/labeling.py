@@ -11,7 +11,7 @@ from torch import Tensor
 from upernet.inference.tiling import STRIDE
 from upernet.taxonomy import PartGroup
 
-STRIP_VALUES = 8_000_000
+STRIP_VALUES = 1_000_000
 """Logits of one level that are held in image size at a time."""
 
 LabelsAndConfidence = tuple[np.ndarray, np.ndarray]
@@ -73,7 +73,7 @@ def _upsample(logits: Tensor, rows: slice, parsed_size: tuple[int, int], size: t
     left, right, column_weight = _neighbours(slice(0, size[1]), logits.shape[2], parsed_size[1], size[1])
     first, last = int(above[0]), int(below[-1])
     few = logits[:, first : last + 1]
-    wide = torch.lerp(few[..., left], few[..., right], column_weight)
+    wide = torch.lerp(few.index_select(2, left), few.index_select(2, right), column_weight)
     mix = torch.zeros(len(above), last + 1 - first)  # as a matrix product: several times faster than gathering rows
     line = torch.arange(len(above))
     mix[line, below - first] = row_weight

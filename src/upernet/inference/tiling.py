@@ -51,8 +51,8 @@ def dense_logits(
         tile, overlap: of photos with more than `pixel_budget` pixels; multiples of 32, `overlap` below `tile`.
 
     Returns:
-        level -> float32 K x h x w on the CPU. Logit (i, j) belongs to photo pixels 4i to 4i+3, 4j to 4j+3; h and w are H/4
-        and W/4, rounded up to multiples of 8.
+        level -> float32 K x h x w on the CPU. Logit (i, j) belongs to photo pixels 4i to 4i+3, 4j to 4j+3; h and w are
+        H/4 and W/4, rounded up to multiples of 8.
 
     Example:
         >>> import numpy as np, upernet

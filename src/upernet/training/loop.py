@@ -39,13 +39,14 @@ def train(
     *,
     device: str | None = None,
     initialize_from: str | Path | None = None,
+    half: bool = False,
     quiet: bool = False,
     say: Say = print,
 ) -> Path:
     """Train the model of `recipe` on the data below `data_dir`; returns the path of `out_dir/model.safetensors`.
 
     `out_dir` holds `state.safetensors` (written every `checkpoint_every` iterations), `log.jsonl`, `tensorboard/`
-    and, at the end, `model.safetensors`. If it holds the state of an unfinished run of the same recipe, that run goes
+    and, at the end, `model.safetensors` (with `half`, its matrices as float16). If it holds the state of an unfinished run of the same recipe, that run goes
     on; on a CPU its losses are then those of an uninterrupted run, bit for bit. Under `torchrun` all processes share
     each batch.
 
@@ -56,7 +57,7 @@ def train(
         raise UpernetError(f"recipe {recipe.name} has no training section; it describes a model only.")
     world = join_world(device)
     try:
-        return _Run(recipe, recipe.training, Path(data_dir), Path(out_dir), world, initialize_from, quiet, say).train()
+        return _Run(recipe, recipe.training, Path(data_dir), Path(out_dir), world, initialize_from, quiet, say).train(half)
     finally:
         leave_world()
 
@@ -76,7 +77,7 @@ class _Run:
         self.recipe, self.training, self.data_dir, self.out_dir, self.world = recipe, training, data_dir, out_dir, world
         self.quiet = quiet or not world.is_main
         self.say: Say = say if world.is_main else lambda text: None
-        self.recipe_text = recipe.model_dump_json(exclude={"description", "calibration"})
+        self.recipe_text = recipe.model_dump_json(exclude={"description", "calibration", "parse_short_side"})
         self.state_path = out_dir / "state.safetensors"
         self.model_path = out_dir / "model.safetensors"
 
@@ -96,9 +97,10 @@ class _Run:
         if world.size > 1:
             synchronize_batch_norms(self.model)
         self.losses = LevelLosses(self.model.taxonomy, recipe.loss, world.device)
-        self.sources = self._open_sources()
+        for stage in training.stages:
+            self._open_sources(stage)  # a folder that is missing is better known before the first stage than after it
 
-    def train(self) -> Path:
+    def train(self, half: bool) -> Path:
         stages = self.training.stages
         total = sum(stage.iterations for stage in stages)
         done = sum(stage.iterations for stage in stages[: self.position.stage]) + self.position.iteration
@@ -112,11 +114,11 @@ class _Run:
                 self.position = Position(self.position.stage + 1, 0)
                 self._save(None)
         self.model.eval()
-        card = {"name": self.recipe.name, "description": self.recipe.description, "short_side": self._working_size()}
+        card = {"name": self.recipe.name, "description": self.recipe.description, "short_side": self.recipe.parse_short_side}
         if self.recipe.calibration.precision:
             card["thresholds"] = calibrate(self.model, self.recipe, self.data_dir, device=str(self.world.device))
         if self.world.is_main:
-            save_checkpoint(self.model_path, self.model, card)
+            save_checkpoint(self.model_path, self.model, card, half)
         self.say(f"Wrote {self.model_path}")
         return self.model_path
 
@@ -129,7 +131,8 @@ class _Run:
         network: nn.Module = self.model
         if self.world.size > 1:
             network = DistributedDataParallel(self.model, find_unused_parameters=True, broadcast_buffers=False)
-        sources = {name: self.sources[name] for name in stage.sources}
+        self.losses = LevelLosses(self.model.taxonomy, stage.loss or self.recipe.loss, self.world.device)
+        sources = self._open_sources(stage)
         stage_seed = self.training.seed + 1_000_003 * self.position.stage
         schedule = Schedule(
             stage_seed,
@@ -222,17 +225,13 @@ class _Run:
         if self.average is not None:
             self.average.state = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
 
-    def _open_sources(self) -> dict[str, Source]:
-        used = {name for stage in self.training.stages for name in stage.sources}
+    def _open_sources(self, stage: StageSpec) -> dict[str, Source]:
         sources = {}
-        for name in sorted(used):
+        for name in stage.sources:
+            spec = self.recipe.sources[name]
+            spec = spec.model_copy(update={"augmentation": stage.augmentation.get(name, spec.augmentation)})
             try:
-                sources[name] = open_source(name, self.recipe.sources[name], self.model.taxonomy, self.data_dir, "train")
+                sources[name] = open_source(name, spec, self.model.taxonomy, self.data_dir, "train")
             except SourceMissing as error:
                 raise UpernetError(f"{error} Training needs every source of the recipe's stages.") from error
         return sources
-
-    def _working_size(self) -> int:
-        """Short side that photos are brought to when they are parsed: the largest crop of the sources of pixel maps."""
-        specs = [spec for spec in self.recipe.sources.values() if spec.kind != "label_folder"] or list(self.recipe.sources.values())
-        return max(min(spec.augmentation.crop) for spec in specs)

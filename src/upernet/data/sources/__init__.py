@@ -22,8 +22,8 @@ def open_source(name: str, spec: SourceSpec, taxonomy: Taxonomy, data_dir: str |
 
     Raises:
         SourceMissing: the source has no such split, or the split's folder is not below `data_dir`.
-        UpernetError: the class mapping does not fit the taxonomy, there are no photos, photos lack their mask, or a class
-            folder is not mapped.
+        UpernetError: the class mapping does not fit the taxonomy, there are no photos, photos lack their mask, or a
+            class folder is not mapped.
     """
     source = list_source(name, spec, taxonomy, data_dir, split)
     problems = source.problems()

@@ -35,8 +35,8 @@ class LabelFolder(Source):
 
     def problems(self) -> list[str]:
         return [
-            f"{paths[0].parent}: folder {folder!r} is not mapped to a class of level {self.level.name}; map it by the key "
-            f"{folder!r} of sources.{self.name}.classes (null: leave it out) or move it away."
+            f"{paths[0].parent}: folder {folder!r} is not mapped to a class of level {self.level.name}; map it by the "
+            f"key {folder!r} of sources.{self.name}.classes (null: leave it out) or move it away."
             for folder, paths in self.unmapped.items()
         ] or super().problems()
 

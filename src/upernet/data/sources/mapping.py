@@ -109,7 +109,7 @@ def implied_label(where: str, level: Level, target: str) -> int:
 
 
 def implied_labels(where: str, own: Level, other: Level, implied: Mapping[str, str]) -> np.ndarray:
-    """Table from labels of `own` to labels of `other`: int16, one entry per class of `own`, `IGNORE` where nothing follows.
+    """Table from labels of `own` to labels of `other`: int16, one per class of `own`, `IGNORE` for nothing.
 
     Raises:
         UpernetError: a class is not in its level.

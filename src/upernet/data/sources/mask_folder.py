@@ -27,9 +27,8 @@ class MaskFolder(Source):
             raise UpernetError(f"sources.{name}.level: {spec.level} is one label per photo; use kind: label_folder.")
         for level in self.implied:
             if not self._dense(level):
-                raise UpernetError(
-                    f"sources.{name}.implies.{level}: is one label per photo, which no pixel can imply; give one class name."
-                )
+                where = f"sources.{name}.implies.{level}"
+                raise UpernetError(f"{where}: is one label per photo, which no pixel can imply; give one class name.")
         self.table = value_table(name, spec, self.level, self.label_names)
         self.tables = {spec.level: self.table, **{level: self._through(own) for level, own in self.implied.items()}}
         if spec.level == "part":
@@ -73,17 +72,18 @@ class MaskFolder(Source):
             f"{photo_size[0]} x {photo_size[1]} (upright); resize the mask with nearest neighbour, or export it again."
         )
 
-    def outside(self, values: Sequence[int]) -> str:
+    def outside(self, values: Sequence[int], shown: int = 8) -> str:
         """What is wrong with mask values that are not mapped, and the fix."""
         called = [
             f"{value} ({self.label_names[value]})" if value in self.label_names else str(value) for value in values
         ]
-        keys = [repr(self.label_names.get(value, str(value))) for value in values]
-        one = len(values) == 1
+        more = f", ... ({len(values)} values in all)" if len(values) > shown else ""
+        plural = len(values) > 1
+        subject = f"value{'s' if plural else ''} {', '.join(called[:shown])}{more} {'are' if plural else 'is'}"
+        them, key = ("them" if plural else "it"), repr(self.label_names.get(values[0], str(values[0])))
         return (
-            f"{'value' if one else 'values'} {', '.join(called)} {'is' if one else 'are'} not mapped to a class of level "
-            f"{self.level.name}; map {'it' if one else 'them'} by {'the key' if one else 'keys such as'} {keys[0]} under "
-            f"sources.{self.name}.classes (null: unknown) or list {'it' if one else 'them'} in sources.{self.name}.ignore."
+            f"{subject} not mapped to a class of level {self.level.name}; map {them} under sources.{self.name}.classes "
+            f"({key}: a class, or null for unknown) or list {them} in sources.{self.name}.ignore."
         )
 
     def problems(self) -> list[str]:

@@ -1,0 +1,54 @@
+"""The command `upernet`: its sub-commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from upernet.cli import data
+from upernet.cli.evaluate import evaluate
+from upernet.cli.models import models
+from upernet.cli.parse import parse
+from upernet.cli.train import train
+from upernet.errors import UpernetError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+app = typer.Typer(
+    name="upernet",
+    help="One photo in; its scene, objects, parts, materials and textures out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(parse)
+app.command()(models)
+app.command()(train)
+app.command()(evaluate)
+app.add_typer(data.app, name="data")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 done in part, 2 not done, 130 interrupted.
+
+    Args:
+        arguments: default: those of the process.
+    """
+    try:
+        app(arguments, prog_name="upernet")
+        sys.stdout.flush()
+    except UpernetError as error:
+        print(f"upernet: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of stdout went away (`upernet models | head -1`); Python must not meet the pipe again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)

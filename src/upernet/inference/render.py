@@ -1,0 +1,268 @@
+"""Pictures of label maps: one level over the photo with a legend, and the contact sheet of all levels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from upernet.inference.describe import percent, readable
+from upernet.inference.level_map import UNSURE, UNSURE_NAME, LevelMap
+
+Color = tuple[int, int, int]
+
+PAPER: Color = (255, 255, 255)
+INK: Color = (28, 30, 34)
+FAINT_INK: Color = (98, 103, 112)
+FRAME: Color = (188, 192, 199)
+UNSURE_GREY: Color = (62, 65, 71)
+HATCH_GREY: Color = (116, 120, 128)
+
+OVERLAY_SIDES = (480, 1600)
+"""Least and greatest long side of the photo in an overlay, in pixels."""
+PANEL_BOX = (520, 520)
+"""Greatest width and height of a photo in the contact sheet."""
+MOST_IN_PANEL = 15
+"""Classes in a legend of the contact sheet."""
+LEAST_COLUMN = 340
+"""Least width of a column of the contact sheet: room for legends and sentences."""
+
+
+def overlay(photo: Image.Image, level_map: LevelMap) -> Image.Image:
+    """The labels over the photo, and a legend on the right with every class and its share of the photo.
+
+    The photo's long side is brought into `OVERLAY_SIDES`. Unsure pixels are dark and hatched; pixels of the background
+    class keep the bare photo.
+
+    Example:
+        >>> photo = Image.new("RGB", (640, 480), "grey")
+        >>> labels = np.zeros((480, 640), np.int16)
+        >>> confidence = np.ones((480, 640), np.float32)
+        >>> overlay(photo, LevelMap("object", labels, confidence, ("sky",), ((90, 160, 255),), False)).size
+        (752, 528)
+    """
+    size = _within(photo.size, *OVERLAY_SIDES)
+    text = max(15, round(max(size) / 60))
+    margin = round(1.6 * text)
+    legend = Legend(legend_entries(level_map), text, rows=max(8, int(size[1] // (1.6 * text)) - 2))
+    title = _font(1.25 * text)
+    width = margin + size[0] + margin + max(legend.size[0], round(title.getlength(level_map.level))) + margin
+    height = margin + max(size[1], 2 * text + legend.size[1]) + margin
+    canvas = Image.new("RGB", (width, height), PAPER)
+    canvas.paste(painted(photo, level_map, size), (margin, margin))
+    draw = ImageDraw.Draw(canvas)
+    left = 2 * margin + size[0]
+    draw.text((left, margin - text // 4), level_map.level.capitalize(), INK, title)
+    legend.draw(draw, (left, margin + 2 * text))
+    return canvas
+
+
+def contact_sheet(photo: Image.Image, maps: Sequence[LevelMap], title: str, sentences: str) -> Image.Image:
+    """The photo with its title and sentences on the left, one panel with legend per level on the right.
+
+    Text and panels have the same size for every photo, small or large.
+    """
+    size = _fitted(photo.size, PANEL_BOX)
+    column = max(size[0], LEAST_COLUMN)
+    gap, margin, text = 36, 40, 17
+    first = _photo_column(photo, size, column, title, sentences, text)
+    panels = [_panel(photo, level_map, size, column, text) for level_map in maps]
+    across = 2 if len(panels) > 2 else len(panels)
+    rows = [panels[i : i + across] for i in range(0, len(panels), across or 1)]
+    row_heights = [max(panel.height for panel in row) for row in rows]
+    height = max(first.height, sum(row_heights) + gap * max(0, len(rows) - 1))
+    sheet = Image.new("RGB", (2 * margin + column + across * (column + gap), 2 * margin + height), PAPER)
+    sheet.paste(first, (margin, margin))
+    top = margin
+    for row, row_height in zip(rows, row_heights, strict=True):
+        for position, panel in enumerate(row):
+            sheet.paste(panel, (margin + (position + 1) * (column + gap), top))
+        top += row_height + gap
+    return sheet
+
+
+def painted(photo: Image.Image, level_map: LevelMap, size: tuple[int, int]) -> Image.Image:
+    """The photo at `size` (width, height) with class colours blended over it and the borders between labels drawn."""
+    picture = np.asarray(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), np.float32)
+    labels = np.asarray(Image.fromarray(level_map.labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+    grey = picture.mean(axis=2, keepdims=True)
+    palette = np.asarray([*level_map.colors, UNSURE_GREY], np.float32)  # label -1 takes the last row
+    faded = 50 + 0.75 * grey  # less contrast than the photo has, so that colours look as in the legend
+    result = 0.66 * palette[labels] + 0.34 * faded
+    if level_map.background:
+        result = np.where((labels == 0)[..., None], 0.5 * picture + 0.5 * grey, result)
+    unsure = (labels == UNSURE)[..., None]
+    result = np.where(unsure, 0.3 * picture + 25 + 55 * _hatching(size)[..., None], result)
+    result = np.where(_borders(labels)[..., None], 0.25 * result + 0.75 * 255, result)
+    return Image.fromarray(result.clip(0, 255).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    name: str
+    share: str
+    color: Color | None
+    """None: the hatched swatch of "unsure"."""
+    bare: bool = False
+    """The background class: an empty swatch."""
+
+
+def legend_entries(level_map: LevelMap, most: int | None = None) -> list[LegendEntry]:
+    """Classes by area (from the `most`-th on summed up as one entry), then the background class, then unsure."""
+    counts = level_map.counts()
+    total = sum(counts.values())
+    labels = [label for label in counts if label > 0 or (label == 0 and not level_map.background)]
+    shown = labels if most is None or len(labels) <= most else labels[: most - 1]
+    entries = [
+        LegendEntry(readable(level_map.names[label]), _short_percent(counts[label] / total), level_map.colors[label])
+        for label in shown
+    ]
+    if others := labels[len(shown) :]:
+        together = sum(counts[label] for label in others) / total
+        entries.append(LegendEntry(f"{len(others)} more", _short_percent(together), PAPER, bare=True))
+    if level_map.background and 0 in counts:
+        name = f"no listed {level_map.level}"
+        entries.append(LegendEntry(name, _short_percent(counts[0] / total), PAPER, bare=True))
+    if UNSURE in counts:
+        entries.append(LegendEntry(UNSURE_NAME, _short_percent(counts[UNSURE] / total), None))
+    return entries
+
+
+class Legend:
+    """Swatch, name and share of each entry, in as many columns as fit.
+
+    Args:
+        entries: in the order in which they are drawn, down the columns.
+        text: height of the letters in pixels.
+        rows: greatest number of entries in a column (of a legend without `width`).
+        width: width to fill with columns; default: as narrow as possible.
+    """
+
+    def __init__(self, entries: Sequence[LegendEntry], text: int, rows: int = 1, width: int | None = None):
+        self.entries, self.text, self.font = entries, text, _font(text)
+        self.line = round(1.6 * text)
+        names = max((self.font.getlength(entry.name) for entry in entries), default=0)
+        shares = max((self.font.getlength(entry.share) for entry in entries), default=0)
+        self.column = round(1.6 * text + names + text + shares)
+        self.gap = round(1.8 * text)
+        if width is not None:
+            columns = max(1, min((width + self.gap) // (self.column + self.gap), len(entries)))
+            rows = -(-len(entries) // columns)
+            spread = (width - (columns - 1) * self.gap) // columns
+            self.column = min(spread, round(1.35 * self.column)) if columns > 1 else min(self.column, width)
+        self.rows = min(rows, len(entries))
+        columns = -(-len(entries) // self.rows) if entries else 0
+        self.size = (columns * (self.column + self.gap) - self.gap if entries else 0, self.rows * self.line)
+
+    def draw(self, draw: ImageDraw.ImageDraw, at: tuple[int, int]) -> None:
+        """Draw with the upper left corner at `at` (x, y)."""
+        swatch = self.text
+        for index, entry in enumerate(self.entries):
+            left = at[0] + index // self.rows * (self.column + self.gap)
+            top = at[1] + index % self.rows * self.line
+            middle = top + self.line // 2
+            box = (left, middle - swatch // 2, left + swatch, middle - swatch // 2 + swatch)
+            if entry.color is None:
+                draw.rectangle(box, UNSURE_GREY)
+                for offset in range(swatch // 3, 2 * swatch, max(4, swatch // 3)):
+                    start, end = min(offset, swatch), max(0, offset - swatch)
+                    draw.line((box[0] + end, box[1] + start, box[0] + start, box[1] + end), HATCH_GREY)
+            draw.rectangle(box, None if entry.color is None else entry.color, FRAME)
+            share_width = self.font.getlength(entry.share)
+            room = self.column - 1.6 * self.text - 0.6 * self.text - share_width
+            name = _shortened(entry.name, self.font, room)
+            ink = FAINT_INK if entry.bare or entry.color is None else INK
+            draw.text((left + 1.6 * self.text, middle), name, ink, self.font, anchor="lm")
+            draw.text((left + self.column - share_width, middle), entry.share, FAINT_INK, self.font, anchor="lm")
+
+
+def _photo_column(
+    photo: Image.Image, size: tuple[int, int], width: int, title: str, sentences: str, text: int
+) -> Image.Image:
+    heading, body = _font(1.45 * text), _font(text)
+    title_lines = _wrapped(title, heading, width)
+    body_lines = [line for paragraph in sentences.splitlines() for line in [*_wrapped(paragraph, body, width), ""]]
+    title_height, body_height = round(2 * text * len(title_lines)), round(1.5 * text * len(body_lines))
+    column = Image.new("RGB", (width, size[1] + text + title_height + text // 2 + body_height), PAPER)
+    column.paste(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), (0, 0))
+    draw = ImageDraw.Draw(column)
+    top = size[1] + text
+    for line in title_lines:
+        draw.text((0, top), line, INK, heading)
+        top += 2 * text
+    top += text // 2
+    for line in body_lines:
+        draw.text((0, top), line, INK, body)
+        top += round((1.5 if line else 0.6) * text)
+    return column.crop((0, 0, width, top))
+
+
+def _panel(photo: Image.Image, level_map: LevelMap, size: tuple[int, int], width: int, text: int) -> Image.Image:
+    legend = Legend(legend_entries(level_map, MOST_IN_PANEL), text, width=width)
+    panel = Image.new("RGB", (width, size[1] + text + 2 * text + legend.size[1]), PAPER)
+    panel.paste(painted(photo, level_map, size), (0, 0))
+    draw = ImageDraw.Draw(panel)
+    draw.text((0, size[1] + text), level_map.level.capitalize(), INK, _font(1.25 * text))
+    legend.draw(draw, (0, size[1] + 3 * text))
+    return panel
+
+
+def _within(size: tuple[int, int], least: int, most: int) -> tuple[int, int]:
+    """`size` scaled so that its long side lies between `least` and `most`."""
+    factor = min(max(max(size), least), most) / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+    """`size` scaled to fill `box` in one direction."""
+    factor = min(box[0] / size[0], box[1] / size[1])
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _borders(labels: np.ndarray) -> np.ndarray:
+    """Pixels whose right or lower neighbour has another label."""
+    borders = np.zeros(labels.shape, bool)
+    borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    borders[:-1] |= labels[:-1] != labels[1:]
+    return borders
+
+
+def _hatching(size: tuple[int, int]) -> np.ndarray:
+    """1 on diagonal lines, 0 between them: float32 H x W."""
+    period = max(8, max(size) // 60)
+    across, down = np.arange(size[0]), np.arange(size[1])[:, None]
+    return ((across + down) % period < max(1, period // 6)).astype(np.float32)
+
+
+def _short_percent(share: float) -> str:
+    return percent(share).replace("under", "<")
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """`text` in lines of at most `width` pixels, broken at spaces, but not between a number and its "%"."""
+    lines = [""]
+    for word in re.findall(r"\S+(?: %\S*)?", text):
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """`text`, with its end replaced by "..." if it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text.rstrip()}..."
+
+
+def _font(height: float) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size=round(height))
+    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels have FreeType; `size` asks for it
+    return font

@@ -1,0 +1,122 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import upernet
+from upernet.checkpoints import initialize_model, load_checkpoint, save_checkpoint
+from upernet.errors import UpernetError
+from upernet.models import UPerNet
+from upernet.recipe import ModelSpec
+from upernet.taxonomy import load_taxonomy
+
+SPEC = ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=4)
+
+
+@pytest.fixture(scope="module")
+def model() -> UPerNet:
+    torch.manual_seed(0)
+    return UPerNet(SPEC, load_taxonomy("everyday")).eval()
+
+
+@pytest.fixture
+def file(model, tmp_path):
+    save_checkpoint(tmp_path / "model.safetensors", model, {"name": "tiny", "thresholds": {"texture": 0.5}})
+    return tmp_path / "model.safetensors"
+
+
+def test_round_trip_gives_the_same_logits_taxonomy_and_card(model, file):
+    loaded, card = load_checkpoint(file)
+    assert card == {"name": "tiny", "thresholds": {"texture": 0.5}}
+    assert loaded.taxonomy == model.taxonomy and not loaded.training
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        for level, expected in model(images).items():
+            assert torch.equal(loaded(images)[level], expected)
+
+
+def test_half_stores_matrices_in_half_the_bytes_and_keeps_norms_exact(model, file, tmp_path):
+    save_checkpoint(tmp_path / "half.safetensors", model, {}, half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.65 * file.stat().st_size
+    loaded, _ = load_checkpoint(tmp_path / "half.safetensors")
+    own = model.state_dict()
+    for key, value in loaded.state_dict().items():
+        if not key.startswith("auxiliary."):
+            expected = own[key].half().float() if value.is_floating_point() and value.ndim > 1 else own[key]
+            assert torch.equal(value, expected), key
+
+
+def test_auxiliary_head_is_not_stored(file):
+    loaded, _ = load_checkpoint(file)
+    assert loaded.auxiliary is not None
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as content:
+        assert not [key for key in content.keys() if key.startswith("auxiliary")]  # noqa: SIM118
+
+
+def test_cut_off_file_foreign_file_and_missing_file_are_refused(file, tmp_path):
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(UpernetError, match="not a readable safetensors file"):
+        load_checkpoint(file)
+    file.write_text("<html>404</html>")
+    with pytest.raises(UpernetError, match="not a readable safetensors file"):
+        load_checkpoint(file)
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(UpernetError, match="not one that upernet wrote"):
+        load_checkpoint(tmp_path / "foreign.safetensors")
+    with pytest.raises(UpernetError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "nothing.safetensors")
+
+
+def test_weights_that_are_not_finite_are_refused(model, tmp_path):
+    broken = UPerNet(model.spec, model.taxonomy)
+    with torch.no_grad():
+        broken.heads["object"].classifier.weight[0] = float("nan")
+    save_checkpoint(tmp_path / "nan.safetensors", broken, {})
+    with pytest.raises(UpernetError, match=r"heads\.object\.classifier\.weight has values that are not finite"):
+        load_checkpoint(tmp_path / "nan.safetensors")
+
+
+def test_weights_that_do_not_fit_the_description_are_named(model, tmp_path):
+    tensors = {key: value for key, value in model.state_dict().items() if not key.startswith("auxiliary.")}
+    tensors["heads.scene.classifier.bias"] = torch.zeros(3)
+    content = {"format": 1, "model": SPEC.model_dump(mode="json"), "taxonomy": model.taxonomy.to_dict(), "card": {}}
+    save_file(tensors, tmp_path / "odd.safetensors", metadata={"upernet": json.dumps(content)})
+    with pytest.raises(UpernetError, match=r"heads\.scene\.classifier\.bias: file 3 -> model 9"):
+        load_checkpoint(tmp_path / "odd.safetensors")
+
+
+def test_initialising_another_taxonomy_keeps_only_the_heads_that_differ(file):
+    other = UPerNet(SPEC, load_taxonomy("ade20k150"))
+    before = other.heads["object"].classifier.weight.clone()
+    kept = [key for key in initialize_model(other, file) if not key.startswith("auxiliary.")]
+    assert sorted(kept) == ["heads.object.classifier.bias", "heads.object.classifier.weight"]
+    assert torch.equal(other.heads["object"].classifier.weight, before)
+    loaded, _ = load_checkpoint(file)
+    assert torch.equal(other.fusion.conv[0].weight, loaded.fusion.conv[0].weight)
+
+
+def test_initialising_from_another_network_is_refused(file):
+    with pytest.raises(UpernetError, match="no tensor fits"):
+        initialize_model(torch.nn.Linear(2, 2), file)  # type: ignore[arg-type]
+
+
+def test_writing_fails_whole(model, file, tmp_path, monkeypatch):
+    before = file.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("upernet.checkpoints.checkpoint.save_file", full)
+    with pytest.raises(UpernetError, match="No space left"):
+        save_checkpoint(file, model, {})
+    assert file.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_load_model_by_name_needs_weights_of_that_model(file):
+    with pytest.raises(UpernetError, match="no weights of unified_resnet50_broden are shipped"):
+        upernet.load_model("unified_resnet50_broden")
+    with pytest.raises(UpernetError, match="of another model than camvid"):
+        upernet.load_model("camvid", checkpoint=file)

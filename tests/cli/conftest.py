@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "inference"))
+
+from command_line import Result, Run
+from painted_network import PaintedNetwork
+
+from upernet.cli.main import main
+from upernet.inference import Parser
+from upernet.inference import parser as parser_module
+from upernet.models import UPerNet
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: exit status and what was printed."""
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        assert isinstance(exit_.value.code, int)
+        return Result(exit_.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def painted_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`everyday` is the painted network."""
+
+    def load(name: str, device: str, **options: Any) -> Parser:
+        if name != "everyday":
+            return parser_module.load(name, device, **options)
+        return Parser(cast(UPerNet, PaintedNetwork()), {"name": "painted"}, device=device, **options)
+
+    monkeypatch.setattr("upernet.inference.load", load)

@@ -1,0 +1,137 @@
+"""`upernet parse`: files, folders and patterns; one broken file does not stop the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import Result, Run
+from painted_network import four_quarters, paint
+from PIL import Image
+
+pytestmark = pytest.mark.usefixtures("painted_model")
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with photos in `in/`, one of them two folders below, beside other files."""
+    monkeypatch.chdir(tmp_path)
+    photo = Image.fromarray(paint(four_quarters(), parts=1, materials=1))
+    for name in ("b.png", "a.JPG", "deep/er/a.webp"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo.save(path)
+    (tmp_path / "in" / "notes.txt").write_text("no photo")
+    (tmp_path / "in" / ".hidden.png").write_text("no photo")
+    return tmp_path
+
+
+def sentences(result: Result) -> list[str]:
+    """What stderr says; each line is one complaint."""
+    lines = result.stderr.splitlines()
+    assert "Traceback" not in result.stderr
+    assert all(line.startswith("upernet: ") and line.endswith(".") for line in lines)
+    return lines
+
+
+def test_a_folder_with_all_below_it(photos: Path, run: Run) -> None:
+    result = run("parse", "in")
+    assert result.status == 0 and not sentences(result)
+    assert sorted(path.name for path in (photos / "parses").iterdir()) == ["a", "a-2", "b"]
+    assert (photos / "parses" / "a" / "object.png").is_file()
+    assert "in/a.JPG -> parses/a\n  An office scene (100 %).\n  The photo shows sky (25 %)" in result.stdout
+
+
+def test_results_are_not_parsed_again(photos: Path, run: Run) -> None:
+    run("parse", ".", "--out", "in/results")
+    before = sorted((photos / "in" / "results").rglob("*"))
+    assert run("parse", ".", "--out", "in/results").status == 0
+    assert sorted((photos / "in" / "results").rglob("*")) == before
+
+
+def test_files_and_patterns_each_once(photos: Path, run: Run) -> None:
+    result = run("parse", "in/b.png", "in/*.[pJ]*", "in/**/*.webp", "--json")
+    assert result.status == 0
+    paths = [parse["path"] for parse in json.loads(result.stdout)["parses"]]
+    assert [Path(path).as_posix() for path in paths] == ["in/b.png", "in/a.JPG", "in/deep/er/a.webp"]
+
+
+def test_json_is_one_object_and_saves_only_if_asked(photos: Path, run: Run) -> None:
+    content = json.loads(run("parse", "in/b.png", "--json").stdout)
+    assert content["failures"] == []
+    assert content["parses"][0]["object"]["shares"]["person"] == 0.25
+    assert content["parses"][0]["folder"] is None
+    assert not (photos / "parses").exists()
+    content = json.loads(run("parse", "in/b.png", "--json", "--out", "results").stdout)
+    assert (photos / content["parses"][0]["folder"] / "sheet.jpg").is_file()
+
+
+def test_some_levels(photos: Path, run: Run) -> None:
+    assert run("parse", "in/b.png", "--levels", "object, part").status == 0
+    files = {path.name for path in (photos / "parses" / "b").iterdir()}
+    assert "part.png" in files and "material.png" not in files
+
+
+def test_short_side(photos: Path, run: Run) -> None:
+    for side in (0, 32):
+        assert run("parse", "in/b.png", "--short-side", side, "--out", f"at{side}").status == 0
+    native, reduced = (np.asarray(Image.open(photos / f"at{side}" / "b" / "object_confidence.png")) for side in (0, 32))
+    assert native.shape == reduced.shape == (64, 96)
+    assert (native != reduced).any()
+
+
+def test_a_broken_file_among_good_ones(photos: Path, run: Run) -> None:
+    good = (photos / "in" / "b.png").read_bytes()
+    (photos / "in" / "cut.png").write_bytes(good[: len(good) // 2])
+    (photos / "in" / "empty.jpg").write_bytes(b"")
+    result = run("parse", "in", "missing.jpg", "in/notes.txt", "--out", "out")
+    assert result.status == 1
+    complaints = sentences(result)
+    assert len(complaints) == 4
+    for name in ("missing.jpg", "in/cut.png", "in/empty.jpg", "in/notes.txt"):
+        assert any(f"upernet: {name}: " in complaint for complaint in complaints)
+    assert sorted(path.name for path in (photos / "out").iterdir()) == ["a", "a-2", "b"]
+    failures = json.loads(run("parse", "in", "missing.jpg", "--json").stdout)["failures"]
+    assert [failure["path"] for failure in failures] == ["missing.jpg", "in/cut.png", "in/empty.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["missing.jpg"], "missing.jpg: no such file"),
+        (["in/*.tif"], "in/*.tif: the pattern matches no file"),
+        (["empty"], "empty: no photos in this folder"),
+        (["in/notes.txt"], "in/notes.txt: not an image"),
+        (["in", "--levels", "object,colour"], "this model has no level 'colour'; it has scene, object, part, material"),
+        (["in", "--model", "nonsense"], "unknown model 'nonsense'"),
+        (["in", "--device", "nonsense"], "device 'nonsense' cannot be used"),
+        (["in", "--out", "in/notes.txt"], "in/notes.txt: cannot be written"),
+        (["in", "--out", "in/notes.txt/below"], "in/notes.txt/below: cannot be written"),
+    ],
+)
+def test_nothing_can_be_done(photos: Path, run: Run, arguments: list[str], complaint: str) -> None:
+    (photos / "empty").mkdir()
+    result = run("parse", *arguments)
+    assert result.status == 2
+    assert len(sentences(result)) == 1
+    assert complaint in result.stderr
+    assert result.stdout == ""
+    assert (photos / "in" / "notes.txt").read_text() == "no photo"
+
+
+def test_a_full_disk_is_reported_and_earlier_results_stay(
+    photos: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("parse", "in/b.png")
+    before = {path: path.read_bytes() for path in (photos / "parses").rglob("*.*")}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("upernet.inference.render.contact_sheet", full)
+    result = run("parse", "in/b.png")
+    assert result.status == 2
+    assert "No space left on device" in sentences(result)[0]
+    assert {path: path.read_bytes() for path in (photos / "parses").rglob("*.*")} == before

@@ -1,0 +1,197 @@
+"""What a Parse holds, says and writes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from painted_network import PERSON, TAXONOMY, four_quarters
+from PIL import Image
+
+from upernet.errors import UpernetError
+from upernet.inference import LevelMap, Parse, render
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+
+
+def level_map(level: str, labels: np.ndarray, confidence: float = 0.8) -> LevelMap:
+    classes = TAXONOMY.levels[level]
+    values = np.full(labels.shape, confidence, np.float32)
+    return LevelMap(level, labels.astype(np.int16), values, classes.names, classes.colors, classes.background)
+
+
+def make_parse(path: str | None = "street.jpg", **scene: float) -> Parse:
+    """Sky over road, a person (upper half hair, 16 unsure columns of skin below) over a dog without a certain part."""
+    objects = four_quarters()
+    parts = np.zeros((64, 96))
+    parts[:16, 48:] = 1
+    parts[16:32, 48:] = 2
+    parts[16:32, 80:] = -1
+    parts[32:, 48:] = -1
+    materials = np.where(objects == PERSON, 1, -1)
+    maps = {
+        name: level_map(name, labels)
+        for name, labels in (("object", objects), ("part", parts), ("material", materials))
+    }
+    ranked = list((scene or {"street": 0.7, "office": 0.3}).items())
+    return Parse(
+        PHOTO, maps, ranked, thresholds={"scene": 0.5}, part_groups=TAXONOMY.part_groups, model="painted", path=path
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_levels_that_are_not_there() -> None:
+    parse = make_parse()
+    with pytest.raises(UpernetError, match="no 'texture' map; it has the levels scene, object, part, material"):
+        _ = parse.texture
+    with pytest.raises(UpernetError, match="no 'texture' map"):
+        parse.overlay("texture")
+    with pytest.raises(UpernetError, match="it has the levels object"):
+        _ = Parse(PHOTO, {"object": parse.object}).scene
+
+
+def test_shares_are_fractions_of_the_photo() -> None:
+    parse = make_parse()
+    assert parse.object.shares() == {"sky": 0.25, "road": 0.25, "person": 0.25, "dog": 0.25}
+    assert parse.material.shares() == {"fabric": 0.25, "unsure": 0.75}
+    owner = parse.object.labels == PERSON
+    assert parse.part.shares(owner) == pytest.approx({"hair": 1 / 2, "skin": 1 / 3, "unsure": 1 / 6})
+    assert parse.part.shares(np.zeros((64, 96), bool)) == {}
+
+
+def test_description() -> None:
+    assert make_parse().describe().splitlines() == [
+        "A street scene (70 %).",
+        "The photo shows sky (25 %), road (25 %), person (25 %) and dog (25 %).",
+        "The person (25 % of the photo) has hair (50 %) and skin (33 %); 17 % is unsure. "
+        "Its materials: fabric (100 %).",
+        "The dog (25 % of the photo) has no certain parts. Its materials are unsure.",
+        "Materials: fabric (25 %); 75 % is unsure.",
+    ]
+    unsure = make_parse(street=0.4, office=0.35).describe()
+    assert unsure.startswith("Unsure scene: perhaps street (40 %) or office (35 %).\n")
+    assert make_parse(office=0.9).describe().startswith("An office scene (90 %).\n")
+
+
+def test_description_of_some_levels() -> None:
+    parse = make_parse()
+    alone = Parse(PHOTO, {"part": parse.part}).describe()
+    assert alone == "Parts in the photo: hair (12 %) and skin (8 %); 50 % is no listed part and 29 % is unsure."
+    without_parts = Parse(
+        PHOTO, {"object": parse.object, "material": parse.material}, part_groups=TAXONOMY.part_groups
+    ).describe()
+    assert "The person's (25 % of the photo) materials: fabric (100 %)." in without_parts
+    nothing = Parse(PHOTO, {"part": level_map("part", np.zeros((64, 96)))}).describe()
+    assert nothing == "Parts in the photo: nothing that is listed; 100 % is no listed part."
+
+
+def test_small_and_many_classes_are_summed_up() -> None:
+    labels = np.zeros((100, 100), np.int16)
+    labels[0, :30] = 1
+    labels[0, 30:50] = 2
+    labels[1, :20] = 3
+    description = Parse(Image.new("RGB", (100, 100)), {"object": level_map("object", labels)}).describe()
+    assert description == "The photo shows sky (99 %) and 3 more (under 1 % together)."
+    labels[labels > 1] = 0
+    description = Parse(Image.new("RGB", (100, 100)), {"object": level_map("object", labels)}).describe()
+    assert description == "The photo shows sky (100 %) and road (under 1 %)."
+
+
+def test_numbers_of_the_description_are_those_of_the_maps() -> None:
+    rng = np.random.default_rng(1)
+    objects = level_map("object", rng.choice([-1, 0, 1], (64, 96), p=[0.2, 0.5, 0.3]))
+    description = Parse(PHOTO, {"object": objects}).describe()
+    said = {name: int(number) for name, number in re.findall(r"(\w+) \((\d+) %\)", description)}
+    counted = {name: round(100 * (objects.labels == label).mean()) for label, name in ((0, "sky"), (1, "road"))}
+    assert said == counted
+    assert f"; {round(100 * (objects.labels == -1).mean())} % is unsure." in description
+
+
+def test_to_dict_is_json() -> None:
+    parse = make_parse()
+    result = json.loads(json.dumps(parse.to_dict()))
+    assert result["scene"]["name"] == "street"
+    assert result["scene"]["ranked"][1] == {"name": "office", "probability": 0.3}
+    assert result["object"]["shares"] == parse.object.shares()
+    assert result["object"]["mean_confidence"] == pytest.approx(0.8)
+    assert result["part"]["of"]["dog"] == {"unsure": 1.0}
+    assert result["description"] == parse.describe()
+    assert (result["width"], result["height"]) == (96, 64)
+    assert make_parse(street=0.4).to_dict()["scene"]["name"] is None
+
+
+def test_saved_files(tmp_path: Path) -> None:
+    parse = make_parse()
+    folder = parse.save(tmp_path / "new" / "parses")
+    assert folder == tmp_path / "new" / "parses" / "street"
+    names = {f"{level}{kind}.png" for level in parse.maps for kind in ("", "_confidence", "_overlay")}
+    assert set(contents(folder)) == names | {"sheet.jpg", "parse.json"}
+    for level, level_map in parse.maps.items():
+        image = Image.open(folder / f"{level}.png")
+        assert image.mode == "L"
+        labels = np.asarray(image).astype(int)
+        np.testing.assert_array_equal(np.where(labels == 255, -1, labels), level_map.labels)
+        assert (np.asarray(Image.open(folder / f"{level}_confidence.png")) == 204).all()  # 0.8
+    result = json.loads((folder / "parse.json").read_text())
+    assert result["part"]["unsure"] == 255 and result["part"]["names"] == ["none", "hair", "skin", "paw"]
+
+
+def test_levels_with_many_classes_are_saved_with_16_bits(tmp_path: Path) -> None:
+    labels = np.array([[-1, 0, 299]], np.int16)
+    names, colors = tuple(f"class_{i}" for i in range(300)), ((1, 2, 3),) * 300
+    many = LevelMap("object", labels, np.ones((1, 3), np.float32), names, colors, False)
+    folder = Parse(Image.new("RGB", (3, 1)), {"object": many}).save(tmp_path)
+    assert np.asarray(Image.open(folder / "object.png")).tolist() == [[65535, 0, 299]]
+    assert json.loads((folder / "parse.json").read_text())["object"]["unsure"] == 65535
+
+
+def test_photos_of_one_name_keep_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ["a.jpg", "b/a.png", "b/c/a.jpg"]
+    monkeypatch.chdir(tmp_path)
+    folders = [make_parse(path).save("out") for path in paths]
+    assert [folder.as_posix() for folder in folders] == ["out/a", "out/a-2", "out/a-3"]
+    again = [make_parse(str(tmp_path / path)).save(tmp_path / "out").name for path in reversed(paths)]
+    assert again == ["a-3", "a-2", "a"]
+    saved = json.loads((tmp_path / "out" / "a-2" / "parse.json").read_text())
+    assert saved["path"] == "../../b/a.png"
+
+
+def test_parses_of_arrays_never_replace_each_other_unless_named(tmp_path: Path) -> None:
+    assert [make_parse(None).save(tmp_path).name for _ in range(2)] == ["photo", "photo-2"]
+    assert [make_parse(None).save(tmp_path, "frame").name for _ in range(2)] == ["frame", "frame"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("bug")])
+def test_a_failure_while_saving_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    folder = make_parse().save(tmp_path)
+    before = contents(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(render, "contact_sheet", fail)  # the last file
+        with pytest.raises(UpernetError if isinstance(error, OSError) else type(error)):
+            make_parse(office=0.9).save(tmp_path)
+    assert contents(tmp_path) == before
+    make_parse(office=0.9).save(tmp_path)
+    assert contents(tmp_path).keys() == before.keys()
+    assert (folder / "parse.json").read_bytes() != before["street/parse.json"]
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UpernetError, match="cannot be written"):
+        make_parse().save(tmp_path / "file")
+    (tmp_path / "street").write_text("in the way")
+    with pytest.raises(UpernetError, match="cannot be written"):
+        make_parse().save(tmp_path)
+    assert (tmp_path / "street").read_text() == "in the way"

@@ -1,0 +1,107 @@
+"""One battery over every registered model."""
+
+import pytest
+import torch
+
+import upernet
+from upernet.models import AUXILIARY, UPerNet
+
+ODD, EVEN = (75, 101), (64, 96)
+
+
+@pytest.fixture(scope="module", params=upernet.list_models())
+def model(request) -> UPerNet:
+    torch.manual_seed(0)
+    return upernet.create_model(request.param)
+
+
+def stride4(size: int) -> int:
+    return (size + 3) // 4
+
+
+@pytest.mark.parametrize("size", [EVEN, ODD], ids=["even", "odd"])
+def test_logits_have_the_promised_shapes(model, size):
+    model.eval()
+    with torch.inference_mode():
+        logits = model(torch.zeros(2, 3, *size))
+    assert set(logits) == set(model.taxonomy.levels)
+    for level, values in logits.items():
+        channels = model.taxonomy.num_logits(level)
+        dense = (2, channels, stride4(size[0]), stride4(size[1]))
+        assert values.shape == ((2, channels) if level == "scene" else dense)
+        assert values.dtype == torch.float32 and values.isfinite().all()
+
+
+def test_only_asked_levels_are_returned_and_agree_with_the_full_pass(model):
+    model.eval()
+    images = torch.randn(1, 3, *EVEN)
+    with torch.inference_mode():
+        every = model(images)
+        for level in model.levels:
+            alone = model(images, levels=[level])
+            assert set(alone) == {level}
+            torch.testing.assert_close(alone[level], every[level])
+
+
+def test_unknown_level_is_refused(model):
+    with pytest.raises(upernet.UpernetError, match="no level 'smell'"):
+        model(torch.zeros(1, 3, *EVEN), levels=["smell"])
+
+
+def test_auxiliary_logits_only_in_training_mode(model):
+    images = torch.randn(2, 3, *EVEN)
+    assert (AUXILIARY in model.train()(images)) == (model.auxiliary is not None)
+    assert AUXILIARY not in model.eval()(images)
+
+
+def test_gradients_reach_what_a_level_uses_and_texture_stops_before_the_backbone(model):
+    images = torch.randn(2, 3, *EVEN)
+    for level in model.levels:
+        model.train().zero_grad(set_to_none=True)
+        model(images, levels=[level])[level].square().mean().backward()
+        assert all(p.grad is not None for p in model.heads[level].parameters())
+        reached = [name for name, p in model.backbone.named_parameters() if p.grad is not None and p.grad.any()]
+        if level == "texture":
+            assert not any(p.grad is not None for p in model.backbone.parameters())
+            assert not any(p.grad is not None for p in model.ppm.parameters())
+        else:
+            assert reached and reached[0] == next(iter(dict(model.backbone.named_parameters())))
+            assert all(p.grad is not None for p in model.ppm.parameters())
+        others = [p for other in model.levels if other != level for p in model.heads[other].parameters()]
+        assert not any(p.grad is not None for p in others)
+
+
+def test_training_and_evaluation_mode_differ_and_evaluation_is_repeatable(model):
+    images = torch.randn(2, 3, *EVEN)
+    level = model.levels[-1]
+    with torch.no_grad():
+        before = {key: value.clone() for key, value in model.eval().state_dict().items()}
+        first, second = model(images)[level], model(images)[level]
+        assert torch.equal(first, second)
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        model.train()(images)
+        assert any(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_state_dict_round_trip(model):
+    torch.manual_seed(1)
+    other = UPerNet(model.spec, model.taxonomy)
+    other.load_state_dict(model.state_dict())
+    images = torch.randn(1, 3, *EVEN)
+    with torch.inference_mode():
+        expected, actual = model.eval()(images), other.eval()(images)
+    for level in expected:
+        assert torch.equal(expected[level], actual[level])
+
+
+def test_bf16_autocast_gives_close_logits(model):
+    model.eval()
+    images = torch.randn(1, 3, *EVEN)
+    with torch.inference_mode():
+        expected = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            actual = model(images)
+    for level, values in expected.items():
+        assert actual[level].isfinite().all()
+        error = (actual[level].float() - values).abs().mean()
+        assert error < 0.1 * values.std() + 0.02

@@ -1,0 +1,68 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from upernet.errors import UpernetError
+from upernet.models import Preprocess
+from upernet.models.backbones import STRIDES, create_backbone
+from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
+from upernet.models.heads import TextureHead
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto", "mobilenetv3_small_050"])
+def test_backbone_features_follow_feature_info(name):
+    backbone = create_backbone(name).eval()
+    with torch.inference_mode():
+        features = backbone(torch.zeros(1, 3, 64, 96))
+    assert backbone.feature_info.reduction() == list(STRIDES)
+    for feature, channels, stride in zip(features, backbone.feature_info.channels(), STRIDES, strict=True):
+        assert feature.shape == (1, channels, 64 // stride, 96 // stride)
+
+
+def test_unknown_backbone_and_one_without_the_strides_are_refused():
+    with pytest.raises(UpernetError, match="unknown backbone 'resnet5'"):
+        create_backbone("resnet5")
+    with pytest.raises(UpernetError, match="none at"):
+        create_backbone("vit_tiny_patch16_224")
+
+
+def test_preprocess_normalises_pixels():
+    preprocess = Preprocess(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1).expand(2, 3, 4, 5)
+    expected = torch.tensor([-1.0, -0.2, 1.0]).view(3, 1, 1).expand(2, 3, 4, 5)
+    torch.testing.assert_close(preprocess(image), expected)
+
+
+def test_pyramid_pooling_is_the_written_out_formula():
+    torch.manual_seed(0)
+    ppm = PyramidPooling(8, 4, pool_scales=(1, 2)).eval()
+    c5 = torch.randn(2, 8, 5, 7)
+    one = ppm.pooled[0](c5.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, 5, 7)
+    two = F.interpolate(ppm.pooled[1](F.adaptive_avg_pool2d(c5, 2)), size=(5, 7), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(ppm(c5), ppm.bottleneck(torch.cat([c5, one, two], dim=1)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_pyramid_keeps_the_sizes_of_the_features(height, width):
+    sizes = [(-(-height // s), -(-width // s)) for s in (1, 2, 4, 8)]
+    features = [torch.randn(1, c, *size) for c, size in zip((3, 4, 5), sizes, strict=False)]
+    p5 = torch.randn(1, 6, *sizes[3])
+    pyramid = FeaturePyramid((3, 4, 5), 6).eval()(features, p5)
+    assert [tuple(level.shape) for level in pyramid] == [(1, 6, *size) for size in sizes]
+    assert pyramid[3] is p5
+    assert Fusion(6).eval()(pyramid).shape == (1, 6, *sizes[0])
+
+
+def test_texture_at_a_pixel_depends_on_its_surroundings_only():
+    torch.manual_seed(0)
+    head = TextureHead([3], channels=8, depth=4, num_logits=2).eval()
+    feature = torch.randn(1, 3, 21, 21)
+    changed = feature.clone()
+    changed[..., 5, 10] += 1  # 5 rows above the centre: outside of four 3x3 convolutions
+    with torch.inference_mode():
+        before, after = head([feature]), head([changed])
+    assert torch.equal(before[..., 10, 10], after[..., 10, 10])
+    assert not torch.equal(before[..., 9, 10], after[..., 9, 10])

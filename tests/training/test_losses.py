@@ -1,0 +1,140 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from upernet.data.sample import Batch
+from upernet.models import AUXILIARY
+from upernet.recipe import LossSpec
+from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
+from upernet.training.losses import LevelLosses
+
+TAXONOMY = Taxonomy.from_dict(
+    {
+        "name": "two",
+        "description": "two objects with parts, one without; one part name is shared",
+        "levels": {
+            "scene": {"classes": ["day", "night"]},
+            "object": {"classes": ["cat", "car", "sky"]},
+            "part": {"classes": ["head", "paw", "wheel"], "of": {"cat": ["head", "paw"], "car": ["wheel", "head"]}},
+            "material": {"background": "-", "classes": ["fur", "metal"]},
+            "texture": {"classes": ["banded", "bumpy"]},
+        },
+    }
+)
+
+
+def batch(maps=None, labels=None) -> Batch:
+    maps, labels = maps or {}, labels or {}
+    count = len(next(iter((maps | labels).values())))
+    return Batch(
+        images=torch.zeros(count, 3, 1, 1, dtype=torch.uint8), maps=maps, labels=labels, weak=frozenset(), source="s", keys=[""] * count
+    )
+
+
+def value(ratio) -> float:
+    return float(ratio.numerator / ratio.denominator)
+
+
+def negative_log_probability(scores: np.ndarray, label: int) -> float:
+    return float(np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[label])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31))
+def test_losses_are_the_means_written_out_pixel_by_pixel(seed):
+    rng = np.random.default_rng(seed)
+    size = (2, 3, 4)
+    objects = rng.integers(-1, 3, size)
+    parts = rng.integers(-1, 4, size)
+    materials = rng.integers(-1, 3, size)
+    logits = {
+        "object": rng.normal(size=(2, 3, 3, 4)),
+        "part": rng.normal(size=(2, TAXONOMY.num_logits("part"), 3, 4)),
+        "material": rng.normal(size=(2, 3, 3, 4)),
+    }
+    losses = LevelLosses(TAXONOMY, LossSpec())(
+        {level: torch.tensor(x) for level, x in logits.items()},
+        batch({"object": torch.tensor(objects), "part": torch.tensor(parts), "material": torch.tensor(materials)}),
+        "pooled",
+    )
+
+    expected: dict[str, list[float]] = {"object": [], "part/cat": [], "part/car": [], "material": []}
+    slices = {0: (0, [0, 1, 2], "part/cat"), 1: (3, [0, 3, 1], "part/car")}  # owner -> start, global labels of the slice
+    for n, y, x in np.ndindex(*size):
+        owner, part, material = objects[n, y, x], parts[n, y, x], materials[n, y, x]
+        if owner != IGNORE:
+            expected["object"].append(negative_log_probability(logits["object"][n, :, y, x], owner))
+        if owner in slices and part != IGNORE:
+            start, names, key = slices[owner]
+            local = names.index(part) if part in names else 0
+            expected[key].append(negative_log_probability(logits["part"][n, start : start + 3, y, x], local))
+        if material > 0:  # background of a level is unknown
+            expected["material"].append(negative_log_probability(logits["material"][n, :, y, x], material))
+    for name, terms in expected.items():
+        if terms:
+            assert value(losses[name]) == pytest.approx(np.mean(terms), rel=1e-5)
+        elif name in losses:
+            assert losses[name].denominator == 0 and losses[name].numerator == 0
+
+
+def test_parts_of_one_object_do_not_see_the_logits_of_another():
+    logits = torch.randn(1, TAXONOMY.num_logits("part"), 2, 2, requires_grad=True)
+    maps = {"object": torch.zeros(1, 2, 2, dtype=torch.long), "part": torch.ones(1, 2, 2, dtype=torch.long)}
+    losses = LevelLosses(TAXONOMY, LossSpec())({"part": logits}, batch(maps), "pooled")
+    sum(ratio.numerator for ratio in losses.values()).backward()  # type: ignore[union-attr]
+    assert logits.grad is not None and logits.grad[:, :3].any() and not logits.grad[:, 3:].any()
+
+
+def test_class_weights_weigh_the_mean():
+    logits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]).T.reshape(1, 3, 1, 2)
+    maps = {"object": torch.tensor([[[0, 1]]])}
+    spec = LossSpec(class_weights={"object": {"car": 3.0}})
+    ratio = LevelLosses(TAXONOMY, spec)({"object": logits}, batch(maps), "pooled")["object"]
+    first = -1 + math.log(math.e + 2)
+    second = -2 + math.log(math.e**2 + 2)
+    assert value(ratio) == pytest.approx((first + 3 * second) / 4, rel=1e-6)
+
+
+def test_stride_takes_every_nth_pixel_from_the_middle_of_its_cell():
+    objects = torch.full((1, 8, 8), IGNORE)
+    objects[0, 2::4, 2::4] = 1  # the published training takes source index 4 i + 2
+    logits = torch.zeros(1, 3, 2, 2)
+    ratio = LevelLosses(TAXONOMY, LossSpec(stride=4))({"object": logits}, batch({"object": objects}), "pooled")["object"]
+    assert ratio.denominator == 4 and value(ratio) == pytest.approx(math.log(3))
+
+
+def test_image_labels_teach_dense_levels_by_the_mean_of_the_logits_or_at_every_pixel():
+    logits = torch.tensor([[[[0.0, 4.0]], [[2.0, 0.0]]]])  # banded, bumpy at two pixels
+    labels = {"texture": torch.tensor([1])}
+    losses = LevelLosses(TAXONOMY, LossSpec())
+    pooled = value(losses({"texture": logits}, batch(labels=labels), "pooled")["texture"])
+    broadcast = value(losses({"texture": logits}, batch(labels=labels), "broadcast")["texture"])
+    assert pooled == pytest.approx(math.log(1 + math.exp(1)))
+    assert broadcast == pytest.approx((math.log(1 + math.exp(-2)) + math.log(1 + math.exp(4))) / 2)
+
+
+def test_unknown_scene_gives_a_loss_of_zero_over_zero():
+    ratio = LevelLosses(TAXONOMY, LossSpec())({"scene": torch.randn(2, 2)}, batch(labels={"scene": torch.tensor([-1, -1])}), "pooled")
+    assert ratio["scene"].numerator == 0 and ratio["scene"].denominator == 0
+
+
+def test_auxiliary_head_learns_objects_with_its_own_weight():
+    losses = LevelLosses(TAXONOMY, LossSpec())
+    logits = {"object": torch.zeros(1, 3, 2, 2), AUXILIARY: torch.zeros(1, 3, 1, 1)}
+    result = losses(logits, batch({"object": torch.zeros(1, 2, 2, dtype=torch.long)}), "pooled")
+    assert value(result["object/auxiliary"]) == pytest.approx(math.log(3))
+    assert losses.weight("object") == 1 and losses.weight("object/auxiliary") == pytest.approx(0.4)
+    assert [losses.weight(name) for name in ("part/cat", "scene", "material")] == [0.5, 0.25, 1.0]
+
+
+def test_every_part_group_of_broden_maps_its_parts_to_their_place():
+    taxonomy = load_taxonomy("broden")
+    losses = LevelLosses(taxonomy, LossSpec())
+    for group in taxonomy.part_groups:
+        table = losses.local_labels[group]
+        assert [int(table[part]) for part in group.parts] == list(range(len(group.parts)))
+        assert int((table > 0).sum()) == len(group.parts) - 1
