@@ -11,7 +11,9 @@ def write(tmp_path, **changes):
         "description": "d",
         "taxonomy": "camvid",
         "model": {"backbone": "resnet18"},
-        "sources": {"a": {"kind": "mask_folder", "path": "a/{split}", "level": "object", "classes": {0: "sky", 7: "road"}}},
+        "sources": {
+            "a": {"kind": "mask_folder", "path": "a/{split}", "level": "object", "classes": {0: "sky", 7: "road"}}
+        },
         "training": {"stages": [{"name": "s", "iterations": 1, "sources": ["a"], "learning_rate": 0.1}]},
     }
     path = tmp_path / "mine.yaml"
@@ -46,7 +48,9 @@ def test_mistakes_name_file_line_and_key(tmp_path):
     stages = {"stages": [{"name": "s", "iterations": 1, "sources": ["b"], "learning_rate": 0.1}]}
     with pytest.raises(UpernetError, match=r"mine\.yaml:\d+: training\.stages\.0\.sources\.0: .*unknown source b"):
         load_recipe(write(tmp_path, training=stages))
-    with pytest.raises(UpernetError, match=r"unknown recipe 'evryday': give the path of a \.yaml file or one of camvid, everyday"):
+    with pytest.raises(
+        UpernetError, match=r"unknown recipe 'evryday': give the path of a \.yaml file or one of camvid, everyday"
+    ):
         load_recipe("evryday")
     with pytest.raises(UpernetError, match="no such file"):
         load_recipe(tmp_path / "none.yaml")

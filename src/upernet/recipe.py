@@ -34,10 +34,10 @@ class ModelSpec(Settings):
     """Where ImageNet weights come from: `timm` (its own download), `package:NAME` (a Python package), or a file."""
     decoder_channels: int = Field(default=512, ge=1)
     pool_scales: tuple[int, ...] = (1, 2, 3, 6)
-    head_channels: int | None = Field(None, ge=1)
-    """Width of the 3x3 convolution that opens the scene, object, part and material heads; None: as the decoder."""
+    head_channels: int | None = Field(default=None, ge=1)
+    """Width of the 3x3 convolution that opens the scene, object, part and material heads; None: the decoder's."""
     texture: TextureSpec = TextureSpec()
-    auxiliary_channels: int | None = Field(256, ge=1)
+    auxiliary_channels: int | None = Field(default=256, ge=1)
     """Width of the auxiliary FCN head on C4, used in training only; None: no such head."""
     dropout: float = Field(0.1, ge=0, lt=1)
 
@@ -45,7 +45,7 @@ class ModelSpec(Settings):
 class Augmentation(Settings):
     """What happens to a training sample of a source, in this order."""
 
-    short_side: int | None = Field(None, ge=8)
+    short_side: int | None = Field(default=None, ge=8)
     """Pixels that the short side is brought to before `scale`; None: keep the photo's own size."""
     scale: Range = (0.5, 2.0)
     """Range of the random resize factor (log-uniform)."""
@@ -62,12 +62,12 @@ class SourceSpec(Settings):
     path: str
     """Folder below the data directory; `{split}` stands for the split's folder name."""
     splits: dict[Split, str] = {"train": "train", "val": "val", "test": "test"}
-    """Which folder (`{split}`) serves each split; two folders are joined with `+`. A split that is not listed does not exist."""
+    """Split -> its folder (`{split}` in `path`); two folders are joined with `+`. A split not listed does not exist."""
     held_back: float = Field(0.0, ge=0, lt=1)
     """Share of the `train` photos kept out of training, as split `held_back` (chosen by a hash of the file name)."""
     level: LevelName
     classes: dict[str, str | None] | None = None
-    """Source class (name in labels.txt, or the value itself) -> taxonomy class, null: unknown. None: the names agree."""
+    """Source class (name in labels.txt, or the value) -> taxonomy class, null: unknown. None: the names agree."""
     ignore: tuple[int, ...] = (255,)
     """Values of a mask that mean unknown."""
     supervision: Literal["broadcast", "pooled"] = "pooled"
@@ -75,11 +75,11 @@ class SourceSpec(Settings):
     implies: dict[LevelName, str | dict[str, str]] = {}
     """Weak labels. A class name: all photos have it. A mapping `class -> class`: this source's taxonomy class implies
     that class of the other level (`*`: every labelled pixel)."""
-    weight: float | None = Field(None, gt=0)
+    weight: float | None = Field(default=None, gt=0)
     """How often the source is drawn; None: by its number of photos (paper, 3.2)."""
     batch_size: int = Field(8, ge=1)
     augmentation: Augmentation = Augmentation()
-    test_short_side: int | None = Field(None, ge=8)
+    test_short_side: int | None = Field(default=None, ge=8)
     """Pixels that the short side is brought to for testing; None: keep the photo's own size."""
     scored: bool = True
     """False: reported under `sources` only, not in the level's own score."""
@@ -96,14 +96,14 @@ class SourceSpec(Settings):
 class LossSpec(Settings):
     """Weights of the levels (paper, 4.1: object 1, part 0.5, scene 0.25, material 1) and of the auxiliary head."""
 
-    stride: int = Field(1, ge=1)
-    """Pixel maps are compared with the logits at every `stride`-th pixel, to which the logits are resized (paper: 4)."""
+    stride: int = Field(default=1, ge=1)
+    """Pixel maps are compared with the logits at every `stride`-th pixel, to which those are resized (paper: 4)."""
 
     weights: dict[LevelName, float] = {"object": 1.0, "part": 0.5, "scene": 0.25, "material": 1.0, "texture": 1.0}
-    auxiliary: float = Field(0.4, ge=0)
+    auxiliary: float = Field(default=0.4, ge=0)
     class_weights: dict[LevelName, dict[str, float]] = {}
     """Factors of single classes in a level's cross entropy (others 1)."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Of image labels (scene, and pooled levels)."""
 
 
@@ -123,7 +123,7 @@ class StageSpec(Settings):
     power: float = Field(0.9, gt=0)
     """Exponent of the polynomial decay of the learning rate to zero."""
     freeze_norm: Literal["none", "backbone", "all"] = "none"
-    """Batch norms that keep their running statistics in this stage (one source per batch makes batch statistics biased)."""
+    """Batch norms that keep their running statistics in this stage (those of a batch are of one source)."""
     frozen_backbone_stages: int = Field(0, ge=0)
     """Number of backbone features, from the shallowest, that nothing trains: 1 freezes everything up to C2."""
     loss: LossSpec | None = None
@@ -137,7 +137,7 @@ class TrainingSpec(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_clipping: float = Field(1.0, gt=0)
     """Largest L2 norm of the gradient."""
-    ema_decay: float | None = Field(None, gt=0, lt=1)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights that is scored and shipped; None: the last weights."""
     initialize_from: str | None = None
     """Recipe name or checkpoint whose weights are taken where names and shapes agree."""
@@ -164,7 +164,7 @@ class Recipe(Settings):
     taxonomy: str
     """Name of a shipped taxonomy, or the path of a YAML file beside the recipe."""
     model: ModelSpec
-    parse_short_side: int | None = Field(None, ge=32)
+    parse_short_side: int | None = Field(default=None, ge=32)
     """Pixels that the short side of a photo is brought to before it is parsed; None: photos keep their size."""
     sources: dict[str, SourceSpec] = {}
     loss: LossSpec = LossSpec()
@@ -200,7 +200,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         path = RECIPES / f"{name_or_path}.yaml"
         if not path.is_file():
             raise UpernetError(
-                f"unknown recipe {str(name_or_path)!r}: give the path of a .yaml file or one of {', '.join(list_recipes())}."
+                f"unknown recipe {str(name_or_path)!r}: give the path of a .yaml file or one of "
+                f"{', '.join(list_recipes())}."
             )
     recipe = read_settings(path, Recipe)
     taxonomy = recipe.taxonomy

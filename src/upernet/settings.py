@@ -121,7 +121,7 @@ def _explain(error: ErrorDetails, values: Any) -> tuple[list[Any], str]:
     location: list[Any] = []
     for step in (*steps, *(cause.location if isinstance(cause, SettingsError) else ())):
         # Pydantic's locations also hold names of union members and the like: steps that `values` cannot take.
-        if isinstance(values, dict) and step in values or _is_position(step, values):
+        if (isinstance(values, dict) and step in values) or _is_position(step, values):
             location.append(step)
             values = values[step]
     if missing:

@@ -103,6 +103,14 @@ def test_small_and_many_classes_are_summed_up() -> None:
     assert description == "The photo shows sky (100 %) and road (under 1 %)."
 
 
+def test_a_few_stray_pixels_of_an_owner_get_no_line() -> None:
+    labels = np.zeros((100, 100), np.int16)
+    labels[0, :9] = PERSON
+    maps = {"object": level_map("object", labels), "part": level_map("part", labels // 2)}
+    assert "person (under 1 %)" in Parse(PHOTO, maps, part_groups=TAXONOMY.part_groups).describe()
+    assert "The person" not in Parse(PHOTO, maps, part_groups=TAXONOMY.part_groups).describe()
+
+
 def test_numbers_of_the_description_are_those_of_the_maps() -> None:
     rng = np.random.default_rng(1)
     objects = level_map("object", rng.choice([-1, 0, 1], (64, 96), p=[0.2, 0.5, 0.3]))

@@ -11,7 +11,7 @@ from upernet.taxonomy import LEVELS, list_taxonomies, load_taxonomy
 
 Reference = Callable[[str], Any]
 # Idx -> synonym of several words: the benchmark's table separates words and synonyms alike.
-ADE_WORDS = {45: "chest of drawers", 57: "pool table", 59: "screen door", 65: "coffee table", 131: "screen", 142: "crt screen"}  # fmt: skip
+ADE_WORDS = {45: "chest of drawers", 57: "pool table", 59: "screen door", 65: "coffee table", 131: "screen", 142: "crt screen"}  # fmt: skip  # noqa: E501
 
 
 @pytest.mark.parametrize("name", list_taxonomies())

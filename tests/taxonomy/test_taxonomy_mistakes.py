@@ -34,8 +34,8 @@ MISTAKES = {
         "levels.object.classes.1",
         "background",
     ),
-    "class of another type": ("levels:\n  scene:\n    classes:\n    - a\n    - no\n", 5, "levels.scene.classes.1", "False"),
-    "name of another type": ("levels:\n  scene:\n    classes:\n    - {name: 3}\n", 4, "levels.scene.classes.0.name", "string"),
+    "class of another type": ("levels:\n  scene:\n    classes:\n    - a\n    - no\n", 5, "levels.scene.classes.1", "False"),  # noqa: E501
+    "name of another type": ("levels:\n  scene:\n    classes:\n    - {name: 3}\n", 4, "levels.scene.classes.0.name", "string"),  # noqa: E501
     "empty name": ("levels:\n  scene:\n    classes:\n    - ''\n", 4, "levels.scene.classes.0", "empty"),
     "colour by name": (
         "levels:\n  scene:\n    classes:\n    - name: a\n      color: red\n",
@@ -61,7 +61,7 @@ MISTAKES = {
         "levels.part",
         "no level `object`",
     ),
-    "part of an unknown object": (PARTS + "      person: [hair]\n      dog: [wheel]\n", 10, "levels.part.of.dog", "'dog'"),
+    "part of an unknown object": (PARTS + "      person: [hair]\n      dog: [wheel]\n", 10, "levels.part.of.dog", "'dog'"),  # noqa: E501
     "unknown part": (
         PARTS + "      person:\n      - hair\n      - nose\n      car: [wheel]\n",
         11,
@@ -76,7 +76,7 @@ MISTAKES = {
         "named twice",
     ),
     "object without parts": (PARTS + "      car: []\n", 9, "levels.part.of.car", "no parts"),
-    "part that no object has": (PARTS + "      person: [hair]\n", 7, "levels.part.classes.1", "no object has part 'wheel'"),
+    "part that no object has": (PARTS + "      person: [hair]\n", 7, "levels.part.classes.1", "no object has part 'wheel'"),  # noqa: E501
     "part without object that has one": (
         PARTS + "      person: [hair]\n      car: [wheel]\n    without_object: [hair]\n",
         11,

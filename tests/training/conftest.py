@@ -64,7 +64,13 @@ def recipe_file(tmp_path):
                 "batch_size": 4,
                 "augmentation": small,
             },
-            "places": {"kind": "label_folder", "path": "places/{split}", "level": "scene", "batch_size": 4, "augmentation": small},
+            "places": {
+                "kind": "label_folder",
+                "path": "places/{split}",
+                "level": "scene",
+                "batch_size": 4,
+                "augmentation": small,
+            },
             "textures": {
                 "kind": "label_folder",
                 "path": "textures/{split}",
@@ -80,7 +86,13 @@ def recipe_file(tmp_path):
             "checkpoint_every": 2,
             "stages": [
                 {"name": "all", "iterations": 7, "sources": ["streets", "places"], "learning_rate": 0.003},
-                {"name": "texture", "iterations": 3, "sources": ["textures"], "trains": "texture", "learning_rate": 0.003},
+                {
+                    "name": "texture",
+                    "iterations": 3,
+                    "sources": ["textures"],
+                    "trains": "texture",
+                    "learning_rate": 0.003,
+                },
             ],
         },
     }

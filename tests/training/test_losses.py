@@ -31,7 +31,12 @@ def batch(maps=None, labels=None) -> Batch:
     maps, labels = maps or {}, labels or {}
     count = len(next(iter((maps | labels).values())))
     return Batch(
-        images=torch.zeros(count, 3, 1, 1, dtype=torch.uint8), maps=maps, labels=labels, weak=frozenset(), source="s", keys=[""] * count
+        images=torch.zeros(count, 3, 1, 1, dtype=torch.uint8),
+        maps=maps,
+        labels=labels,
+        weak=frozenset(),
+        source="s",
+        keys=[""] * count,
     )
 
 
@@ -63,7 +68,10 @@ def test_losses_are_the_means_written_out_pixel_by_pixel(seed):
     )
 
     expected: dict[str, list[float]] = {"object": [], "part/cat": [], "part/car": [], "material": []}
-    slices = {0: (0, [0, 1, 2], "part/cat"), 1: (3, [0, 3, 1], "part/car")}  # owner -> start, global labels of the slice
+    slices = {
+        0: (0, [0, 1, 2], "part/cat"),
+        1: (3, [0, 3, 1], "part/car"),
+    }  # owner -> start, global labels of the slice
     for n, y, x in np.ndindex(*size):
         owner, part, material = objects[n, y, x], parts[n, y, x], materials[n, y, x]
         if owner != IGNORE:
@@ -103,7 +111,9 @@ def test_stride_takes_every_nth_pixel_from_the_middle_of_its_cell():
     objects = torch.full((1, 8, 8), IGNORE)
     objects[0, 2::4, 2::4] = 1  # the published training takes source index 4 i + 2
     logits = torch.zeros(1, 3, 2, 2)
-    ratio = LevelLosses(TAXONOMY, LossSpec(stride=4))({"object": logits}, batch({"object": objects}), "pooled")["object"]
+    ratio = LevelLosses(TAXONOMY, LossSpec(stride=4))({"object": logits}, batch({"object": objects}), "pooled")[
+        "object"
+    ]
     assert ratio.denominator == 4 and value(ratio) == pytest.approx(math.log(3))
 
 
@@ -118,7 +128,9 @@ def test_image_labels_teach_dense_levels_by_the_mean_of_the_logits_or_at_every_p
 
 
 def test_unknown_scene_gives_a_loss_of_zero_over_zero():
-    ratio = LevelLosses(TAXONOMY, LossSpec())({"scene": torch.randn(2, 2)}, batch(labels={"scene": torch.tensor([-1, -1])}), "pooled")
+    ratio = LevelLosses(TAXONOMY, LossSpec())(
+        {"scene": torch.randn(2, 2)}, batch(labels={"scene": torch.tensor([-1, -1])}), "pooled"
+    )
     assert ratio["scene"].numerator == 0 and ratio["scene"].denominator == 0
 
 

@@ -53,7 +53,9 @@ def test_texture_stage_trains_the_texture_head_alone(model):
     assert model.heads["texture"].training and not model.backbone.training and not model.heads["scene"].training
 
 
-@pytest.mark.parametrize(("freeze", "backbone", "decoder"), [("none", True, True), ("backbone", False, True), ("all", False, False)])
+@pytest.mark.parametrize(
+    ("freeze", "backbone", "decoder"), [("none", True, True), ("backbone", False, True), ("all", False, False)]
+)
 def test_frozen_norms_keep_their_statistics(model, freeze, backbone, decoder):
     set_modes(model, stage(freeze_norm=freeze))
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -53,7 +53,17 @@ def test_a_killed_run_goes_on_bit_for_bit(data, recipe_file, tmp_path):
     """kill -9 in the middle of an iteration, twice, once in each stage."""
     path = recipe_file()
     train(load_recipe(path), data, tmp_path / "whole", device="cpu", quiet=True)
-    command = [sys.executable, "-m", "upernet", "train", str(path), "--data", str(data), "--out", str(tmp_path / "killed")]
+    command = [
+        sys.executable,
+        "-m",
+        "upernet",
+        "train",
+        str(path),
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "killed"),
+    ]
     command += ["--device", "cpu", "--quiet"]
     for stop_after in (3, 9):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -78,10 +88,23 @@ def test_two_processes_give_the_losses_of_one(data, recipe_file, tmp_path):
     text = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
     text["model"]["dropout"] = 0.0
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(text))
-    arguments = ["-m", "upernet", "train", str(tmp_path / "tiny.yaml"), "--data", str(data), "--device", "cpu", "--quiet", "--out"]
+    arguments = [
+        "-m",
+        "upernet",
+        "train",
+        str(tmp_path / "tiny.yaml"),
+        "--data",
+        str(data),
+        "--device",
+        "cpu",
+        "--quiet",
+        "--out",
+    ]
     subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], check=True, stdout=subprocess.DEVNULL)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    subprocess.run([*TORCHRUN, *arguments, str(tmp_path / "two")], check=True, stdout=subprocess.DEVNULL, env=environment)
+    subprocess.run(
+        [*TORCHRUN, *arguments, str(tmp_path / "two")], check=True, stdout=subprocess.DEVNULL, env=environment
+    )
     one, two = records(tmp_path / "one"), records(tmp_path / "two")
     assert [(r["iteration"], r["source"]) for r in one] == [(r["iteration"], r["source"]) for r in two]
     for a, b in zip(one, two, strict=True):
@@ -104,12 +127,23 @@ def test_fine_tuning_says_which_heads_start_anew(data, recipe_file, tmp_path):
     path = train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True)
     text = recipe_file.recipe | {"taxonomy": "camvid"}
     text["sources"] = {"streets": {k: v for k, v in text["sources"]["streets"].items() if k != "implies"}}
-    text["training"] = {"workers": 0, "stages": [{"name": "s", "iterations": 1, "sources": ["streets"], "learning_rate": 0.001}]}
+    text["training"] = {
+        "workers": 0,
+        "stages": [{"name": "s", "iterations": 1, "sources": ["streets"], "learning_rate": 0.001}],
+    }
     text["model"] = text["model"] | {"backbone": "mobilenetv3_small_050"}
     text["taxonomy"] = "ade20k150"
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(text))
     said = []
-    train(load_recipe(tmp_path / "other.yaml"), data, tmp_path / "tuned", device="cpu", initialize_from=path, quiet=True, say=said.append)
+    train(
+        load_recipe(tmp_path / "other.yaml"),
+        data,
+        tmp_path / "tuned",
+        device="cpu",
+        initialize_from=path,
+        quiet=True,
+        say=said.append,
+    )
     assert said[0].endswith("starting anew: heads.object.classifier.")
 
 

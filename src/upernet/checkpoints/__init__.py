@@ -9,4 +9,11 @@ from upernet.checkpoints.checkpoint import (
 )
 from upernet.checkpoints.imagenet import load_backbone_weights
 
-__all__ = ["initialize_model", "load_backbone_weights", "load_checkpoint", "load_model", "save_checkpoint", "shipped_checkpoint"]
+__all__ = [
+    "initialize_model",
+    "load_backbone_weights",
+    "load_checkpoint",
+    "load_model",
+    "save_checkpoint",
+    "shipped_checkpoint",
+]

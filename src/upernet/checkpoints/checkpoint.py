@@ -59,7 +59,8 @@ def load_checkpoint(path: str | Path) -> tuple[UPerNet, dict[str, Any]]:
         spec = ModelSpec.model_validate(content["model"])
         taxonomy = Taxonomy.from_dict(content["taxonomy"])
     except (KeyError, TypeError, ValidationError, UpernetError) as error:
-        raise UpernetError(f"{path}: its description of the model is not valid ({str(error).splitlines()[0]}).") from error
+        reason = str(error).splitlines()[0]
+        raise UpernetError(f"{path}: its description of the model is not valid ({reason}).") from error
     model = UPerNet(spec, taxonomy)
     wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(f"{AUXILIARY}.")}
     wrong = [
@@ -111,7 +112,9 @@ def load_model(name: str, checkpoint: str | Path | None = None) -> UPerNet:
     recipe = load_recipe(name)
     path = checkpoint or shipped_checkpoint(recipe.name)
     if path is None:
-        raise UpernetError(f"no weights of {name} are shipped; give checkpoint=FILE, or train it with `upernet train {name}`.")
+        raise UpernetError(
+            f"no weights of {name} are shipped; give checkpoint=FILE, or train it with `upernet train {name}`."
+        )
     model, _ = load_checkpoint(path)
     expected = build_model(recipe)
     differing = [
@@ -121,7 +124,7 @@ def load_model(name: str, checkpoint: str | Path | None = None) -> UPerNet:
     ]
     if differing or model.taxonomy != expected.taxonomy:
         what = f"first at {differing[0]}" if differing else f"in its taxonomy ({model.taxonomy.name})"
-        raise UpernetError(f"{path}: the checkpoint is of another model than {name}, {what}; load it with upernet.load.")
+        raise UpernetError(f"{path}: the checkpoint is of another model than {name}, {what}; load it by upernet.load.")
     return model
 
 
@@ -143,7 +146,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     for key, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UpernetError(f"{path}: tensor {key} has values that are not finite; the file is damaged or training diverged.")
+            raise UpernetError(f"{path}: tensor {key} has values that are not finite; write or train it again.")
     return content, tensors
 
 

@@ -51,7 +51,10 @@ def _renamed(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def _file_in_package(package: str) -> Path:
     spec = importlib.util.find_spec(package)
-    files = [file for folder in (spec.submodule_search_locations or []) for file in Path(folder).rglob("*.pth")] if spec else []
+    folders = (spec.submodule_search_locations or []) if spec else []
+    files = [file for folder in folders for file in Path(folder).rglob("*.pth")]
     if len(files) != 1:
-        raise UpernetError(f"package {package} is not installed or has no single .pth file: pip install 'upernet[train]'.")
+        raise UpernetError(
+            f"package {package} is not installed or has no single .pth file: pip install 'upernet[train]'."
+        )
     return files[0]

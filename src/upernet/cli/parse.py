@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,16 +12,16 @@ def parse(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH...", help="Photos, folders (with all folders below them), patterns such as 'in/*.jpg'."
+            metavar="PATH", help="Photos, folders (with all folders below them), patterns such as 'in/*.jpg'."
         ),
     ],
     model: Annotated[str, typer.Option(help="Name of a shipped model, or a .safetensors file.")] = "everyday",
     out: Annotated[
         Path | None,
-        typer.Option(help="Where each photo gets a folder.  [default: parses; with --json nothing is saved]"),
+        typer.Option(help="Where each photo gets a folder.", show_default="parses; with --json nothing is saved"),
     ] = None,
     levels: Annotated[
-        str | None, typer.Option(help="Levels, separated by commas: object,part.  [default: all of the model]")
+        str | None, typer.Option(help="Levels, separated by commas: object,part.", show_default="all of the model")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")] = "cpu",
     short_side: Annotated[
@@ -29,15 +29,17 @@ def parse(
         typer.Option(
             min=0,
             help="Pixels that the short side of a larger photo is reduced to for the network; 0: no photo is reduced, "
-            "large ones go through in tiles.  [default: the model's own]",
+            "large ones go through in tiles.",
+            show_default="the model's own",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print all parses as one JSON object.")] = False,
 ) -> None:
     """Parse photos into scene, objects, parts, materials and textures.
 
-    Each photo gets a folder with a contact sheet, overlays, label maps, confidences and parse.json; its description is
-    printed. Exit status: 0 if all photos were parsed, 1 if some were not, 2 if none was.
+    Each photo gets a folder with a contact sheet, overlays, label maps, confidences and parse.json, and is described.
+
+    Exit status: 0 if all photos were parsed, 1 if some were not, 2 if none was.
     """
     import sys
     from json import dumps
@@ -49,7 +51,7 @@ def parse(
     from upernet.inference import load
     from upernet.inference.photos import find_photos
 
-    parses: list[dict[str, object]] = []
+    parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
 
     def report(path: str, error: UpernetError) -> None:
@@ -82,9 +84,10 @@ def parse(
             except UpernetError as error:
                 report(str(photo), error)
                 continue
-            parses.append(result.to_dict() | {"folder": None if saved is None else str(saved)})
+            content: dict[str, Any] = result.to_dict() | {"folder": None if saved is None else str(saved)}
+            parses.append(content)
             if not json:
-                print(f"{photo} -> {saved}", *result.describe().splitlines(), sep="\n  ", end="\n\n", flush=True)
+                print(f"{photo} -> {saved}", *content["description"].splitlines(), sep="\n  ", end="\n\n", flush=True)
     if json:
         print(dumps({"parses": parses, "failures": failures}, indent=2))
     if failures:

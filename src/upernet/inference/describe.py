@@ -11,6 +11,8 @@ from upernet.taxonomy import PartGroup
 
 LEAST = 0.01
 """Smaller shares are summed up in "and 3 more"."""
+LEAST_OWNER = 0.001
+"""Smaller objects get no line about their parts."""
 MOST = 8
 """Names in a list; the others are summed up."""
 
@@ -31,7 +33,10 @@ def describe(
         objects = maps["object"]
         lines.append(_sentence("The photo shows", "The objects are unsure", objects, "object"))
         owners = {group.owner for group in part_groups}
-        lines += [_owner(label, maps) for label in objects.counts() if label in owners]
+        least = LEAST_OWNER * objects.labels.size
+        lines += [
+            _owner(label, maps) for label, count in objects.counts().items() if label in owners and count >= least
+        ]
     elif "part" in maps:
         lines.append(_sentence("Parts in the photo:", "The parts are unsure", maps["part"], "part"))
     for level in ("material", "texture"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import timm
-from timm.models import is_model
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # pyright: ignore[reportPrivateImportUsage]
+from timm.models import FeatureInfo, is_model
 from torch import nn
 
 from upernet.errors import UpernetError
@@ -14,7 +17,7 @@ STRIDES = (4, 8, 16, 32)
 def create_backbone(name: str, pretrained: bool = False) -> nn.Module:
     """A timm model that maps N x 3 x H x W to [C2, C3, C4, C5] at strides 4, 8, 16, 32.
 
-    `backbone.feature_info.channels()` gives their channel counts without running it. Where several features share a
+    Where several features share a
     stride, the last one is taken.
 
     Raises:
@@ -22,20 +25,26 @@ def create_backbone(name: str, pretrained: bool = False) -> nn.Module:
     """
     if not is_model(name.split(".")[0]):
         raise UpernetError(f"unknown backbone {name!r}: give the name of a timm model, see timm.list_models().")
-    info = timm.create_model(name, features_only=True, pretrained=False).feature_info
+    info = feature_info(timm.create_model(name, features_only=True, pretrained=False))
     last_at = {stride: index for index, stride in enumerate(info.reduction())}
     missing = [stride for stride in STRIDES if stride not in last_at]
     if missing:
         raise UpernetError(
-            f"backbone {name!r} has features at strides {info.reduction()}, none at {missing}: choose one that has 4, 8, 16 and 32."
+            f"backbone {name!r} has features at strides {info.reduction()}, none at {missing}: "
+            "choose one that has 4, 8, 16 and 32."
         )
     indices = tuple(info.out_indices[last_at[stride]] for stride in STRIDES)
     return timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=indices)
+
+
+def feature_info(backbone: nn.Module) -> FeatureInfo:
+    """What timm knows of a backbone's features: `channels()`, `reduction()`, `module_name()`."""
+    return cast(FeatureInfo, backbone.feature_info)
 
 
 def backbone_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per RGB channel, in 0..1, that the ImageNet weights of `name` expect."""
     config = timm.get_pretrained_cfg(name) if is_model(name.split(".")[0]) else None
     if config is None:
-        return timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     return tuple(config.mean), tuple(config.std)

@@ -53,7 +53,7 @@ class FeaturePyramid(nn.Module):
     def forward(self, features: Sequence[Tensor], p5: Tensor) -> list[Tensor]:
         """[C2, C3, C4] and P5 -> [P2, P3, P4, P5] of D channels, at strides 4, 8, 16, 32."""
         pyramid, top = [p5], p5
-        for feature, lateral, output in zip(reversed(features), reversed(self.lateral), reversed(self.output), strict=True):
+        for feature, lateral, output in reversed(list(zip(features, self.lateral, self.output, strict=True))):
             lateral_feature = lateral(feature)
             top = lateral_feature + resize_like(top, lateral_feature)
             pyramid.insert(0, output(top))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ class TextureHead(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int, depth: int, num_logits: int):
         super().__init__()
         widths = [sum(in_channels)] + [channels] * depth
-        self.convs = nn.Sequential(*(conv_bn_relu(a, b, 3) for a, b in zip(widths, widths[1:], strict=False)))
+        self.convs = nn.Sequential(*(conv_bn_relu(a, b, 3) for a, b in pairwise(widths)))
         self.classifier = nn.Conv2d(channels, num_logits, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

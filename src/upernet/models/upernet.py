@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from upernet.errors import UpernetError
-from upernet.models.backbones import backbone_normalization, create_backbone
+from upernet.models.backbones import backbone_normalization, create_backbone, feature_info
 from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
 from upernet.models.heads import PixelHead, SceneHead, TextureHead
 from upernet.recipe import ModelSpec
@@ -47,7 +47,7 @@ class UPerNet(nn.Module):
         self.taxonomy = taxonomy
         self.preprocess = Preprocess(*backbone_normalization(spec.backbone))
         self.backbone = create_backbone(spec.backbone, pretrained)
-        channels: list[int] = self.backbone.feature_info.channels()
+        channels: list[int] = feature_info(self.backbone).channels()
         width, head_width = spec.decoder_channels, spec.head_channels or spec.decoder_channels
 
         needs_pyramid = bool({"object", "part", "material"} & set(taxonomy.levels))

@@ -19,7 +19,7 @@ _CHROMA = (18.0, 95.0)
 
 @lru_cache(maxsize=64)
 def default_colors(count: int, taken: tuple[Color, ...] = ()) -> tuple[Color, ...]:
-    """`count` RGB colours, each as far as possible (CIELAB) from those before it, from `taken` and from the background's.
+    """`count` RGB colours, each as far as possible (CIELAB) from those before it, from `taken` and the background's.
 
     The same arguments always give the same colours, and a shorter palette is the beginning of a longer one.
     Colours are distinct until the candidates are used up (over a thousand); then they repeat.

@@ -68,7 +68,7 @@ class LevelEntry(Settings):
                 raise SettingsError(f"class {entry.name!r} is also the background of the level", "classes", position)
             if entry.name in first:
                 raise SettingsError(
-                    f"class {entry.name!r} is listed twice (entries {first[entry.name]} and {position}, counted from 0)",
+                    f"class {entry.name!r} is listed twice (entries {first[entry.name]} and {position}, from 0)",
                     "classes",
                     position,
                 )

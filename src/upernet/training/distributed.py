@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -57,10 +58,10 @@ def synchronize_batch_norms(module: nn.Module) -> None:
     """
     for norm in module.modules():
         if isinstance(norm, _BatchNorm):
-            norm.forward = partial(_synchronized_forward, norm)
+            norm.forward = partial(_synchronized_forward, norm)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _synchronized_forward(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _synchronized_forward(norm: Any, x: Tensor) -> Tensor:
     """Batch norm of N x C x H x W whose sums over N, H and W are reduced over processes, with gradient."""
     if not norm.training:
         return type(norm).forward(norm, x)

@@ -42,14 +42,16 @@ class RunLog:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.stop()
         self.file.close()
         if self.board is not None:
             self.board.close()
 
     def write(self, record: dict[str, Any]) -> None:
-        """`record` has `iteration` (from 1, over all stages), `stage`, `source`, `learning_rate`, `loss`, `losses`, `seconds`."""
+        """Log an iteration (numbered from 1 over all stages); `losses` are by name, `loss` is their weighted sum."""
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
         if self.board is not None:
@@ -75,7 +77,7 @@ def _records_before(path: Path, done: int) -> list[dict[str, Any]]:
     return records
 
 
-def _tensorboard(folder: Path, done: int):  # noqa: ANN202 (the type exists only where tensorboard is installed)
+def _tensorboard(folder: Path, done: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

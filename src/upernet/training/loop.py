@@ -46,18 +46,20 @@ def train(
     """Train the model of `recipe` on the data below `data_dir`; returns the path of `out_dir/model.safetensors`.
 
     `out_dir` holds `state.safetensors` (written every `checkpoint_every` iterations), `log.jsonl`, `tensorboard/`
-    and, at the end, `model.safetensors` (with `half`, its matrices as float16). If it holds the state of an unfinished run of the same recipe, that run goes
-    on; on a CPU its losses are then those of an uninterrupted run, bit for bit. Under `torchrun` all processes share
-    each batch.
+    and, at the end, `model.safetensors` (with `half`, its matrices as float16). If it holds the state of an unfinished
+    run of the same recipe, that run goes on; on a CPU its losses are then those of an uninterrupted run, bit for bit.
+    Under `torchrun` all processes share each batch.
 
     Raises:
-        UpernetError: the recipe cannot be trained, a source's folder is missing, labels do not fit, a loss is not finite.
+        UpernetError: the recipe cannot be trained, a source's folder is missing, labels do not fit, or a loss is not
+            finite.
     """
     if recipe.training is None or not recipe.sources:
         raise UpernetError(f"recipe {recipe.name} has no training section; it describes a model only.")
     world = join_world(device)
     try:
-        return _Run(recipe, recipe.training, Path(data_dir), Path(out_dir), world, initialize_from, quiet, say).train(half)
+        run = _Run(recipe, recipe.training, Path(data_dir), Path(out_dir), world, initialize_from, quiet, say)
+        return run.train(half)
     finally:
         leave_world()
 
@@ -114,7 +116,11 @@ class _Run:
                 self.position = Position(self.position.stage + 1, 0)
                 self._save(None)
         self.model.eval()
-        card = {"name": self.recipe.name, "description": self.recipe.description, "short_side": self.recipe.parse_short_side}
+        card = {
+            "name": self.recipe.name,
+            "description": self.recipe.description,
+            "short_side": self.recipe.parse_short_side,
+        }
         if self.recipe.calibration.precision:
             card["thresholds"] = calibrate(self.model, self.recipe, self.data_dir, device=str(self.world.device))
         if self.world.is_main:
@@ -136,7 +142,7 @@ class _Run:
         stage_seed = self.training.seed + 1_000_003 * self.position.stage
         schedule = Schedule(
             stage_seed,
-            {name: (len(s), self.recipe.sources[name].weight, self.recipe.sources[name].batch_size) for name, s in sources.items()},
+            {name: (len(source), source.spec.weight, source.spec.batch_size) for name, source in sources.items()},
         )
         stream = batches(
             sources,
@@ -154,7 +160,7 @@ class _Run:
             rate = learning_rate(stage, iteration)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
-            values = self._step(network, optimizer, batch)
+            values = self._step(network, optimizer, batch, stage)
             if self.average is not None:
                 self.average.update(self.model)
             now = time.perf_counter()
@@ -176,13 +182,15 @@ class _Run:
         if self.average is not None:
             self.model.load_state_dict(self.average.state)
 
-    def _step(self, network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
+    def _step(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, stage: StageSpec
+    ) -> dict[str, float]:
         """One update; returns each loss, averaged over all processes' labels."""
         batch = batch.to(self.world.device)
         images = self.model.preprocess(batch.images).contiguous(memory_format=torch.channels_last)
         levels = [level for level in self.model.levels if level in batch.maps or level in batch.labels]
-        if all(not p.requires_grad for name, p in self.model.named_parameters() if not name.startswith("heads.texture")):
-            levels = [level for level in levels if level == "texture"]
+        if stage.trains == "texture":
+            levels = ["texture"]
         autocast = torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.training.precision == "bf16")
         with autocast:
             logits = network(images, levels)
@@ -199,8 +207,8 @@ class _Run:
         bad = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
         if total is None or bad:
             raise UpernetError(
-                f"the loss {', '.join(bad) or '(none)'} on source {batch.source} is not finite: lower the learning rate, or check "
-                "the labels with `upernet data check`."
+                f"the loss {', '.join(bad) or '(none)'} on source {batch.source} is not finite: "
+                "lower the learning rate, or check the labels with `upernet data check`."
             )
         optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -211,7 +219,9 @@ class _Run:
 
     def _save(self, optimizer: torch.optim.Optimizer | None, position: Position | None = None) -> None:
         if self.world.is_main:
-            save_state(self.state_path, self.recipe_text, position or self.position, self.model, optimizer, self.average)
+            save_state(
+                self.state_path, self.recipe_text, position or self.position, self.model, optimizer, self.average
+            )
 
     def _initialize(self, checkpoint: str | Path | None) -> None:
         weights = self.recipe.model.backbone_weights

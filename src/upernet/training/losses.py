@@ -1,4 +1,6 @@
-"""Losses of heterogeneous annotations (arXiv 1807.10221, sections 3.2 and 4.1): only what a source annotates is learned.
+"""Losses of heterogeneous annotations (arXiv 1807.10221, sections 3.2 and 4.1).
+
+Only what a source annotates is learned.
 
 Every loss comes as a numerator and a denominator, so that processes can share the denominator and the gradient of a
 batch does not depend on how it is split over them.
@@ -44,7 +46,8 @@ class LevelLosses:
     def weight(self, name: str) -> float:
         """Factor of the loss `name` in the total."""
         level, _, detail = name.partition("/")
-        return self.spec.weights.get(level, 1.0) * (self.spec.auxiliary if detail == AUXILIARY else 1.0)
+        weights: Mapping[str, float] = {**self.spec.weights}
+        return weights.get(level, 1.0) * (self.spec.auxiliary if detail == AUXILIARY else 1.0)
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: str) -> dict[str, Ratio]:
         """Losses of `logits` (of the levels that `batch` annotates) as ratios; a level without a label gives 0 / 0.

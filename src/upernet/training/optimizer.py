@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
+from upernet.models.backbones import feature_info
 from upernet.recipe import StageSpec
 
 
@@ -86,7 +87,7 @@ def _shallow_parameters(backbone: nn.Module, stages: int) -> list[nn.Parameter]:
     """Parameters up to and including those of feature number `stages` (0: none), in order of definition."""
     if stages == 0:
         return []
-    modules = backbone.feature_info.module_name()
+    modules = feature_info(backbone).module_name()
     if stages > len(modules):
         raise UpernetError(f"frozen_backbone_stages: {stages} is more than the backbone's {len(modules)} features.")
     prefixes = tuple(f"{modules[stages - 1].replace('.', separator)}." for separator in "._")

@@ -35,9 +35,10 @@ def save_state(
     tensors = {f"model/{key}": value for key, value in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average/{key}": value for key, value in average.state.items()}
-    for name, parameter in model.named_parameters() if optimizer is not None else ():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
+    if optimizer is not None:
+        for name, parameter in model.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
     content = {
         "recipe": recipe_text,
         "stage": position.stage,
@@ -65,7 +66,7 @@ class SavedState:
             raise UpernetError(f"{path}: not a saved training run; delete it to start anew ({error}).") from error
         if content["recipe"] != recipe_text:
             raise UpernetError(
-                f"{path.parent}: holds a run of a recipe that differs from this one; give another --out or delete the folder."
+                f"{path.parent}: holds a run of a recipe that differs from this one; give another --out, or delete it."
             )
         self.position = Position(content["stage"], content["iteration"])
         self.average_updates: int = content["average_updates"]
@@ -83,7 +84,8 @@ class SavedState:
             if state:
                 # moments take the memory layout of their parameter: a sum over another layout rounds differently
                 optimizer.state[parameter] = {
-                    key: value if key == "step" else torch.empty_like(parameter).copy_(value) for key, value in state.items()
+                    key: value if key == "step" else torch.empty_like(parameter).copy_(value)
+                    for key, value in state.items()
                 }
 
     def _below(self, prefix: str) -> dict[str, Tensor]:
