@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,9 +12,11 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from upernet.data.check import Report, SplitReport, check
 from upernet.files import write_text
 from upernet.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from upernet.data.check import Report, SplitReport
 
 app = typer.Typer(help="Look at training data.", no_args_is_help=True)
 SHOWN_PROBLEMS = 30
@@ -35,6 +37,8 @@ def check_command(
 
     Exit status: 0 if all is well, 1 if there are problems.
     """
+    from upernet.data.check import check
+
     with Progress(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("reading masks, then photos", total=None)
         report = check(

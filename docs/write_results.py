@@ -1,0 +1,95 @@
+"""Write the result tables of README.md and the model cards from what `upernet evaluate` wrote to docs/results/.
+
+    python docs/write_results.py            # brings the tables up to date
+    python docs/write_results.py --check    # exit status 1 if one is not (the tests call this)
+
+A table stands between `<!-- results: NAME -->` and `<!-- end of results -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "src/upernet/checkpoints/shipped").glob("*.md"))]
+TABLE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+METRICS = {
+    "miou": "mIoU",
+    "miou_with_background": "mIoU with background",
+    "miou_given_object": "mIoU inside the true object",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "top1": "top-1",
+    "top5": "top-5",
+}
+LEVELS = ("scene", "object", "part", "material", "texture")
+
+
+def read(name: str) -> dict:
+    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def metrics(values: dict) -> str:
+    return ", ".join(f"{METRICS[key]} {values[key]:.3f}" for key in METRICS if values.get(key) is not None)
+
+
+def summary() -> list[str]:
+    """Both shipped models, a row per level."""
+    lines = ["| model | level | scored on (test photos) | result |", "| --- | --- | --- | --- |"]
+    for name in ("everyday", "camvid"):
+        result = read(name)
+        for level in LEVELS:
+            if level in result:
+                sources = [source for source, levels in result["sources"].items() if level in levels]
+                sources = [source for source in sources if source != "material_minc"]
+                photos = ", ".join(f"{source} ({result['photos'][source]})" for source in sources)
+                lines.append(f"| `{name}` | {level} | {photos} | {metrics(result[level])} |")
+    return lines
+
+
+def details(name: str) -> list[str]:
+    """One model: every source, implied labels apart, and the classes of each level."""
+    result = read(name)
+    lines = ["| source | level | labels | result |", "| --- | --- | --- | --- |"]
+    for kind, groups in (("annotated", result["sources"]), ("implied", result["weak"])):
+        for source, levels in groups.items():
+            for level, values in levels.items():
+                lines.append(f"| {source} ({result['photos'][source]} photos) | {level} | {kind} | {metrics(values)} |")
+    for level in LEVELS:
+        if level in result:
+            key = "iou" if "miou" in result[level] else "accuracy"
+            classes = [
+                f"{label} {values[key]:.2f}"
+                for label, values in result[level]["per_class"].items()
+                if values.get(key) is not None
+            ]
+            lines += ["", f"{level}, {'IoU' if key == 'iou' else 'accuracy'} per class: {', '.join(classes)}."]
+    return lines
+
+
+def up_to_date(text: str) -> str:
+    def table(match: re.Match[str]) -> str:
+        lines = summary() if match[2] == "summary" else details(match[2])
+        return "\n".join([match[1].rstrip("\n"), "", *lines, "", match[3]])
+
+    return TABLE.sub(table, text)
+
+
+def main() -> int:
+    stale = [page for page in PAGES if up_to_date(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")]
+    if "--check" in sys.argv[1:]:
+        for page in stale:
+            print(
+                f"{page.relative_to(ROOT)}: its tables are not those of docs/results; run python docs/write_results.py"
+            )
+        return bool(stale)
+    for page in stale:
+        page.write_text(up_to_date(page.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_tables_are_those_of_the_result_files():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "write_results.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_links_and_pictures_of_the_documents_exist():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("src/**/*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))]
+    assert any(link.endswith((".jpg", ".png")) for _, link in links)
+    for page, link in links:
+        if "://" not in link:
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
