@@ -101,6 +101,8 @@ class LossSpec(Settings):
 
     weights: dict[LevelName, float] = {"object": 1.0, "part": 0.5, "scene": 0.25, "material": 1.0, "texture": 1.0}
     auxiliary: float = Field(default=0.4, ge=0)
+    weak: float = Field(default=1.0, ge=0)
+    """Factor of the losses of implied labels."""
     class_weights: dict[LevelName, dict[str, float]] = {}
     """Factors of single classes in a level's cross entropy (others 1)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ def write_data(folder: Path) -> None:
 
 def process(rank: int, data: str, out: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
+    store = f"file://{out}/store"
+    limit = timedelta(minutes=5)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=limit)
     matrix = ConfusionMatrix(3)
     for row in range(rank, 4, 2):
         matrix.update(torch.full((2,), 2), torch.tensor([row % 3, -1]))

@@ -140,6 +140,8 @@ def test_auxiliary_head_learns_objects_with_its_own_weight():
     result = losses(logits, batch({"object": torch.zeros(1, 2, 2, dtype=torch.long)}), "pooled")
     assert value(result["object/auxiliary"]) == pytest.approx(math.log(3))
     assert losses.weight("object") == 1 and losses.weight("object/auxiliary") == pytest.approx(0.4)
+    halved = LevelLosses(TAXONOMY, LossSpec(weak=0.5))
+    assert halved.weight("object", {"object"}) == 0.5 and halved.weight("object", {"scene"}) == 1
     assert [losses.weight(name) for name in ("part/cat", "scene", "material")] == [0.5, 0.25, 1.0]
 
 

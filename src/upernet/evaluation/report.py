@@ -36,8 +36,12 @@ def tables(result: dict[str, Any]) -> list[Group]:
 
 
 def _table(heading: str, values: dict[str, Any]) -> Group:
-    """The level's own scores, and a row per class that occurs."""
-    rows = {name: row for name, row in values["per_class"].items() if row.get("pixels") or row.get("photos")}
+    """The level's own scores, and a row per class that counts in them."""
+    rows = {
+        name: row
+        for name, row in values["per_class"].items()
+        if row.get("iou") is not None or row.get("top1") is not None
+    }
     columns = [key for key in HEADINGS if any(key in row for row in rows.values())]
     table = Table()
     table.add_column("class", overflow="fold", min_width=12)

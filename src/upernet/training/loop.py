@@ -171,7 +171,7 @@ class _Run:
                         "stage": stage.name,
                         "source": batch.source,
                         "learning_rate": rate,
-                        "loss": sum(values[name] * self.losses.weight(name) for name in values),
+                        "loss": sum(value * self.losses.weight(name, batch.weak) for name, value in values.items()),
                         "losses": values,
                         "seconds": round(now - start, 3),
                     }
@@ -202,7 +202,7 @@ class _Run:
             denominator = self.world.sum(ratio.denominator)
             loss = ratio.numerator / denominator.clamp(min=1e-6)
             values[name] = float(self.world.sum(loss))
-            weighted = loss * self.losses.weight(name) * self.world.size
+            weighted = loss * self.losses.weight(name, batch.weak) * self.world.size
             total = weighted if total is None else total + weighted
         bad = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
         if total is None or bad:

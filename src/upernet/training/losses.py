@@ -8,7 +8,7 @@ batch does not depend on how it is split over them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,11 +43,12 @@ class LevelLosses:
             self.class_weights[level] = weights.to(device)
         self.local_labels = {group: self._local_labels(group.parts).to(device) for group in taxonomy.part_groups}
 
-    def weight(self, name: str) -> float:
-        """Factor of the loss `name` in the total."""
+    def weight(self, name: str, weak: Collection[str] = ()) -> float:
+        """Factor of the loss `name` in the total; `weak`: the levels whose labels are implied."""
         level, _, detail = name.partition("/")
         weights: Mapping[str, float] = {**self.spec.weights}
-        return weights.get(level, 1.0) * (self.spec.auxiliary if detail == AUXILIARY else 1.0)
+        factor = weights.get(level, 1.0) * (self.spec.weak if level in weak else 1.0)
+        return factor * self.spec.auxiliary if detail == AUXILIARY else factor
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: str) -> dict[str, Ratio]:
         """Losses of `logits` (of the levels that `batch` annotates) as ratios; a level without a label gives 0 / 0.
