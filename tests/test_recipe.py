@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from upernet.errors import UpernetError
+from upernet.evaluation.calibration import check_calibration
 from upernet.recipe import list_recipes, load_recipe
 from upernet.taxonomy import load_taxonomy
 
@@ -29,6 +30,17 @@ def test_shipped_recipes_load_and_name_what_their_taxonomy_has(name):
     for source in recipe.sources.values():
         for target in (source.classes or {}).values():
             assert target is None or taxonomy.level(source.level).index(target) >= 0
+        for level, implied in source.implies.items():
+            for target in [implied] if isinstance(implied, str) else implied.values():
+                assert taxonomy.level(level).index(target) >= 0
+    for level, factors in recipe.loss.class_weights.items():
+        assert all(taxonomy.level(level).index(name) >= 0 for name in factors)
+    check_calibration(taxonomy, recipe)
+
+
+def test_levels_that_are_not_weighed_keep_the_papers_weight(tmp_path):
+    loss = load_recipe(write(tmp_path, loss={"weights": {"object": 2.0}})).loss
+    assert loss.weights == {"object": 2.0, "part": 0.5, "scene": 0.25, "material": 1.0, "texture": 1.0}
 
 
 def test_numbers_as_source_classes_are_text(tmp_path):

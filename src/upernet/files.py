@@ -7,8 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from upernet.errors import UpernetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -41,6 +45,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise UpernetError(f"{path}: writing failed ({error.strerror or error}); nothing was changed.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors and metadata to `path` atomically. Raises as `atomic_path`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # what a full disk gives; not an OSError
+            raise OSError(str(error)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -22,8 +22,16 @@ class TextureSpec(Settings):
     """The texture head: `depth` 3x3 convolutions of `channels` on backbone features, gradient stopped (paper, 3.3)."""
 
     features: tuple[Literal["C2", "C3", "C4", "C5"], ...] = ("C2",)
+    """Starts with C2, whose size the logits have."""
     channels: int = Field(default=128, ge=1)
     depth: int = Field(default=4, ge=1)
+
+    @field_validator("features")
+    @classmethod
+    def _starts_with_c2(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        if features[:1] != ("C2",) or len(set(features)) < len(features):
+            raise ValueError("must start with C2 and name no feature twice")
+        return features
 
 
 class ModelSpec(Settings):
@@ -33,7 +41,7 @@ class ModelSpec(Settings):
     backbone_weights: str | None = None
     """Where ImageNet weights come from: `timm` (its own download), `package:NAME` (a Python package), or a file."""
     decoder_channels: int = Field(default=512, ge=1)
-    pool_scales: tuple[int, ...] = (1, 2, 3, 6)
+    pool_scales: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6)
     head_channels: int | None = Field(default=None, ge=1)
     """Width of the 3x3 convolution that opens the scene, object, part and material heads; None: the decoder's."""
     texture: TextureSpec = TextureSpec()
@@ -100,13 +108,19 @@ class LossSpec(Settings):
     """Pixel maps are compared with the logits at every `stride`-th pixel, to which those are resized (paper: 4)."""
 
     weights: dict[LevelName, float] = {"object": 1.0, "part": 0.5, "scene": 0.25, "material": 1.0, "texture": 1.0}
+    """A level that is not listed keeps the paper's weight."""
     auxiliary: float = Field(default=0.4, ge=0)
     weak: float = Field(default=1.0, ge=0)
     """Factor of the losses of implied labels."""
     class_weights: dict[LevelName, dict[str, float]] = {}
     """Factors of single classes in a level's cross entropy (others 1)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Of image labels (scene, and pooled levels)."""
+    """Of image labels."""
+
+    @field_validator("weights")
+    @classmethod
+    def _others_keep_the_papers_weight(cls, weights: dict[LevelName, float]) -> dict[LevelName, float]:
+        return {**cls.model_fields["weights"].default, **weights}
 
 
 class StageSpec(Settings):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from upernet.checkpoints import initialize_model, load_checkpoint, save_checkpoi
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec
-from upernet.taxonomy import load_taxonomy
+from upernet.taxonomy import Taxonomy, load_taxonomy
 
 SPEC = ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=4)
 
@@ -103,16 +105,36 @@ def test_initialising_from_another_network_is_refused(file):
         initialize_model(torch.nn.Linear(2, 2), file)  # type: ignore[arg-type]
 
 
-def test_writing_fails_whole(model, file, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_earlier_file(file):
+    """A limit on file sizes stands for the full disk: the kernel refuses the write half-way."""
     before = file.read_bytes()
+    script = (
+        "import resource, signal, sys\n"
+        "from upernet.checkpoints import load_checkpoint, save_checkpoint\n"
+        "model, card = load_checkpoint(sys.argv[1])\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "save_checkpoint(sys.argv[1], model, card)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True)
+    assert "UpernetError" in done.stderr and "writing failed" in done.stderr
+    assert file.read_bytes() == before and [path.name for path in file.parent.iterdir()] == [file.name]
 
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("upernet.checkpoints.checkpoint.save_file", full)
-    with pytest.raises(UpernetError, match="No space left"):
-        save_checkpoint(file, model, {})
-    assert file.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == [file.name]
+def test_load_model_compares_classes_not_colours(model, tmp_path):
+    changed = model.taxonomy.to_dict() | {"description": "other words"}
+    for entry in changed["levels"]["scene"]["classes"]:
+        entry["color"] = "#0" + entry["color"][2:]
+    other = UPerNet(SPEC, Taxonomy.from_dict(changed))
+    save_checkpoint(tmp_path / "other.safetensors", other, {})
+    (tmp_path / "tiny.yaml").write_text(
+        "description: d\ntaxonomy: everyday\n"
+        "model: {backbone: mobilenetv3_small_050, decoder_channels: 8, auxiliary_channels: 4}\n"
+    )
+    assert (
+        upernet.load_model(str(tmp_path / "tiny.yaml"), checkpoint=tmp_path / "other.safetensors").taxonomy
+        != model.taxonomy
+    )
 
 
 def test_load_model_by_name_needs_weights_of_that_model(file):

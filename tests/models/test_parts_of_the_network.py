@@ -24,6 +24,10 @@ def test_backbone_features_follow_feature_info(name):
 def test_unknown_backbone_and_one_without_the_strides_are_refused():
     with pytest.raises(UpernetError, match="unknown backbone 'resnet5'"):
         create_backbone("resnet5")
+    with pytest.raises(UpernetError, match="channels last"):
+        create_backbone("swin_tiny_patch4_window7_224")
+    with pytest.raises(UpernetError, match=r"'resnet18\.nosuch' cannot be made"):
+        create_backbone("resnet18.nosuch")
     with pytest.raises(UpernetError, match="none at"):
         create_backbone("vit_tiny_patch16_224")
 

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from upernet.errors import UpernetError
-from upernet.files import atomic_path
+from upernet.files import write_safetensors
 from upernet.models import AUXILIARY, UPerNet, build_model
 from upernet.recipe import ModelSpec, load_recipe
 from upernet.taxonomy import Taxonomy
@@ -44,8 +43,7 @@ def save_checkpoint(path: str | Path, model: UPerNet, card: dict[str, Any], half
         "taxonomy": model.taxonomy.to_dict(),
         "card": card,
     }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"upernet": json.dumps(content)})
+    write_safetensors(path, tensors, {"upernet": json.dumps(content)})
 
 
 def load_checkpoint(path: str | Path) -> tuple[UPerNet, dict[str, Any]]:
@@ -117,12 +115,13 @@ def load_model(name: str, checkpoint: str | Path | None = None) -> UPerNet:
         )
     model, _ = load_checkpoint(path)
     expected = build_model(recipe)
+    same_classes = _classes(model.taxonomy) == _classes(expected.taxonomy)
     differing = [
         key
         for key, value in expected.state_dict().items()
         if not key.startswith(f"{AUXILIARY}.") and _shape(model.state_dict().get(key)) != _shape(value)
     ]
-    if differing or model.taxonomy != expected.taxonomy:
+    if differing or not same_classes:
         what = f"first at {differing[0]}" if differing else f"in its taxonomy ({model.taxonomy.name})"
         raise UpernetError(f"{path}: the checkpoint is of another model than {name}, {what}; load it by upernet.load.")
     return model
@@ -148,6 +147,12 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UpernetError(f"{path}: tensor {key} has values that are not finite; write or train it again.")
     return content, tensors
+
+
+def _classes(taxonomy: Taxonomy) -> object:
+    """What the channels of the logits stand for; colours and descriptions may differ."""
+    levels = {level.name: (level.names, level.background) for level in taxonomy.levels.values()}
+    return levels, taxonomy.part_groups
 
 
 def _shape(tensor: torch.Tensor | None) -> str:

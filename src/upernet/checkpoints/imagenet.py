@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import timm
@@ -29,9 +30,14 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged or unsafe files
         raise UpernetError(f"{path}: cannot be loaded as plain weights ({type(error).__name__}).") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UpernetError(
+            f"{path}: not a state dict (names with tensors); save it with torch.save(model.state_dict())."
+        )
     own = backbone.state_dict()
-    if not own.keys() <= state.keys():
-        state = _renamed(state, name)
+    if not own.keys() <= state.keys():  # timm joins the first names of some networks: stages.0.x is stages_0.x there
+        joined = {re.sub(r"^(\w+)\.(\d+)", r"\1_\2", key): value for key, value in state.items()}
+        state = joined if own.keys() <= joined.keys() else _renamed(state, name)
     wrong = [key for key, value in own.items() if key not in state or state[key].shape != value.shape]
     if wrong:
         raise UpernetError(f"{path}: does not fit backbone {name}, first at {wrong[0]}.")

@@ -30,10 +30,15 @@ def evaluate(
     from upernet.evaluation import evaluate as score
     from upernet.evaluation.report import tables
     from upernet.files import atomic_path
+    from upernet.inference.parser import usable_device
     from upernet.recipe import load_recipe
     from upernet.training.distributed import join_world, leave_world
 
     chosen = load_recipe(recipe)
+    if device is not None:
+        usable_device(device)
+    if json is not None and json.is_dir():
+        raise UpernetError(f"{json}: is a folder; give the name of a file for --json.")
     weights = checkpoint or shipped_checkpoint(chosen.name)
     if weights is None:
         raise UpernetError(f"no weights are shipped for {chosen.name!r}: pass --checkpoint FILE.")

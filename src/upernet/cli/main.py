@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: default: those of the process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
     try:
         app(arguments, prog_name="upernet")
         sys.stdout.flush()
@@ -51,4 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # The reader of stdout went away (`upernet models | head -1`); Python must not meet the pipe again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("upernet: the output cannot be written: the disk is full; make room on it.", file=sys.stderr)
+        sys.exit(2)
     sys.exit(0)

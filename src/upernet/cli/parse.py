@@ -62,9 +62,11 @@ def parse(
     for path, problem in problems:
         report(path, problem)
     if not photos:
+        if json:
+            print(dumps({"parses": [], "failures": failures}, indent=2))
         raise typer.Exit(2)
     parser = load(model, device, short_side="card" if short_side is None else short_side or None)
-    wanted = parser.select_levels(None if levels is None else levels.split(","))
+    wanted = parser.select_levels(None if levels is None else filter(str.strip, levels.split(",")))
     folder = None if json and out is None else out or Path("parses")
     if folder is not None:
         _make_folder(folder)

@@ -126,7 +126,9 @@ def _refuse_non_file(file: ImageFile, name: str) -> None:
             raise UpernetError(f"{name}: is a directory; give the path of an image file.")
         if not path.exists():
             raise UpernetError(f"{name}: no such file; check the path.")
-        if path.is_file() and path.stat().st_size == 0:
+        if not path.is_file():
+            raise UpernetError(f"{name}: is a pipe or a device, not a file; save the image to a file first.")
+        if path.stat().st_size == 0:
             raise UpernetError(f"{name}: the file is empty; copy or export it again.")
     except (OSError, ValueError) as error:
         raise UpernetError(f"{name}: cannot be read ({error}); check the path.") from error

@@ -51,10 +51,15 @@ def calibrate(
     precision = recipe.calibration.precision
     if not precision:
         return {}
-    for level in precision:
-        model.taxonomy.level(level)
+    check_calibration(model.taxonomy, recipe)
     sources, skipped = open_sources(model, recipe, data_dir, "held_back")
-    _check_negatives(recipe, skipped)
+    for level, names in recipe.calibration.negatives.items():
+        for name in names:
+            if name in skipped:
+                folder = recipe.sources[name].path
+                raise UpernetError(
+                    f"calibration.negatives.{level}: {data_dir} lacks source {name}; put {folder} there."
+                )
     labelled: dict[str, list[Tensor]] = {level: [] for level in precision}
     negative: dict[str, list[Tensor]] = {level: [] for level in precision}
     with inference(model, device):
@@ -67,16 +72,23 @@ def calibrate(
     return {level: _threshold(level, labelled[level], negative[level], target) for level, target in precision.items()}
 
 
-def _check_negatives(recipe: Recipe, skipped: list[str]) -> None:
+def check_calibration(taxonomy: Taxonomy, recipe: Recipe) -> None:
+    """What can be known before any photo is read.
+
+    Raises:
+        UpernetError: the recipe asks for a level that is not there, or for a source that is not there or holds nothing
+            back.
+    """
+    for level in recipe.calibration.precision:
+        taxonomy.level(level)
     for level, names in recipe.calibration.negatives.items():
         for name in names:
             if name not in recipe.sources:
                 known = ", ".join(recipe.sources)
                 raise UpernetError(f"calibration.negatives.{level}: there is no source {name!r}; name one of {known}.")
-            if name in skipped:
+            if not recipe.sources[name].held_back and "held_back" not in recipe.sources[name].splits:
                 raise UpernetError(
-                    f"calibration.negatives.{level}: source {name!r} has no held-back photos here; set its `held_back` "
-                    f"and give the folder that holds {recipe.sources[name].path}."
+                    f"calibration.negatives.{level}: source {name} holds no photos back; set its `held_back`."
                 )
 
 

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +154,8 @@ class Parse:
         """Write the parse into a folder of its own below `directory`.
 
         The folder is called `name`, by default as the photo's file without its suffix. A photo of another path with
-        that name gets `name-2`, `name-3`, ...; the same photo's earlier files are replaced. Either all files appear or,
-        on any error, none changes. In it:
+        that name gets `name-2`, `name-3`, ..., and so does one where a folder is that is no parse; the same photo's
+        earlier files are replaced. Either all files appear or, on any error, none changes. In it:
 
         * `LEVEL.png`: labels, 8-bit grey with 255 = unsure; 16-bit with 65535 where the level has more than 255 classes
         * `LEVEL_confidence.png`: probability of the best label, 8-bit grey, 255 = 1
@@ -169,8 +169,9 @@ class Parse:
         Raises:
             UpernetError: the folder cannot be written, or the disk is full.
         """
-        folder = Path(directory) / name if name else self._free_folder(Path(directory))
+        folder = Path(directory) / name if name else self._claimed_folder(Path(directory))
         with ExitStack() as files:
+            files.callback(_remove_if_empty, folder)
 
             def writing(file: str) -> Path:
                 return files.enter_context(atomic_path(folder / file))
@@ -191,15 +192,23 @@ class Parse:
         return self.maps[level]
 
     def _missing(self, level: str) -> UpernetError:
-        return UpernetError(f"this parse has no {level!r} map; it has the levels {', '.join(self.levels)}.")
+        if level == "scene" and self._scene is not None:
+            return UpernetError("the scene is one answer for the whole photo, without a map; read it from parse.scene.")
+        return UpernetError(f"this parse has no level {level!r}; it has {', '.join(self.levels)}.")
 
-    def _free_folder(self, directory: Path) -> Path:
-        stem = Path(self.path).stem if self.path else "photo"
+    def _claimed_folder(self, directory: Path) -> Path:
+        """The folder of this photo's earlier parse, or a new one: made here, so that no other program takes it."""
+        stem = (Path(self.path).stem if self.path else "").strip(".") or "photo"  # of "..jpg" it is "." or "..jpg"
         for number in itertools.count(1):
             folder = directory / (stem if number == 1 else f"{stem}-{number}")
-            owner = _path_in(folder)
-            if owner is None or (self.path and owner == _relative(self.path, folder)):
-                return folder
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                if not self.path or _path_in(folder) != _relative(self.path, folder):
+                    continue
+            except OSError as error:
+                raise UpernetError(f"{folder}: cannot be written ({error.strerror}); choose another folder.") from None
+            return folder
         raise AssertionError  # pragma: no cover
 
     def _dict_for(self, folder: Path) -> dict[str, Any]:
@@ -217,14 +226,17 @@ def _label_image(level_map: LevelMap) -> Image.Image:
 
 
 def _path_in(folder: Path) -> str | None:
-    """The path in a folder's parse.json, "" if it has none; None if there is no such file to replace."""
+    """The path in a folder's parse.json; None if there is no such file, or it has none."""
     try:
         content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    except OSError:
+    except (OSError, ValueError):
         return None
-    except ValueError:
-        return ""
-    return (content.get("path") or "") if isinstance(content, dict) else ""
+    return content.get("path") if isinstance(content, dict) else None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -56,7 +56,7 @@ class Parser:
         self.short_side: int | None = self.card.get("short_side") if short_side == "card" else short_side
         if self.short_side is not None and self.short_side < 1:
             raise UpernetError(f"short side {self.short_side}: give a number of pixels, 1 or more.")
-        self.device = _usable_device(device)
+        self.device = usable_device(device)
         self.model = model.eval().to(self.device)
         self.thresholds: dict[str, float] = dict(self.card.get("thresholds") or {})
 
@@ -179,6 +179,8 @@ def _checkpoint_path(name_or_path: str | os.PathLike[str]) -> Path:
     if shipped := shipped_checkpoint(name):
         return shipped
     if path.is_dir():
+        if (path / "model.safetensors").is_file():  # what training wrote, beside the state that it goes on from
+            return path / "model.safetensors"
         files = sorted(path.glob("*.safetensors"))
         if len(files) == 1:
             return files[0]
@@ -199,7 +201,8 @@ def _checkpoint_path(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def _usable_device(device: str | torch.device) -> torch.device:
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device. Raises UpernetError if it is not there."""
     try:
         torch.zeros(1, device=device)
         return torch.device(device)
@@ -223,15 +226,20 @@ def _read_photo(image: Photo) -> tuple[Image.Image, str | None]:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise UpernetError(f"image of {image.width} x {image.height}: a photo must have at least one pixel.")
     try:
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "RGB":
             return upright
-        if upright.mode not in ("1", "L", "LA", "P", "RGBA", "I", "I;16"):
+        if upright.mode not in ("1", "L", "LA", "P", "RGBA", "I", "I;16", "F"):
             return upright.convert("RGB")
         # Palettes, alpha and 16 bits: `read_image` is the one place that knows what becomes of them.
         file = io.BytesIO()
-        upright.save(file, "PNG", compress_level=0)
+        if upright.mode in ("I", "F"):  # PNG has no such pixels
+            upright.save(file, "TIFF")
+        else:
+            upright.save(file, "PNG", compress_level=0)
     except (OSError, ValueError, SyntaxError) as error:
         raise UpernetError(f"the image cannot be decoded ({error}); open its file again.") from error
     file.seek(0)

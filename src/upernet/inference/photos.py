@@ -39,13 +39,18 @@ def _photos_at(path: str) -> list[Path]:
         return _in_folder(Path(path))
     if os.path.lexists(path):
         return [Path(path)]
+    if not path:
+        raise UpernetError("an empty path is no photo; give a file, a folder or a pattern.")
     if not glob.has_magic(path):
         raise UpernetError(f"{path}: no such file or folder; check the path.")
     matches = sorted(glob.glob(path, recursive=True))
     if not matches:
         raise UpernetError(f"{path}: the pattern matches no file; check it.")
     files = [Path(match) for match in matches if not os.path.isdir(match)]
-    return files or [photo for match in matches for photo in _in_folder(Path(match))]
+    photos = files or [photo for match in matches for photo in _walk(Path(match))]
+    if not photos:
+        raise UpernetError(f"{path}: no photos in the folders that the pattern matches; check it.")
+    return photos
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -25,7 +25,13 @@ def create_backbone(name: str, pretrained: bool = False) -> nn.Module:
     """
     if not is_model(name.split(".")[0]):
         raise UpernetError(f"unknown backbone {name!r}: give the name of a timm model, see timm.list_models().")
-    info = feature_info(timm.create_model(name, features_only=True, pretrained=False))
+    try:
+        backbone = timm.create_model(name, features_only=True, pretrained=False)
+    except RuntimeError as error:
+        raise UpernetError(f"backbone {name!r} cannot be made: {error}.") from error
+    if getattr(backbone, "output_fmt", "NCHW") != "NCHW":
+        raise UpernetError(f"backbone {name!r} has its channels last, which the decoder does not take; choose another.")
+    info = feature_info(backbone)
     last_at = {stride: index for index, stride in enumerate(info.reduction())}
     missing = [stride for stride in STRIDES if stride not in last_at]
     if missing:

@@ -43,8 +43,8 @@ class PixelHead(nn.Module):
 class TextureHead(nn.Module):
     """Textures from shallow backbone features (C2 in the paper), whose gradient is stopped.
 
-    The receptive field stays small, so that neighbouring regions of a photo can differ; `depth` 3x3 convolutions.
-    With several features, the coarser ones are brought to the size of the first.
+    `depth` 3x3 convolutions. On C2 alone the receptive field stays small, so that neighbouring regions of a photo can
+    differ; deeper features, brought to the size of the first, trade that for more to tell textures by.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int, depth: int, num_logits: int):

@@ -43,15 +43,22 @@ class LevelLosses:
             self.class_weights[level] = weights.to(device)
         self.local_labels = {group: self._local_labels(group.parts).to(device) for group in taxonomy.part_groups}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every loss that there can be, in a fixed order."""
+        owners = [self.taxonomy.level("object").names[group.owner] for group in self.taxonomy.part_groups]
+        levels = [level for level in self.taxonomy.levels if level != "part"]
+        return (*levels, f"object/{AUXILIARY}", *(f"part/{owner}" for owner in owners))
+
     def weight(self, name: str, weak: Collection[str] = ()) -> float:
         """Factor of the loss `name` in the total; `weak`: the levels whose labels are implied."""
         level, _, detail = name.partition("/")
         weights: Mapping[str, float] = {**self.spec.weights}
-        factor = weights.get(level, 1.0) * (self.spec.weak if level in weak else 1.0)
+        factor = weights[level] * (self.spec.weak if level in weak else 1.0)
         return factor * self.spec.auxiliary if detail == AUXILIARY else factor
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: str) -> dict[str, Ratio]:
-        """Losses of `logits` (of the levels that `batch` annotates) as ratios; a level without a label gives 0 / 0.
+        """Losses of `logits` (of the levels that `batch` annotates) as ratios; 0 / 0 where no label is known.
 
         Args:
             logits: what the model returned, N x K (x h x w).
@@ -96,7 +103,7 @@ class LevelLosses:
         losses = {}
         for group in self.taxonomy.part_groups:
             inside = (owners == group.owner) & (target != IGNORE)
-            if not inside.any() and len(self.taxonomy.part_groups) > 1:
+            if not inside.any():
                 continue
             local = torch.where(inside, self.local_labels[group][target.clamp(min=0)], IGNORE)
             weights = self.class_weights.get("part")

@@ -26,17 +26,16 @@ def select_trained(model: UPerNet, stage: StageSpec) -> None:
 
 
 def set_modes(model: UPerNet, stage: StageSpec) -> None:
-    """Training mode, but for the modules whose batch norms keep their running statistics in this stage."""
+    """Training mode, but for batch norms that keep their running statistics: those that do not learn, too."""
     if stage.trains == "texture":
         model.eval()
         model.heads["texture"].train()
         return
     model.train()
-    frozen = {"none": [], "backbone": [model.backbone], "all": [model]}[stage.freeze_norm]
-    for root in frozen:
-        for module in root.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+    frozen = set({"none": [], "backbone": model.backbone.modules(), "all": model.modules()}[stage.freeze_norm])
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and (module in frozen or not module.weight.requires_grad):
+            module.eval()
 
 
 def create_optimizer(model: UPerNet, stage: StageSpec) -> torch.optim.Optimizer:
@@ -72,6 +71,10 @@ class MovingAverage:
         self.updates = 0
         self.state: dict[str, Tensor] = {key: value.detach().clone() for key, value in model.state_dict().items()}
 
+    def restart(self, model: nn.Module) -> None:
+        """Take the weights as they are now."""
+        self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
@@ -92,5 +95,9 @@ def _shallow_parameters(backbone: nn.Module, stages: int) -> list[nn.Parameter]:
         raise UpernetError(f"frozen_backbone_stages: {stages} is more than the backbone's {len(modules)} features.")
     prefixes = tuple(f"{modules[stages - 1].replace('.', separator)}." for separator in "._")
     named = list(backbone.named_parameters())
-    last = max(index for index, (name, _) in enumerate(named) if name.startswith(prefixes))
+    last = max((index for index, (name, _) in enumerate(named) if name.startswith(prefixes)), default=None)
+    if last is None:
+        raise UpernetError(
+            "frozen_backbone_stages: this backbone does not tell which layers make a feature; set it to 0."
+        )
     return [parameter for _, parameter in named[: last + 1]]

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from upernet.errors import UpernetError
-from upernet.files import atomic_path
+from upernet.files import write_safetensors
 from upernet.training.optimizer import MovingAverage
 
 
@@ -26,7 +25,7 @@ class Position:
 
 def save_state(
     path: Path,
-    recipe_text: str,
+    identity: str,
     position: Position,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None,
@@ -40,14 +39,13 @@ def save_state(
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
     content = {
-        "recipe": recipe_text,
+        "identity": identity,
         "stage": position.stage,
         "iteration": position.iteration,
         "average_updates": average.updates if average else 0,
     }
-    with atomic_path(path) as temporary:
-        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(contiguous, temporary, metadata={"upernet_run": json.dumps(content)})
+    contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    write_safetensors(path, contiguous, {"upernet_run": json.dumps(content)})
 
 
 class SavedState:
@@ -57,16 +55,16 @@ class SavedState:
         UpernetError: the file is not a saved run, or is one of another recipe.
     """
 
-    def __init__(self, path: Path, recipe_text: str):
+    def __init__(self, path: Path, identity: str):
         try:
             with safe_open(path, framework="pt") as file:
                 content = json.loads((file.metadata() or {})["upernet_run"])
                 self.tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise UpernetError(f"{path}: not a saved training run; delete it to start anew ({error}).") from error
-        if content["recipe"] != recipe_text:
+        if content["identity"] != identity:
             raise UpernetError(
-                f"{path.parent}: holds a run of a recipe that differs from this one; give another --out, or delete it."
+                f"{path.parent}: holds a run of another recipe or other data; give another --out, or delete it."
             )
         self.position = Position(content["stage"], content["iteration"])
         self.average_updates: int = content["average_updates"]

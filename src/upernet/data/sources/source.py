@@ -131,13 +131,14 @@ class Source(ABC):
         return held_back == (self.split == "held_back")
 
     def _sample(self, photo: Photo, maps: dict[str, np.ndarray], labels: dict[str, int], image: Image.Image) -> Sample:
+        inside = photo.path.is_relative_to(self.data_dir)  # not where the recipe gives an absolute path
         return Sample(
             # A view of H x W x 3: torchvision resizes this memory order fastest.
             image=tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1)),
             maps={level: tv_tensors.Mask(torch.from_numpy(value)) for level, value in maps.items()},
             labels={**labels, **self.image_labels},
             weak=self.weak,
-            key=photo.path.relative_to(self.data_dir).as_posix(),
+            key=(photo.path.relative_to(self.data_dir) if inside else photo.path).as_posix(),
         )
 
     def read_photo(self, photo: Photo) -> Image.Image:
