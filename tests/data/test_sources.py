@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from upernet.data.images import read_mask
-from upernet.data.sample import collate
+from upernet.data.sample import stack
 from upernet.data.sources import SourceMissing, open_source
 from upernet.data.sources.source import Photo, Source
 from upernet.errors import UpernetError
@@ -245,7 +245,7 @@ def test_implied_labels_of_photos(tmp_path):
     make_label_folder(tmp_path)
     spec = label_spec(implies={"texture": "dotted", "material": {"garden": "foliage"}})
     source = open_train(tmp_path, spec)
-    batch = collate([source[0], source[3]], "mine")
+    batch = stack([source[0], source[3]], "mine").widened()
     assert batch.labels["texture"].tolist() == [1, 1]
     assert batch.labels["material"].tolist() == [1, IGNORE]
     assert batch.weak == {"texture", "material"}
@@ -278,7 +278,7 @@ def test_collate_stacks_samples_of_one_size_and_kind(tmp_path):
     make_mask_folder(tmp_path)
     source = open_train(tmp_path, source_spec(implies={"scene": "street"}))
     samples = [source[0], source[2]]
-    batch = collate(samples, "mine")
+    batch = stack(samples, "mine").widened()
     assert batch.images.shape == (2, 3, 8, 12) and batch.images.dtype == torch.uint8
     assert batch.maps["object"].shape == (2, 8, 12) and batch.maps["object"].dtype == torch.int64
     assert batch.labels["scene"].tolist() == [0, 0] and batch.labels["scene"].dtype == torch.int64
@@ -288,4 +288,4 @@ def test_collate_stacks_samples_of_one_size_and_kind(tmp_path):
     assert batch.to("cpu").keys == ("set/train/images/000.png", "set/train/images/002.png")
     other = open_train(tmp_path, source_spec())[0]
     with pytest.raises(ValueError, match="different levels"):
-        collate([samples[0], other], "mine")
+        stack([samples[0], other], "mine").widened()

@@ -28,11 +28,6 @@ class Draw(NamedTuple):
     seeds: list[int]
 
 
-def draw(seed: int, iteration: int, weights: Mapping[str, float]) -> str:
-    """The source of an iteration, with probability proportional to its weight (paper, section 3.2)."""
-    return list(weights)[int(_choose(seed, np.array([iteration]), np.array(list(weights.values())))[0])]
-
-
 class Schedule:
     """Sources and photos of every iteration of a stage.
 

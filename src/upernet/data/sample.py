@@ -43,13 +43,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
         """The batch with all its tensors on `device`."""
         return replace(
             self,
-            images=self.images.to(device, non_blocking=non_blocking),
-            maps={level: value.to(device, non_blocking=non_blocking) for level, value in self.maps.items()},
-            labels={level: value.to(device, non_blocking=non_blocking) for level, value in self.labels.items()},
+            images=self.images.to(device),
+            maps={level: value.to(device) for level, value in self.maps.items()},
+            labels={level: value.to(device) for level, value in self.labels.items()},
         )
 
     def widened(self) -> Batch:
@@ -57,17 +57,12 @@ class Batch:
         return replace(self, maps={level: value.long() for level, value in self.maps.items()})
 
 
-def collate(samples: Sequence[Sample], source: str) -> Batch:
-    """Stack samples of one source into a batch.
+def stack(samples: Sequence[Sample], source: str) -> Batch:
+    """Stack samples of one source into a batch, maps still int16: a quarter of the bytes that travel between processes.
 
     Raises:
         ValueError: the samples differ in size or in annotated levels.
     """
-    return stack(samples, source).widened()
-
-
-def stack(samples: Sequence[Sample], source: str) -> Batch:
-    """As `collate`, with the maps still int16: a quarter of the bytes that travel between processes."""
     first = samples[0]
     for sample in samples:
         if sample.image.shape != first.image.shape:
