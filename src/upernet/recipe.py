@@ -128,9 +128,10 @@ class StageSpec(Settings):
 
     name: str
     iterations: int = Field(ge=1)
-    sources: tuple[str, ...]
-    trains: Literal["all", "texture"] = "all"
-    """`texture`: the texture head alone, everything else frozen and in eval mode (paper, 3.3)."""
+    sources: tuple[str, ...] | dict[str, Annotated[float, Field(gt=0)]]
+    """Sources that are drawn; as a mapping, with their weights in this stage."""
+    trains: Literal["all"] | LevelName = "all"
+    """A level: its head alone, everything else frozen and in eval mode (the paper does so with texture, 3.3)."""
     learning_rate: float = Field(gt=0)
     backbone_learning_rate_factor: float = Field(1.0, ge=0)
     weight_decay: float = Field(1e-4, ge=0)
@@ -190,13 +191,12 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _stages_name_sources(self) -> Recipe:
         for number, stage in enumerate(self.training.stages if self.training else ()):
-            for place, source in enumerate((*stage.sources, *stage.augmentation)):
-                if source not in self.sources:
-                    known = ", ".join(self.sources) or "none"
-                    raise SettingsError(
-                        f"stage {stage.name} draws from unknown source {source} (sources: {known})",
-                        *("training", "stages", number, "sources", min(place, len(stage.sources) - 1)),
-                    )
+            for key in ("sources", "augmentation"):
+                for source in getattr(stage, key):
+                    if source not in self.sources:
+                        known = ", ".join(self.sources) or "none"
+                        message = f"stage {stage.name} names unknown source {source} (sources: {known})"
+                        raise SettingsError(message, "training", "stages", number, key)
         return self
 
 

@@ -211,8 +211,8 @@ class _Run:
         batch = batch.to(self.world.device)
         images = self.model.preprocess(batch.images).contiguous(memory_format=torch.channels_last)
         levels = [level for level in self.model.levels if level in batch.maps or level in batch.labels]
-        if stage.spec.trains == "texture":
-            levels = ["texture"]
+        if stage.spec.trains != "all":
+            levels = [stage.spec.trains]
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
             logits = network(images, levels)
         ratios = stage.losses(logits, batch, self.recipe.sources[batch.source].supervision)
@@ -265,14 +265,20 @@ class _Run:
                 sources[name] = open_source(name, spec, taxonomy, self.data_dir, "train")
             except SourceMissing as error:
                 raise UpernetError(f"{error} Training needs every source of the recipe's stages.") from error
-            if stage.trains == "texture" and "texture" not in sources[name].levels:
-                raise UpernetError(f"stage {stage.name} trains textures, and source {name} has none; take it out.")
+            if stage.trains != "all" and stage.trains not in sources[name].levels:
+                raise UpernetError(
+                    f"stage {stage.name} trains {stage.trains}, and source {name} has none; take it out."
+                )
             if spec.batch_size < 2 and stage.trains == "all" and stage.freeze_norm != "all":
                 raise UpernetError(
                     f"sources.{name}.batch_size: batch norms need 2 photos or more; or set freeze_norm: all."
                 )
         seed = self.training.seed + 1_000_003 * number
-        draws = {name: (len(source), source.spec.weight, source.spec.batch_size) for name, source in sources.items()}
+        weights = stage.sources if isinstance(stage.sources, dict) else {}
+        draws = {
+            name: (len(source), weights.get(name, source.spec.weight), source.spec.batch_size)
+            for name, source in sources.items()
+        }
         schedule = Schedule(seed, draws)
         TrainingSet(sources, schedule, self.world.rank, self.world.size)
         select_trained(self.model, stage)

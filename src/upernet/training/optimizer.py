@@ -14,11 +14,11 @@ from upernet.recipe import StageSpec
 
 def select_trained(model: UPerNet, stage: StageSpec) -> None:
     """Set `requires_grad` of every parameter as the stage says."""
-    if stage.trains == "texture":
-        if "texture" not in model.heads:
-            raise UpernetError(f"stage {stage.name} trains the texture head, but the taxonomy has no level texture.")
+    if stage.trains != "all":
+        if stage.trains not in model.heads:
+            raise UpernetError(f"stage {stage.name} trains level {stage.trains}, which the taxonomy does not have.")
         model.requires_grad_(False)
-        model.heads["texture"].requires_grad_(True)
+        model.heads[stage.trains].requires_grad_(True)
         return
     model.requires_grad_(True)
     for parameter in _shallow_parameters(model.backbone, stage.frozen_backbone_stages):
@@ -27,11 +27,9 @@ def select_trained(model: UPerNet, stage: StageSpec) -> None:
 
 def set_modes(model: UPerNet, stage: StageSpec) -> None:
     """Training mode, but for batch norms that keep their running statistics: those that do not learn, too."""
-    if stage.trains == "texture":
-        model.eval()
-        model.heads["texture"].train()
-        return
-    model.train()
+    model.train(stage.trains == "all")
+    if stage.trains != "all":
+        model.heads[stage.trains].train()
     frozen = set({"none": [], "backbone": model.backbone.modules(), "all": model.modules()}[stage.freeze_norm])
     for module in model.modules():
         if isinstance(module, _BatchNorm) and (module in frozen or not module.weight.requires_grad):
