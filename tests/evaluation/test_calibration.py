@@ -174,7 +174,7 @@ def test_mistakes_are_explained(data: Path) -> None:
 
     with pytest.raises(UpernetError, match=r"negatives\.material: there is no source 'streets'; name one of materials"):
         run({"material": 0.9}, {"material": ("streets",)}, materials=MATERIALS)
-    with pytest.raises(UpernetError, match=r"negatives\.material: source 'scenes' has no held-back photos"):
+    with pytest.raises(UpernetError, match=r"negatives\.material: source scenes holds no photos back"):
         run({"material": 0.9}, {"material": ("scenes",)}, materials=MATERIALS, scenes={**SCENES, "splits": {}})
     with pytest.raises(UpernetError, match=r"precision\.texture: no held-back photos have labels"):
         run({"texture": 0.9}, {}, materials=MATERIALS)

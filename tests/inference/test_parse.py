@@ -48,11 +48,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_levels_that_are_not_there() -> None:
     parse = make_parse()
-    with pytest.raises(UpernetError, match="no 'texture' map; it has the levels scene, object, part, material"):
+    with pytest.raises(UpernetError, match="no level 'texture'; it has scene, object, part, material"):
         _ = parse.texture
-    with pytest.raises(UpernetError, match="no 'texture' map"):
+    with pytest.raises(UpernetError, match="no level 'texture'"):
         parse.overlay("texture")
-    with pytest.raises(UpernetError, match="it has the levels object"):
+    with pytest.raises(UpernetError, match="it has object"):
         _ = Parse(PHOTO, {"object": parse.object}).scene
 
 
@@ -200,6 +200,5 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UpernetError, match="cannot be written"):
         make_parse().save(tmp_path / "file")
     (tmp_path / "street").write_text("in the way")
-    with pytest.raises(UpernetError, match="cannot be written"):
-        make_parse().save(tmp_path)
+    assert make_parse().save(tmp_path).name == "street-2"
     assert (tmp_path / "street").read_text() == "in the way"

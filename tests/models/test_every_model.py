@@ -69,9 +69,10 @@ def test_gradients_reach_what_a_level_uses_and_texture_stops_before_the_backbone
             assert all(p.grad is not None for p in model.ppm.parameters())
         others = [p for other in model.levels if other != level for p in model.heads[other].parameters()]
         assert not any(p.grad is not None for p in others)
-        for module, levels in ((model.fpn, {"object", "part", "material"}), (model.fusion, {"object", "part"})):
+        lateral = model.fpn.lateral if model.fpn else None
+        for module, users in ((lateral, {"object", "part", "material"}), (model.fusion, {"object", "part"})):
             used = [p.grad is not None for p in (module.parameters() if module else ())]
-            assert all(used) if level in levels else not any(used)
+            assert all(used) if level in users else not any(used)
 
 
 def test_auxiliary_head_sends_its_gradient_into_c4(model):
@@ -117,4 +118,4 @@ def test_bf16_autocast_gives_close_logits(model):
     for level, values in expected.items():
         assert actual[level].isfinite().all()
         error = (actual[level].float() - values).square().mean().sqrt()
-        assert error < 0.1 * values.square().mean().sqrt(), level
+        assert error < 0.2 * values.square().mean().sqrt(), level
