@@ -129,3 +129,11 @@ def test_help_lists_the_commands():
     text = re.sub(r"\x1b\[[0-9;]*m", "", run.stdout)
     for command in ("parse", "models", "train", "evaluate", "data"):
         assert re.search(rf"\b{command}\b", text), f"upernet --help does not list {command}"
+
+
+def test_public_names_are_there():
+    import upernet
+
+    for name in upernet.__all__:
+        assert getattr(upernet, name) is not None and name in dir(upernet)
+    assert set(upernet.__all__) == set(upernet._HOME)
