@@ -230,7 +230,7 @@ class _Run:
         if not values:
             return values
         # DDP averages gradients over processes, hence the factor; every output takes part, or DDP would wait for it.
-        total = sum((0 * value.sum() for value in logits.values()), nothing)
+        total = 0 * torch.stack([value.float().sum() for value in logits.values()]).sum()
         for name, (_, denominator) in zip(stage.losses.names, sums, strict=True):
             if name in ratios and denominator > 0:
                 weight = stage.losses.weight(name, batch.weak) * self.world.size / denominator
