@@ -70,9 +70,18 @@ def details(name: str) -> list[str]:
     return lines
 
 
+def texture_heads() -> list[str]:
+    """What `python -m benchmarks.texture_heads` wrote."""
+    lines = ["| texture head on | top-1 | parameters |", "| --- | --- | --- |"]
+    for features, values in read("texture_heads").items():
+        lines.append(f"| {features} | {values['top1']:.3f} | {values['parameters']:,} |")
+    return lines
+
+
 def up_to_date(text: str) -> str:
     def table(match: re.Match[str]) -> str:
-        lines = summary() if match[2] == "summary" else details(match[2])
+        pages = {"summary": summary, "texture_heads": texture_heads}
+        lines = pages[match[2]]() if match[2] in pages else details(match[2])
         return "\n".join([match[1].rstrip("\n"), "", *lines, "", match[3]])
 
     return TABLE.sub(table, text)
