@@ -53,7 +53,10 @@ def summary() -> list[str]:
 def details(name: str) -> list[str]:
     """One model: every source, implied labels apart, and the classes of each level."""
     result = read(name)
-    lines = ["| source | level | labels | result |", "| --- | --- | --- | --- |"]
+    log = (ROOT / "docs" / "results" / f"{name}.log.jsonl").read_text(encoding="utf-8").splitlines()
+    minutes = sum(json.loads(line)["seconds"] for line in log) / 60
+    lines = [f"The log has {len(log)} iterations, which took {minutes:.0f} minutes.", ""]
+    lines += ["| source | level | labels | result |", "| --- | --- | --- | --- |"]
     for kind, groups in (("annotated", result["sources"]), ("implied", result["weak"])):
         for source, levels in groups.items():
             for level, values in levels.items():

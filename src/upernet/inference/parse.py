@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -199,7 +198,9 @@ class Parse:
     def _claimed_folder(self, directory: Path) -> Path:
         """The folder of this photo's earlier parse, or a new one: made here, so that no other program takes it."""
         stem = (Path(self.path).stem if self.path else "").strip(".") or "photo"  # of "..jpg" it is "." or "..jpg"
-        for number in itertools.count(1):
+        number = 0
+        while True:
+            number += 1
             folder = directory / (stem if number == 1 else f"{stem}-{number}")
             try:
                 folder.mkdir(parents=True)
@@ -209,7 +210,6 @@ class Parse:
             except OSError as error:
                 raise UpernetError(f"{folder}: cannot be written ({error.strerror}); choose another folder.") from None
             return folder
-        raise AssertionError  # pragma: no cover
 
     def _dict_for(self, folder: Path) -> dict[str, Any]:
         return {**self.to_dict(), "path": _relative(self.path, folder) if self.path else None}
