@@ -73,6 +73,13 @@ def details(name: str) -> list[str]:
     return lines
 
 
+def camvid_val() -> list[str]:
+    """The CamVid model on the validation frames."""
+    return [
+        f"mIoU on `val` ({read('camvid_val')['photos']['camvid']} photos): {read('camvid_val')['object']['miou']:.3f}."
+    ]
+
+
 def texture_heads() -> list[str]:
     """What `python -m benchmarks.texture_heads` wrote."""
     lines = ["| texture head on | top-1 | parameters |", "| --- | --- | --- |"]
@@ -83,7 +90,7 @@ def texture_heads() -> list[str]:
 
 def up_to_date(text: str) -> str:
     def table(match: re.Match[str]) -> str:
-        pages = {"summary": summary, "texture_heads": texture_heads}
+        pages = {"summary": summary, "texture_heads": texture_heads, "camvid_val": camvid_val}
         lines = pages[match[2]]() if match[2] in pages else details(match[2])
         return "\n".join([match[1].rstrip("\n"), "", *lines, "", match[3]])
 
