@@ -31,6 +31,11 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
 
 def join_world(device: str | None) -> World:
     """Join the processes that `torchrun` started (nccl on GPUs, gloo on CPUs); alone without it."""

@@ -156,6 +156,7 @@ class _Run:
             self.average.restart(self.model)
         if self.world.size > 1:
             synchronize_batch_norms(self.model)
+        self.world.wait()  # the main process writes to the folder from here on; all others have looked into it by now
 
     def _train_stage(self, stage: _Stage, done_before: int, log: RunLog | None) -> None:
         select_trained(self.model, stage.spec)
