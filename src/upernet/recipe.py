@@ -35,19 +35,40 @@ class TextureSpec(Settings):
 
 
 class ModelSpec(Settings):
-    """Architecture. `backbone` is a timm name; widths are channel counts."""
+    """Architecture. `backbone` is `internimage_{t,s,b,l,xl,h}` or a timm name; widths are channel counts."""
 
     backbone: str
+    backbone_options: dict[str, int | float | bool | str | tuple[int, ...] | None] = {}
+    """What differs from the InternImage variant of that name, as `InternImageSpec` has it."""
     backbone_weights: str | None = None
-    """Where ImageNet weights come from: `timm` (its own download), `package:NAME` (a Python package), or a file."""
+    """Where ImageNet weights come from: `timm` (its own download), `package:NAME` (a Python package), `zoo` (the
+    published file of an InternImage backbone), or a file."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Stochastic depth: probability that the last block of the backbone is skipped for a photo (linear from 0)."""
+    feature_norms: bool = False
+    """A layer norm on each of C2..C5, as mmsegmentation and transformers have it after Swin and ConvNeXt."""
     decoder_channels: int = Field(default=512, ge=1)
     pool_scales: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6)
-    head_channels: int | None = Field(default=None, ge=1)
-    """Width of the 3x3 convolution that opens the scene, object, part and material heads; None: the decoder's."""
+    head_channels: int | None = Field(default=None, ge=0)
+    """Width of the 3x3 convolution that opens the scene, object, part and material heads; None: the decoder's; 0: the
+    classifier alone, as published for ADE20K."""
     texture: TextureSpec = TextureSpec()
     auxiliary_channels: int | None = Field(default=256, ge=1)
     """Width of the auxiliary FCN head on C4, used in training only; None: no such head."""
     dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class Resize(Settings):
+    """A photo's size before it goes through the network."""
+
+    short_side: int = Field(ge=8)
+    """Pixels that the short side is brought to..."""
+    long_side: int | None = Field(default=None, ge=8)
+    """...unless the long side would get longer than this; then the long side is brought to it."""
+    multiple: int = Field(default=1, ge=1)
+    """Both sides are then stretched up to a multiple of this."""
+    antialias: bool = True
+    """False: plain bilinear interpolation when reducing, too, as published for ADE20K."""
 
 
 class Augmentation(Settings):
@@ -55,12 +76,21 @@ class Augmentation(Settings):
 
     short_side: int | None = Field(default=None, ge=8)
     """Pixels that the short side is brought to before `scale`; None: keep the photo's own size."""
+    long_side: int | None = Field(default=None, ge=8)
+    """Limit of the long side when the short side is brought to `short_side`."""
     scale: Range = (0.5, 2.0)
-    """Range of the random resize factor (log-uniform)."""
+    """Range of the random resize factor."""
+    scale_distribution: Literal["log_uniform", "uniform"] = "log_uniform"
+    antialias: bool = True
+    """Of reduced photos."""
     crop: Size = (512, 512)
     """Height and width of the crop; smaller photos are padded (labels: unknown)."""
+    max_class_share: float = Field(default=1.0, gt=0, le=1)
+    """A crop whose most frequent class has a larger share of its labelled pixels is drawn again, at most 10 times."""
     flip: bool = True
-    photometric: bool = True
+    photometric: Literal["none", "yiq", "hsv"] = "yiq"
+    """Brightness, contrast, saturation, hue: as one affine map of RGB, or step by step in HSV as published for
+    ADE20K."""
 
 
 class SourceSpec(Settings):
@@ -87,8 +117,8 @@ class SourceSpec(Settings):
     """How often the source is drawn; None: by its number of photos (paper, 3.2)."""
     batch_size: int = Field(8, ge=1)
     augmentation: Augmentation = Augmentation()
-    test_short_side: int | None = Field(default=None, ge=8)
-    """Pixels that the short side is brought to for testing; None: keep the photo's own size."""
+    test_resize: Resize | None = None
+    """The size of a photo in testing; None: its own."""
     scored: bool = True
     """False: reported under `sources` only, not in the level's own score."""
 
@@ -116,6 +146,8 @@ class LossSpec(Settings):
     """Factors of single classes in a level's cross entropy (others 1)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Of image labels."""
+    average: Literal["known", "all"] = "known"
+    """Pixels that the loss of a map is averaged over: those with a label, or all (published for ADE20K)."""
 
     @field_validator("weights")
     @classmethod
@@ -134,6 +166,8 @@ class StageSpec(Settings):
     """A level: its head alone, everything else frozen and in eval mode (the paper does so with texture, 3.3)."""
     learning_rate: float = Field(gt=0)
     backbone_learning_rate_factor: float = Field(1.0, ge=0)
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor of the learning rate from a block of an InternImage backbone to the block before it."""
     weight_decay: float = Field(1e-4, ge=0)
     optimizer: Literal["sgd", "adamw"] = "adamw"
     warmup_iterations: int = Field(0, ge=0)
@@ -152,8 +186,10 @@ class StageSpec(Settings):
 class TrainingSpec(Settings):
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
-    gradient_clipping: float = Field(1.0, gt=0)
-    """Largest L2 norm of the gradient."""
+    gradient_clipping: float | None = Field(default=1.0, gt=0)
+    """Largest L2 norm of the gradient; None: no limit."""
+    gradient_checkpointing: bool = False
+    """Compute the backbone's activations again in the backward pass: less memory, about a third more time."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights that is scored and shipped; None: the last weights."""
     initialize_from: str | None = None

@@ -9,8 +9,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from upernet.data.sample import Sample
-from upernet.data.transforms import PADDING, _photometric, augment, resize_short_side
-from upernet.recipe import Augmentation
+from upernet.data.transforms import PADDING, _photometric, augment, resize
+from upernet.recipe import Augmentation, Resize
 from upernet.taxonomy import IGNORE
 
 
@@ -33,7 +33,7 @@ sizes = st.integers(1, 90)
 @given(height=sizes, width=sizes, crop=st.tuples(sizes, sizes), low=st.floats(0.3, 1.0), high=st.floats(1.0, 3.0),
        short_side=st.none() | st.integers(8, 90), seed=st.integers(0, 2**62))  # fmt: skip
 def test_image_and_maps_stay_aligned(height, width, crop, low, high, short_side, seed):
-    spec = Augmentation(scale=(low, high), crop=crop, short_side=short_side, photometric=False)
+    spec = Augmentation(scale=(low, high), crop=crop, short_side=short_side, photometric="none")
     sample = coordinates(height, width)
     out = augment(sample, spec, generator(seed))
     assert out.image.shape == (3, *crop) and out.image.dtype == torch.uint8
@@ -57,13 +57,13 @@ def test_image_and_maps_stay_aligned(height, width, crop, low, high, short_side,
 
 def test_nothing_changes_without_scale_flip_and_distortion():
     sample = coordinates(20, 30)
-    out = augment(sample, Augmentation(scale=(1, 1), crop=(20, 30), flip=False, photometric=False), generator())
+    out = augment(sample, Augmentation(scale=(1, 1), crop=(20, 30), flip=False, photometric="none"), generator())
     assert torch.equal(out.image, sample.image)
     assert all(torch.equal(out.maps[level], sample.maps[level]) for level in sample.maps)
 
 
 def test_half_of_the_samples_are_flipped_with_their_maps():
-    spec = Augmentation(scale=(1, 1), crop=(4, 30), photometric=False)
+    spec = Augmentation(scale=(1, 1), crop=(4, 30), photometric="none")
     outs = [augment(coordinates(4, 30), spec, generator(seed)) for seed in range(200)]
     flipped = [bool(out.maps["object"][0, 0] > 0) for out in outs]
     assert 70 < sum(flipped) < 130
@@ -71,7 +71,7 @@ def test_half_of_the_samples_are_flipped_with_their_maps():
 
 
 def test_crops_and_scales_reach_everything():
-    spec = Augmentation(scale=(0.5, 2.0), crop=(16, 16), flip=False, photometric=False)
+    spec = Augmentation(scale=(0.5, 2.0), crop=(16, 16), flip=False, photometric="none")
     maps = [augment(coordinates(40, 40), spec, generator(seed)).maps["object"] for seed in range(300)]
     assert min(int(value.min()) for value in maps) == 0 and max(int(value.max()) for value in maps) == 39
     spans = [int(value.max() - value.min()) + 1 for value in maps]
@@ -130,7 +130,7 @@ def test_hue_keeps_greys_and_luma(turn):
     [((40, 60), 20, (20, 30)), ((60, 40), 80, (120, 80)), ((9, 9), 9, (9, 9)), ((5, 99), 10, (10, 198))],
 )
 def test_short_side(size, pixels, expected):
-    out = resize_short_side(coordinates(*size), pixels)
+    out = resize(coordinates(*size), Resize(short_side=pixels))
     assert out.image.shape == (3, *expected)
     assert out.labels == {"scene": 3}
     for channel, level in enumerate(("object", "material")):

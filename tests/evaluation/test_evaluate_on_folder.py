@@ -64,7 +64,7 @@ SOURCES: dict[str, dict[str, Any]] = {
         "classes": {"null": None, "head": "head", "body": "body"},
         "implies": {"object": {"*": "person"}},
     },
-    "scenes": {"kind": "label_folder", "path": "scenes/{split}", "level": "scene", "test_short_side": 8},
+    "scenes": {"kind": "label_folder", "path": "scenes/{split}", "level": "scene", "test_resize": {"short_side": 8}},
     "materials": {"kind": "label_folder", "path": "materials/{split}", "level": "material"},
     "textures": {"kind": "label_folder", "path": "textures/{split}", "level": "texture"},
 }
@@ -148,7 +148,7 @@ def test_photos_are_brought_to_the_test_size_and_masks_are_not(data: Path) -> No
     model = cast(ColourNetwork, colour_network())
     sizes: list[tuple[int, ...]] = []
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
-    sources = {"objects": {**SOURCES["objects"], "test_short_side": 64}, "scenes": SOURCES["scenes"]}
+    sources = {"objects": {**SOURCES["objects"], "test_resize": {"short_side": 64}}, "scenes": SOURCES["scenes"]}
     result = evaluate(cast(Any, model), recipe(**sources), data)
     assert sizes == [(1, 3, 64, 64)] + [(1, 3, 8, 8)] * 3
     assert result["object"]["per_class"]["sky"]["pixels"] == 160

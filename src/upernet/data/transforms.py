@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from upernet.data.sample import Sample
-from upernet.recipe import Augmentation
+from upernet.recipe import Augmentation, Resize
 from upernet.taxonomy import IGNORE
 
 PADDING = (124, 116, 104)
@@ -52,7 +52,7 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
     if spec.flip and random[5] < 0.5:
         image = F.horizontal_flip(image)
         maps = {level: F.horizontal_flip(value) for level, value in maps.items()}
-    if spec.photometric:
+    if spec.photometric != "none":
         image = _photometric(image, random[6:14])
     if above or below or before or after:
         border = [before, above, after, below]
@@ -61,15 +61,21 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
     return replace(sample, image=tv_tensors.Image(image), maps=maps)
 
 
-def resize_short_side(sample: Sample, pixels: int) -> Sample:
-    """The sample with its short side brought to `pixels`: image bilinear with antialiasing, maps by nearest pixel."""
+def resize(sample: Sample, size: Resize) -> Sample:
+    """The sample at the size that `size` says: image bilinear, maps by nearest pixel."""
     height, width = sample.image.shape[-2:]
-    scale = pixels / min(height, width)
-    rows, columns = max(pixels, round(height * scale)), max(pixels, round(width * scale))
-    if (rows, columns) == (height, width):
-        return sample
-    image = F.resize(sample.image, [rows, columns], F.InterpolationMode.BILINEAR, antialias=True)
-    maps = {level: _nearest(value, rows, columns) for level, value in sample.maps.items()}
+    factor = size.short_side / min(height, width)
+    if size.long_side is not None:
+        factor = min(factor, size.long_side / max(height, width))
+    rows, columns = max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+    image, maps = sample.image, sample.maps
+    for shape in (
+        (rows, columns),
+        (-(-rows // size.multiple) * size.multiple, -(-columns // size.multiple) * size.multiple),
+    ):
+        if shape != image.shape[-2:]:
+            image = F.resize(image, list(shape), F.InterpolationMode.BILINEAR, antialias=size.antialias)
+            maps = {level: _nearest(value, *shape) for level, value in maps.items()}
     return replace(sample, image=tv_tensors.Image(image), maps=maps)
 
 

@@ -107,7 +107,7 @@ def _tallies(
         return counts
     asked = dict.fromkeys([*levels, "object"] if "part" in levels else levels)
     for sample in share(source, progress):
-        logits = photo_logits(model, sample, source.spec.test_short_side, asked, device)
+        logits = photo_logits(model, sample, source.spec.test_resize, asked, device)
         for level in levels:
             confidence, label, shown = shown_labels(logits, level, model.taxonomy)
             right = torch.zeros_like(shown)

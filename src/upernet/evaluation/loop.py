@@ -13,11 +13,11 @@ from torch import Tensor
 
 from upernet.data.sample import Sample
 from upernet.data.sources import Source, SourceMissing, open_source
-from upernet.data.transforms import resize_short_side
+from upernet.data.transforms import resize
 from upernet.errors import UpernetError
 from upernet.evaluation.metrics import Scores, needed_levels
 from upernet.models import UPerNet
-from upernet.recipe import Recipe, Split
+from upernet.recipe import Recipe, Resize, Split
 
 Progress = Callable[[str, int, int], None]
 """Called as (source, photos done, photos in all), by each process for its own share."""
@@ -33,7 +33,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score `model` on the photos of `split` of every source, one photo at a time.
 
-    A photo is brought to its source's `test_short_side`; logits are brought to the size of the label map.
+    A photo is brought to its source's `test_resize`; logits are brought to the size of the label map.
     Where torch.distributed is initialised, the processes share the photos and all return the same result.
     The model is moved to `device`; its training mode is left as it was.
 
@@ -59,7 +59,7 @@ def evaluate(
             annotated = Scores(model.taxonomy, source.spec.supervision)
             implied = Scores(model.taxonomy, source.spec.supervision)
             for sample in share(source, progress):
-                logits = photo_logits(model, sample, source.spec.test_short_side, needed_levels(sample), device)
+                logits = photo_logits(model, sample, source.spec.test_resize, needed_levels(sample), device)
                 annotated.update(logits, sample)
                 implied.update(logits, sample, weak=True)
             annotated.reduce()
@@ -132,12 +132,12 @@ def share(source: Source, progress: Progress | None = None) -> Iterator[Sample]:
 def photo_logits(
     model: UPerNet,
     sample: Sample,
-    short_side: int | None,
+    size: Resize | None,
     levels: Iterable[str],
     device: str | torch.device,
 ) -> dict[str, Tensor]:
-    """Logits of the photo of `sample`, brought to `short_side` first: `{level: 1 x K (x h x w)}`."""
-    if short_side is not None:
-        sample = resize_short_side(replace(sample, maps={}), short_side)
+    """Logits of the photo of `sample`, resized to `size` first: `{level: 1 x K (x h x w)}`."""
+    if size is not None:
+        sample = resize(replace(sample, maps={}), size)
     image = sample.image.as_subclass(Tensor).to(device)
     return model(model.preprocess(image)[None], levels=tuple(levels))

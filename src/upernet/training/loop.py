@@ -239,7 +239,7 @@ class _Run:
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.training.gradient_clipping)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.training.gradient_clipping or math.inf)
         if not math.isfinite(norm):
             raise UpernetError(self._diverged("the gradient", batch.source))
         optimizer.step()
@@ -297,7 +297,7 @@ class _Run:
                 "taxonomy": True,
                 "calibration": True,
                 "parse_short_side": True,
-                "sources": {"__all__": {"scored", "test_short_side"}},
+                "sources": {"__all__": {"scored", "test_resize"}},
                 "training": {"workers", "checkpoint_every"},
             },
         )
