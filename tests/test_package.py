@@ -30,6 +30,7 @@ ROOMS = [
     "settings",
     "taxonomy",
     "recipe",
+    "ops",
     "models",
     "checkpoints",
     "data",
