@@ -13,13 +13,16 @@ from upernet.models.decoder import conv_bn_relu, resize_like
 
 
 class SceneHead(nn.Module):
-    """Scene of the whole photo from the PPM output: 3x3 convolution, global average, linear."""
+    """Scene of the whole photo from the PPM output: 3x3 convolution, global average, linear.
+
+    There is no convolution if `channels` is 0.
+    """
 
     def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float):
         super().__init__()
-        self.conv = conv_bn_relu(in_channels, channels, 3)
+        self.conv = conv_bn_relu(in_channels, channels, 3) if channels else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, num_logits)
+        self.classifier = nn.Linear(channels or in_channels, num_logits)
 
     def forward(self, p5: Tensor) -> Tensor:
         """N x D x H/32 x W/32 -> N x K."""
@@ -27,13 +30,16 @@ class SceneHead(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """A label per pixel: 3x3 convolution, 1x1 classifier. Objects and parts on the fused map, materials on P2."""
+    """A label per pixel: 3x3 convolution, 1x1 classifier. Objects and parts on the fused map, materials on P2.
+
+    There is no convolution if `channels` is 0.
+    """
 
     def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float):
         super().__init__()
-        self.conv = conv_bn_relu(in_channels, channels, 3)
+        self.conv = conv_bn_relu(in_channels, channels, 3) if channels else nn.Identity()
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_logits, 1)
+        self.classifier = nn.Conv2d(channels or in_channels, num_logits, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """N x D x H x W -> N x K x H x W."""

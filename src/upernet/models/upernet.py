@@ -46,9 +46,16 @@ class UPerNet(nn.Module):
         self.spec = spec
         self.taxonomy = taxonomy
         self.preprocess = Preprocess(*backbone_normalization(spec.backbone))
-        self.backbone = create_backbone(spec.backbone, pretrained)
+        self.backbone = create_backbone(
+            spec.backbone,
+            pretrained,
+            options=spec.backbone_options,
+            drop_path=spec.drop_path,
+            feature_norms=spec.feature_norms,
+        )
         channels: list[int] = feature_info(self.backbone).channels()
-        width, head_width = spec.decoder_channels, spec.head_channels or spec.decoder_channels
+        width = spec.decoder_channels
+        head_width = width if spec.head_channels is None else spec.head_channels
 
         needs_pyramid = bool({"object", "part", "material"} & set(taxonomy.levels))
         needs_fusion = bool({"object", "part"} & set(taxonomy.levels))
