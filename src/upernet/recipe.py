@@ -189,7 +189,8 @@ class TrainingSpec(Settings):
     gradient_clipping: float | None = Field(default=1.0, gt=0)
     """Largest L2 norm of the gradient; None: no limit."""
     gradient_checkpointing: bool = False
-    """Compute the backbone's activations again in the backward pass: less memory, about a third more time."""
+    """Compute the backbone's activations again in the backward pass: less memory, more time. Batch norms in it then
+    update their statistics twice per iteration."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights that is scored and shipped; None: the last weights."""
     initialize_from: str | None = None

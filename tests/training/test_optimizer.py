@@ -1,5 +1,8 @@
+import json
+
 import pytest
 import torch
+from official_network import NEEDS_REFERENCE, REFERENCE, official_model, official_name
 
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
@@ -20,8 +23,9 @@ def stage(**changes) -> StageSpec:
 def test_learning_rate_warms_up_then_decays_to_zero():
     warm = stage(iterations=100, warmup_iterations=4, power=0.9)
     rates = [learning_rate(warm, i) for i in range(100)]
-    assert rates[0] == pytest.approx(0.25) and rates[4] == pytest.approx((1 - 4 / 100) ** 0.9)
-    assert rates[:4] == sorted(rates[:4]) and rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[0] == pytest.approx(1e-6) and rates[4] == pytest.approx((1 - 4 / 100) ** 0.9)
+    assert rates[2] == pytest.approx((1 - 2 / 100) ** 0.9 * (1 - (1 - 2 / 4) * (1 - 1e-6)))
+    assert rates[:5] == sorted(rates[:5]) and rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[-1] == pytest.approx(0.01**0.9)
 
 
@@ -89,3 +93,26 @@ def test_moving_average_follows_the_formula():
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert float(average.state["weight"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason=NEEDS_REFERENCE)
+@pytest.mark.parametrize("variant", ["t", "s", "b", "l", "xl", "h"])
+def test_groups_of_the_published_recipes(variant):
+    published = json.loads((REFERENCE / "optimizer" / f"optim_groups_{variant}.json").read_text())
+    with torch.device("meta"):
+        model = official_model(variant)
+    decay = published["paramwise"]["layer_decay_rate"]
+    base = published["optimizer"]["lr"]
+    ours = stage(layer_decay=decay, learning_rate=base, weight_decay=0.05)
+    names = {parameter: official_name(name) for name, parameter in model.named_parameters()}
+    groups = create_optimizer(model, ours).param_groups
+    assigned = {names[p]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    expected = {name: (lr, weight_decay) for name, (_, _, lr, weight_decay) in published["params"].items()}
+    assert assigned.keys() == expected.keys()
+    for name, (lr, weight_decay) in expected.items():
+        assert assigned[name] == (pytest.approx(lr, rel=1e-9), weight_decay), name
+
+
+def test_layer_decay_needs_a_backbone_with_numbered_layers(model):
+    with pytest.raises(UpernetError, match="layer_decay: only InternImage"):
+        create_optimizer(model, stage(layer_decay=0.9))

@@ -114,6 +114,20 @@ class InternImage(nn.Module):
         """Keep only the input of each block for the backward pass, and compute the block again there."""
         self.grad_checkpointing = enable
 
+    def layer_of(self, parameter: str) -> int:
+        """Number of the layer that a parameter belongs to in the published layer-wise learning rates.
+
+        0 is the stem; block j of the network is j + 1. What lies between two levels counts to the block after it, but
+        the norm after the last level to that level's first block; `post_norms` count by their place in their list.
+        """
+        if parameter.startswith("patch_embed."):
+            return 0
+        _, level, kind, *rest = parameter.split(".")
+        before = sum(self.spec.depths[: int(level)])
+        if kind in ("blocks", "post_norms"):
+            return before + int(rest[0]) + 1
+        return sum(self.spec.depths[: min(int(level) + 1, 3)]) + 1
+
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.patch_embed(images)
         features = []
@@ -281,8 +295,10 @@ class DCNv3(nn.Module):
         """Before training, every point lies on the grid and has the same weight (paper, section 4)."""
         for linear in (self.offset, self.mask):
             nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
         for linear in (self.input_proj, self.output_proj):
             nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.input_proj(x)

@@ -104,6 +104,8 @@ class _Run:
         fresh = not self.state_path.is_file()
         from_hub = fresh and self.initial is None and recipe.model.backbone_weights == "timm"
         model = build_model(recipe, pretrained=from_hub)
+        if training.gradient_checkpointing:
+            model.backbone.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
         self.model: UPerNet = model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stages = [self._open_stage(number, stage) for number, stage in enumerate(training.stages)]
         check_calibration(self.model.taxonomy, recipe)
@@ -298,7 +300,7 @@ class _Run:
                 "calibration": True,
                 "parse_short_side": True,
                 "sources": {"__all__": {"scored", "test_resize"}},
-                "training": {"workers", "checkpoint_every"},
+                "training": {"workers", "checkpoint_every", "gradient_checkpointing"},
             },
         )
         photos = {name: len(source) for stage in self.stages for name, source in stage.sources.items()}

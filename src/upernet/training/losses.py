@@ -94,6 +94,8 @@ class LevelLosses:
         numerator = F.cross_entropy(
             logits.float(), target, weights, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing
         )
+        if self.spec.average == "all":
+            return Ratio(numerator, numerator.new_tensor(float(target.numel())))
         known = target != IGNORE
         denominator = known.sum().float() if weights is None else weights[target.clamp(min=0)][known].sum()
         return Ratio(numerator, denominator)

@@ -9,7 +9,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.models.backbones import feature_info
+from upernet.models.internimage import InternImage
 from upernet.recipe import StageSpec
+
+WARMUP_START = 1e-6
+"""Factor of the learning rate at the first iteration of a warm-up, as published for ADE20K."""
 
 
 def select_trained(model: UPerNet, stage: StageSpec) -> None:
@@ -37,13 +41,22 @@ def set_modes(model: UPerNet, stage: StageSpec) -> None:
 
 
 def create_optimizer(model: UPerNet, stage: StageSpec) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or AdamW over the parameters that learn; no weight decay on norms and biases."""
+    """SGD with momentum 0.9 or AdamW over the parameters that learn.
+
+    No weight decay on norms, biases, scales of residual branches and tables of relative positions.
+
+    Raises:
+        UpernetError: `layer_decay` for a backbone that is no InternImage.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            factor = stage.backbone_learning_rate_factor if name.startswith("backbone.") else 1.0
-            decay = stage.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((factor, decay), []).append(parameter)
+            factor = 1.0
+            if name.startswith("backbone."):
+                layers = _layers_above(model.backbone, name.removeprefix("backbone.")) if stage.layer_decay < 1 else 0
+                factor = stage.backbone_learning_rate_factor * stage.layer_decay**layers
+            decayed = parameter.ndim > 1 and "relative_position" not in name
+            groups.setdefault((factor, stage.weight_decay if decayed else 0.0), []).append(parameter)
     options = [
         {"params": parameters, "lr": factor * stage.learning_rate, "weight_decay": decay, "factor": factor}
         for (factor, decay), parameters in groups.items()
@@ -54,10 +67,10 @@ def create_optimizer(model: UPerNet, stage: StageSpec) -> torch.optim.Optimizer:
 
 
 def learning_rate(stage: StageSpec, iteration: int) -> float:
-    """Linear warm-up, then polynomial decay to zero, at `iteration` (from 0) of the stage."""
+    """Polynomial decay to zero, times a linear warm-up from `WARMUP_START`, at `iteration` (from 0) of the stage."""
     decayed = stage.learning_rate * (1 - iteration / stage.iterations) ** stage.power
     if iteration < stage.warmup_iterations:
-        return decayed * (iteration + 1) / stage.warmup_iterations
+        return decayed * (1 - (1 - iteration / stage.warmup_iterations) * (1 - WARMUP_START))
     return decayed
 
 
@@ -82,6 +95,13 @@ class MovingAverage:
                 self.state[key].lerp_(value, 1 - decay)
             else:
                 self.state[key].copy_(value)
+
+
+def _layers_above(backbone: nn.Module, name: str) -> int:
+    """Layers between the parameter `name` of the backbone and the decoder, which counts as one."""
+    if not isinstance(backbone, InternImage):
+        raise UpernetError("layer_decay: only InternImage backbones say which layer a parameter is in; leave it out.")
+    return sum(backbone.spec.depths) + 1 - backbone.layer_of(name)
 
 
 def _shallow_parameters(backbone: nn.Module, stages: int) -> list[nn.Parameter]:
