@@ -11,7 +11,9 @@ from colour_network import GREEN, RED, colour_network, halves, save
 from rich.console import Console
 
 from upernet.cli.evaluate import evaluate
+from upernet.cli.main import main
 from upernet.errors import UpernetError
+from upernet.evaluation import Passes
 from upernet.evaluation.report import tables
 
 RECIPE = {
@@ -51,6 +53,34 @@ def test_writes_the_scores_and_prints_tables(folder: Path, capsys: pytest.Captur
     assert max(map(len, printed.splitlines())) <= 80
 
 
+def test_the_passes_are_written_and_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, json=folder / "scores.json", scales="0.5, 1,1.5", flip=True, window=48)
+    result = json.loads((folder / "scores.json").read_text())
+    assert result["testing"] == {"scales": [0.5, 1, 1.5], "flip": True, "window": 48, "stride": 32}
+    assert result["scene"]["top1"] == pytest.approx(2 / 3)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "at scale 0.5, 1, 1.5; mirrored, too; in windows of 48 pixels, 32 apart." in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--scales", ""], "scales: there are none"),
+        (["--scales", "0.5,,1"], "--scales 0.5,,1: give numbers with commas between"),
+        (["--scales", "half"], "--scales half: give numbers"),
+        (["--scales", "1,-1"], "scales: -1 is no size"),
+        (["--stride", "32"], "stride: 32 is of no use without windows"),
+        (["--window", "16"], "window: 16 pixels are too few"),
+        (["--window", "64", "--stride", "128"], "stride: 128 pixels"),
+    ],
+)
+def test_options_that_cannot_be(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", "camvid", "--data", ".", *options])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.startswith("upernet: ") and sentence in error
+
+
 def test_no_shipped_weights(folder: Path) -> None:
     with pytest.raises(UpernetError, match="no weights are shipped for 'mine': pass --checkpoint FILE"):
         run(folder, checkpoint=None)
@@ -76,10 +106,11 @@ def test_tables_fit_a_terminal_of_80_columns() -> None:
     row = {"iou": 0.5, "accuracy": None, "pixels": 1_234_567_890, "top1": 1.0, "photos": 3}
     level = {"miou": 0.5, "pixel_accuracy": 1.0, "top1": 0.25, "per_class": {long: row, "absent": {"pixels": 0}}}
     console = Console(width=80, record=True, file=io.StringIO())
-    for table in tables({"material": level, "weak": {"streets": {"material": level}}, "split": "test"}):
+    result = {"material": level, "weak": {"streets": {"material": level}}, "testing": Passes().to_dict()}
+    for table in tables(result):
         console.print(table)
     printed = console.export_text()
-    assert max(map(len, printed.splitlines())) <= 80
+    assert max(map(len, printed.splitlines())) <= 80 and "Photos were seen" not in printed
     assert "1,234,567,890" in printed and "absent" not in printed
     assert "material: mIoU 0.500, pixel accuracy 1.000, top-1 0.250" in printed
     assert "material, implied labels of streets: mIoU 0.500" in printed

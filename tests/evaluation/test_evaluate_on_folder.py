@@ -12,7 +12,7 @@ import torch
 from colour_network import BLUE, GREEN, RED, TAXONOMY, VIOLET, ColourNetwork, colour_network, halves, recipe, save
 
 from upernet.errors import UpernetError
-from upernet.evaluation import evaluate
+from upernet.evaluation import Passes, evaluate
 from upernet.recipe import Recipe
 
 OBJECT_PHOTO_CLASSES = {"sky": "sky", "tree": "tree", "person": "person"}
@@ -119,7 +119,9 @@ def test_implied_labels_are_apart(result: dict[str, Any]) -> None:
 
 def test_layout(result: dict[str, Any]) -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    assert set(result) == {"scene", "object", "part", "material", "sources", "weak", "split", "photos", "skipped"}
+    levels = {"scene", "object", "part", "material"}
+    assert set(result) == levels | {"sources", "weak", "split", "photos", "skipped", "testing"}
+    assert result["testing"] == {"scales": [1.0], "flip": False, "window": None, "stride": None}
     assert result["split"] == "test" and result["skipped"] == ["textures"]
     assert result["photos"] == {"objects": 1, "parts": 2, "scenes": 3, "materials": 2}
     assert {name: list(levels) for name, levels in result["sources"].items()} == {
@@ -152,6 +154,13 @@ def test_photos_are_brought_to_the_test_size_and_masks_are_not(data: Path) -> No
     result = evaluate(cast(Any, model), recipe(**sources), data)
     assert sizes == [(1, 3, 64, 64)] + [(1, 3, 8, 8)] * 3
     assert result["object"]["per_class"]["sky"]["pixels"] == 160
+
+
+def test_of_several_passes_every_level_has_its_scores(data: Path, result: dict[str, Any]) -> None:
+    # The network reads single pixels of flat colours, so a mirrored pass says the same as the other.
+    mirrored = evaluate(colour_network(), recipe(**SOURCES), data, passes=Passes(flip=True))
+    assert mirrored.pop("testing")["flip"] and result.pop("testing")
+    assert mirrored == result
 
 
 def test_only_annotated_levels_are_computed_and_the_mode_is_kept(data: Path) -> None:

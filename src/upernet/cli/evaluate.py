@@ -15,6 +15,10 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Folder that holds the sources' folders.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to score; default: the shipped ones.")] = None,
     split: Annotated[Split, typer.Option(help="Which photos.")] = "test",
+    scales: Annotated[str, typer.Option(help="Factors of the test size, averaged: 0.5,0.75,1,1.25,1.5,1.75.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored photo.")] = False,
+    window: Annotated[int | None, typer.Option(help="Go over the photo in windows of this many pixels.")] = None,
+    stride: Annotated[int | None, typer.Option(help="From window to window; default: 2/3 of the window.")] = None,
     json: Annotated[Path | None, typer.Option(help="File to write all scores to.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = None,
 ) -> None:
@@ -27,6 +31,7 @@ def evaluate(
 
     from upernet.checkpoints import load_checkpoint, shipped_checkpoint
     from upernet.errors import UpernetError
+    from upernet.evaluation import Passes
     from upernet.evaluation import evaluate as score
     from upernet.evaluation.report import tables
     from upernet.files import atomic_path
@@ -39,6 +44,7 @@ def evaluate(
         usable_device(device)
     if json is not None and json.is_dir():
         raise UpernetError(f"{json}: is a folder; give the name of a file for --json.")
+    passes = Passes(_numbers(scales), flip, window, stride)
     weights = checkpoint or shipped_checkpoint(chosen.name)
     if weights is None:
         raise UpernetError(f"no weights are shipped for {chosen.name!r}: pass --checkpoint FILE.")
@@ -52,7 +58,7 @@ def evaluate(
             def show(source: str, done: int, total: int) -> None:
                 bar.update(tasks[source], completed=done, total=total, visible=True)
 
-            result = score(model, chosen, data, split, world.device, show)
+            result = score(model, chosen, data, split, world.device, show, passes)
         if file is not None:
             file.write_text(dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     leave_world()
@@ -63,3 +69,13 @@ def evaluate(
         if result["skipped"]:
             names = ", ".join(result["skipped"])
             console.print(f"Skipped, for there are no {split} photos of them below {data}: {names}.", markup=False)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """`0.5,1` -> (0.5, 1.0)."""
+    from upernet.errors import UpernetError
+
+    try:
+        return tuple(float(number) for number in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise UpernetError(f"--scales {text}: give numbers with commas between, for example 0.5,1,1.5.") from None

@@ -12,7 +12,8 @@ from upernet.data.sample import Sample
 from upernet.data.sources import Source
 from upernet.errors import UpernetError
 from upernet.evaluation.confusion import sum_over_processes
-from upernet.evaluation.loop import Progress, inference, open_sources, photo_logits, share
+from upernet.evaluation.loop import Progress, inference, open_sources, share
+from upernet.evaluation.passes import network_input
 from upernet.models import UPerNet
 from upernet.recipe import Recipe
 from upernet.taxonomy import IGNORE, Taxonomy
@@ -107,7 +108,7 @@ def _tallies(
         return counts
     asked = dict.fromkeys([*levels, "object"] if "part" in levels else levels)
     for sample in share(source, progress):
-        logits = photo_logits(model, sample, source.spec.test_resize, asked, device)
+        logits = model(network_input(model, sample, source.spec.test_resize, device), levels=tuple(asked))
         for level in levels:
             confidence, label, shown = shown_labels(logits, level, model.taxonomy)
             right = torch.zeros_like(shown)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from upernet.data.sample import Sample
 from upernet.data.sources import Source, SourceMissing, open_source
-from upernet.data.transforms import resize
 from upernet.errors import UpernetError
-from upernet.evaluation.metrics import Scores, needed_levels
+from upernet.evaluation.metrics import Scores
+from upernet.evaluation.passes import Passes, photo_outputs
 from upernet.models import UPerNet
-from upernet.recipe import Recipe, Resize, Split
+from upernet.recipe import Recipe, Split
 
 Progress = Callable[[str, int, int], None]
 """Called as (source, photos done, photos in all), by each process for its own share."""
+ONCE = Passes()
 
 
 def evaluate(
@@ -30,10 +29,12 @@ def evaluate(
     split: Split = "test",
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
+    passes: Passes = ONCE,
 ) -> dict[str, Any]:
     """Score `model` on the photos of `split` of every source, one photo at a time.
 
-    A photo is brought to its source's `test_resize`; logits are brought to the size of the label map.
+    A photo is brought to its source's `test_resize`; its logits are brought to the size of the network's input and then
+    to that of the label map, bilinearly. With several `passes` their probabilities are averaged there.
     Where torch.distributed is initialised, the processes share the photos and all return the same result.
     The model is moved to `device`; its training mode is left as it was.
 
@@ -44,6 +45,7 @@ def evaluate(
             "sources": {source: {level: {metric: value}}}
             "weak": {source: {level: {metric: value}}}     # implied labels
             "split": str, "photos": {source: int}, "skipped": [source]
+            "testing": {"scales": [float], "flip": bool, "window": int | None, "stride": int | None}
 
         `skipped` are sources without a folder below `data_dir`, or without this split.
 
@@ -59,9 +61,9 @@ def evaluate(
             annotated = Scores(model.taxonomy, source.spec.supervision)
             implied = Scores(model.taxonomy, source.spec.supervision)
             for sample in share(source, progress):
-                logits = photo_logits(model, sample, source.spec.test_resize, needed_levels(sample), device)
-                annotated.update(logits, sample)
-                implied.update(logits, sample, weak=True)
+                logits, through = photo_outputs(model, sample, source.spec, device, passes)
+                annotated.update(logits, sample, through=through)
+                implied.update(logits, sample, weak=True, through=through)
             annotated.reduce()
             implied.reduce()
             if source.spec.scored:
@@ -76,6 +78,7 @@ def evaluate(
         "split": split,
         "photos": {name: len(source) for name, source in sources.items()},
         "skipped": skipped,
+        "testing": passes.to_dict(),
     }
 
 
@@ -127,17 +130,3 @@ def share(source: Source, progress: Progress | None = None) -> Iterator[Sample]:
         yield source[index]
     if progress:
         progress(source.name, len(indices), len(indices))
-
-
-def photo_logits(
-    model: UPerNet,
-    sample: Sample,
-    size: Resize | None,
-    levels: Iterable[str],
-    device: str | torch.device,
-) -> dict[str, Tensor]:
-    """Logits of the photo of `sample`, resized to `size` first: `{level: 1 x K (x h x w)}`."""
-    if size is not None:
-        sample = resize(replace(sample, maps={}), size)
-    image = sample.image.as_subclass(Tensor).to(device)
-    return model(model.preprocess(image)[None], levels=tuple(levels))

@@ -22,19 +22,16 @@ from upernet.evaluation.confusion import ConfusionMatrix, sum_over_processes
 from upernet.taxonomy import IGNORE, Level, Taxonomy
 
 Result = dict[str, Any]
+Size = tuple[int, int]
+"""Height and width in pixels."""
 CHANNELS_AT_ONCE = 16
 
 
-def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Argmax of bilinearly resized logits: 1 x K x h x w -> int64 H x W.
-
-    Channels are resized in blocks, so that a full-size copy of all K never exists; the result is the same.
-    """
+def label_map(logits: Tensor, *sizes: Size) -> Tensor:
+    """Argmax of logits that are brought to each of `sizes` in turn: 1 x K x h x w -> int64 H x W, of the last size."""
     best, labels = None, None
-    for start in range(0, logits.shape[1], CHANNELS_AT_ONCE):
-        block = logits[:, start : start + CHANNELS_AT_ONCE].float()
-        resized = F.interpolate(block, size=size, mode="bilinear", align_corners=False)[0]
-        values, indices = resized.max(dim=0)
+    for start, block in resized_blocks(logits, *sizes):
+        values, indices = block.max(dim=0)
         if best is None or labels is None:
             best, labels = values, indices
         else:
@@ -44,6 +41,23 @@ def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if labels is None:
         raise ValueError("logits without channels")
     return labels
+
+
+def resized_blocks(logits: Tensor, *sizes: Size) -> Iterator[tuple[int, Tensor]]:
+    """Logits 1 x K x h x w at the last of `sizes`, a few channels at a time: (first channel, float32 k x H x W).
+
+    A full-size copy of all K need not exist that way; the values are those of `resized`.
+    """
+    for start in range(0, logits.shape[1], CHANNELS_AT_ONCE):
+        yield start, resized(logits[:, start : start + CHANNELS_AT_ONCE].float(), *sizes)[0]
+
+
+def resized(logits: Tensor, *sizes: Size) -> Tensor:
+    """N x K x h x w brought to each of `sizes` in turn, bilinear; corner pixels are not aligned."""
+    for size in sizes:
+        if size != logits.shape[-2:]:
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return logits
 
 
 def image_scores(logits: Tensor, supervision: str = "pooled") -> Tensor:
@@ -163,7 +177,9 @@ class PartScore:
         self.found = [ConfusionMatrix(len(group.parts)) for group in self.groups]
         self.given = [ConfusionMatrix(len(group.parts)) for group in self.groups]
 
-    def update(self, logits: Tensor, prediction: Tensor, objects: Tensor, parts: Tensor) -> None:
+    def update(
+        self, logits: Tensor, prediction: Tensor, objects: Tensor, parts: Tensor, through: tuple[Size, ...] = ()
+    ) -> None:
         """Add one photo.
 
         Args:
@@ -171,6 +187,7 @@ class PartScore:
             prediction: predicted objects, int H x W.
             objects: true objects, int H x W; -1: unknown.
             parts: true parts as global labels, int H x W; -1: unknown.
+            through: as `Scores.update`.
         """
         size = (parts.shape[-2], parts.shape[-1])
         for group, found, given in zip(self.groups, self.found, self.given, strict=True):
@@ -180,7 +197,7 @@ class PartScore:
                 local[inside & (parts == part)] = index
             if not (local > 0).any():
                 continue
-            chosen = label_map(logits[:, group.channels], size)
+            chosen = label_map(logits[:, group.channels], *through, size)
             given.update(chosen, local)
             local[~inside & (objects != IGNORE)] = 0
             found.update(torch.where(prediction == group.owner, chosen, 0), local)
@@ -242,25 +259,30 @@ class Scores:
         self.labels = {level.name: LabelScore(level) for level in taxonomy.levels.values() if level.name != "part"}
         self.parts = PartScore(taxonomy) if "part" in taxonomy.levels else None
 
-    def update(self, logits: dict[str, Tensor], sample: Sample, weak: bool = False) -> None:
+    def update(
+        self, logits: dict[str, Tensor], sample: Sample, weak: bool = False, through: tuple[Size, ...] = ()
+    ) -> None:
         """Add one photo.
 
         Args:
-            logits: of the batch that holds this photo alone, at least for `needed_levels(sample)`.
+            logits: of the batch that holds this photo alone, at least for `needed_levels(sample)`; or probabilities.
             sample: its annotations; label maps may have another size than the logits: those are resized.
             weak: score the labels that were implied (`sample.weak`) instead of the annotated ones.
+            through: sizes that the logits are brought to, one after another, before that of the label map.
 
         Raises:
             UpernetError: parts are annotated, and the objects that own them are not.
         """
+        scored = {name for name in (*sample.maps, *sample.labels) if (name in sample.weak) == weak}
+        parts_scored = self.parts is not None and "part" in sample.maps and "part" in scored
         predictions: dict[str, Tensor] = {}
         for name, mask in sample.maps.items():
-            if name in self.pixels:
+            if name in self.pixels and (name in scored or (name == "object" and parts_scored)):
                 truth = mask.as_subclass(Tensor).to(logits[name].device)
-                predictions[name] = label_map(logits[name], (truth.shape[-2], truth.shape[-1]))
-                if (name in sample.weak) == weak:
+                predictions[name] = label_map(logits[name], *through, (truth.shape[-2], truth.shape[-1]))
+                if name in scored:
                     self.pixels[name].update(predictions[name], truth)
-        if self.parts and "part" in sample.maps and ("part" in sample.weak) == weak:
+        if self.parts is not None and parts_scored:
             if "object" not in sample.maps:
                 raise UpernetError(
                     f"{sample.key}: parts are annotated without the objects that own them: "
@@ -268,9 +290,9 @@ class Scores:
                 )
             device = logits["part"].device
             objects, parts = (sample.maps[name].as_subclass(Tensor).to(device) for name in ("object", "part"))
-            self.parts.update(logits["part"], predictions["object"], objects, parts)
+            self.parts.update(logits["part"], predictions["object"], objects, parts, through)
         for name, label in sample.labels.items():
-            if name in self.labels and (name in sample.weak) == weak:
+            if name in self.labels and name in scored:
                 self.labels[name].update(image_scores(logits[name], self.supervision), label)
 
     def __iadd__(self, other: Scores) -> Scores:

@@ -28,11 +28,26 @@ SENTENCES = {
 
 
 def tables(result: dict[str, Any]) -> list[Group]:
-    """One per level of what `evaluate` returned, then one per level that a source's labels imply."""
+    """One per level of what `evaluate` returned, then one per level that a source's labels imply.
+
+    Before them stands how the photos were put through the network, unless it was once and whole.
+    """
     levels = {name: values for name, values in result.items() if isinstance(values, dict) and "per_class" in values}
     for source, implied in result["weak"].items():
         levels |= {f"{name}, implied labels of {source}": values for name, values in implied.items()}
-    return [_table(name, values) for name, values in levels.items()]
+    return [*_passes(result["testing"]), *(_table(name, values) for name, values in levels.items())]
+
+
+def _passes(testing: dict[str, Any]) -> list[Group]:
+    """What was done, where it is not the plain one pass."""
+    done = []
+    if testing["scales"] != [1.0]:
+        done.append("at scale " + ", ".join(f"{scale:g}" for scale in testing["scales"]))
+    if testing["flip"]:
+        done.append("mirrored, too")
+    if testing["window"] is not None:
+        done.append(f"in windows of {testing['window']} pixels, {testing['stride']} apart")
+    return [Group(Text(f"Photos were seen {'; '.join(done)}."), "")] if done else []
 
 
 def _table(heading: str, values: dict[str, Any]) -> Group:
