@@ -4,15 +4,36 @@ import pytest
 import torch
 
 import upernet
-from upernet.models import AUXILIARY, UPerNet
+from upernet.models import AUXILIARY, UPerNet, build_model
+from upernet.models.internimage import VARIANTS
+from upernet.recipe import load_recipe
 
 ODD, EVEN = (75, 101), (64, 96)
+
+
+NARROW = {"channels": 16, "depths": (1, 1, 2, 1), "groups": (1, 2, 4, 8)}
+"""An InternImage of up to a billion parameters, each variant with its own options (test_internimage.py: full size)."""
 
 
 @pytest.fixture(scope="module", params=upernet.list_models())
 def model(request) -> UPerNet:
     torch.manual_seed(0)
-    return upernet.create_model(request.param)
+    recipe = load_recipe(request.param)
+    if recipe.model.backbone in VARIANTS:
+        options = dict(NARROW)
+        if "level2_post_norm_blocks" in VARIANTS[recipe.model.backbone]:
+            options["level2_post_norm_blocks"] = (0,)
+        changes = {"backbone_options": options, "decoder_channels": 32, "auxiliary_channels": 16}
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
+    return build_model(recipe)
+
+
+@pytest.mark.parametrize("name", upernet.list_models())
+def test_every_model_is_made_by_name(name):
+    with torch.device("meta"):
+        model = upernet.create_model(name)
+        logits = model.eval()(torch.empty(1, 3, *ODD))
+    assert set(logits) == set(model.taxonomy.levels)
 
 
 def stride4(size: int) -> int:
