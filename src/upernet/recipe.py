@@ -86,11 +86,18 @@ class Augmentation(Settings):
     crop: Size = (512, 512)
     """Height and width of the crop; smaller photos are padded (labels: unknown)."""
     max_class_share: float = Field(default=1.0, gt=0, le=1)
-    """A crop whose most frequent class has a larger share of its labelled pixels is drawn again, at most 10 times."""
+    """A crop whose most frequent class has this share of its labelled pixels or more is drawn again, at most 10 times;
+    1: never."""
     flip: bool = True
     photometric: Literal["none", "yiq", "hsv"] = "yiq"
     """Brightness, contrast, saturation, hue: as one affine map of RGB, or step by step in HSV as published for
     ADE20K."""
+
+    @model_validator(mode="after")
+    def _limit_of_what(self) -> Augmentation:
+        if self.long_side is not None and self.short_side is None:
+            raise SettingsError("limits the long side when short_side is set; set short_side too", "long_side")
+        return self
 
 
 class SourceSpec(Settings):

@@ -1,10 +1,10 @@
-"""`upernet data`: look at training data."""
+"""`upernet data`: prepare and look at training data."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,13 +18,13 @@ from upernet.recipe import load_recipe
 if TYPE_CHECKING:
     from upernet.data.check import Report, SplitReport
 
-app = typer.Typer(help="Look at training data.", no_args_is_help=True)
+app = typer.Typer(help="Prepare and look at training data.", no_args_is_help=True)
 SHOWN_PROBLEMS = 30
 
 
 @app.callback()
 def _data() -> None:
-    """Look at training data."""
+    """Prepare and look at training data."""
 
 
 @app.command("check")
@@ -48,6 +48,38 @@ def check_command(
         write_text(json_file, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
     _show(report, Console())
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command("prepare")
+def prepare_command(
+    dataset: Annotated[Literal["ade20k"], typer.Argument(metavar="DATASET", help="Which data set: ade20k.")],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Where its folder is made; --data of other commands.")],
+    archives: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="PATH", help="A downloaded zip, or the folder it was unpacked to; repeatable."),
+    ] = None,
+) -> None:
+    """Put a downloaded data set into the folders that recipes read; files that are there already stay.
+
+    ade20k: ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark, or the full ADE20K, which is reduced to the
+    benchmark's 150 classes and sizes.
+    """
+    from upernet.data.prepare.ade20k import FULL, prepare_ade20k
+
+    console = Console(stderr=True)
+    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"preparing {dataset}", total=None)
+        prepared = prepare_ade20k(
+            data, archives or [], lambda done, total: bar.update(task, completed=done, total=total, refresh=False)
+        )
+    for split, photos in prepared.photos.items():
+        print(f"{split}: {photos} photos, {prepared.written[split]} of them new")
+    print(f"Wrote {prepared.folder}, from the {prepared.origin}; pass --data {data}")
+    if prepared.origin == FULL:
+        print(
+            "Classes and sizes are those of the MIT Scene Parsing Benchmark as far as its published conversion tells, "
+            "but releases of the full ADE20K differ from it in photos and labels: scores are not quite comparable."
+        )
 
 
 def _show(report: Report, console: Console) -> None:

@@ -1,0 +1,122 @@
+"""A zip archive or an unpacked folder as a list of files. An archive is hostile until it has been checked."""
+
+from __future__ import annotations
+
+import re
+import stat
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from upernet.errors import UpernetError
+
+MAX_FILE = 64 * 2**20
+"""Bytes of the largest file that is read; photos and label maps are far smaller."""
+MAX_TOTAL = 64 * 2**30
+"""Bytes of all files together that are read from one archive."""
+MAX_RATIO = 100
+"""How many times its compressed size a file of more than 1 MiB may have: photos hardly shrink in a zip."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Files by their path inside the archive, with `/` between folders."""
+
+    path: Path
+    sizes: dict[str, int]
+    """Path -> bytes."""
+    packed_sizes: dict[str, int]
+    """Path -> bytes in the archive."""
+    open: Callable[[str], IO[bytes]]
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse files that no photos or label maps would be, before any is read.
+
+        Raises:
+            UpernetError: one is too large, would grow too much, or all together are too large.
+        """
+        for name in names:
+            size = self.sizes[name]
+            if size > MAX_FILE or size > max(2**20, MAX_RATIO * self.packed_sizes[name]):
+                raise UpernetError(
+                    f"{self.path}: {name} would unpack to {size:,} bytes, which no photo or label map does; download "
+                    "the archive again from its publisher."
+                )
+        total = sum(self.sizes[name] for name in names)
+        if total > MAX_TOTAL:
+            raise UpernetError(
+                f"{self.path}: its photos and label maps would unpack to {total:,} bytes, more than any known release; "
+                "download the archive again from its publisher."
+            )
+
+    def read(self, name: str) -> bytes:
+        """The content of a file. Raises UpernetError if it is damaged or cannot be read."""
+        size = self.sizes[name]
+        try:
+            with self.open(name) as file:
+                content = file.read(size + 1)  # no more than was said, whatever the compressed stream would give
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise UpernetError(f"{self.path}: {name} is damaged ({error}); download the archive again.") from error
+        except OSError as error:
+            raise UpernetError(f"{self.path}: {name} cannot be read ({error.strerror or error}).") from error
+        if len(content) != size:
+            raise UpernetError(f"{self.path}: {name} is cut off; download or unpack the archive again.")
+        return content
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Open a zip archive, or the folder that one was unpacked to.
+
+    Raises:
+        UpernetError: there is nothing, it is neither, or the archive is damaged or not to be trusted.
+    """
+    if path.is_dir():
+        sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
+        yield Archive(path, sizes, sizes, lambda name: (path / name).open("rb"))
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise UpernetError(f"{path}: no such file or folder; give the archive that you downloaded.") from None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise UpernetError(
+            f"{path}: is not a zip archive, or not all of one ({error}); download it again, and see that it is not a "
+            "web page that was saved instead."
+        ) from None
+    except OSError as error:
+        raise UpernetError(f"{path}: cannot be read ({error.strerror or error}); check the file.") from error
+    with archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        _check_members(path, members)
+        sizes = {member.filename: member.file_size for member in members}
+        yield Archive(path, sizes, {member.filename: member.compress_size for member in members}, archive.open)
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    seen = Counter(member.filename for member in members)
+    for member in members:
+        problem = _problem(member) or ("is in it twice" if seen[member.filename] > 1 else None)
+        if problem:
+            raise UpernetError(
+                f"{path}: nothing was unpacked, for {member.filename!r} {problem}; "
+                "download the archive again from its publisher."
+            )
+
+
+def _problem(member: zipfile.ZipInfo) -> str | None:
+    name = member.filename
+    if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name) or "\\" in name:
+        return "leads out of the archive"
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "is a link"
+    if member.flag_bits & 0x1:
+        return "is encrypted"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is compressed in an unusual way"
+    return None
