@@ -99,6 +99,13 @@ def test_files_that_do_not_fit_together(tmp_path):
         open_train(tmp_path, source_spec())
 
 
+def test_two_photos_of_one_name_do_not_share_a_mask(tmp_path):
+    folder = make_mask_folder(tmp_path)
+    save_photo(folder / "images" / "001.webp")
+    with pytest.raises(UpernetError, match=r"001\.\w+: has the mask of 001\.\w+, too"):
+        open_train(tmp_path, source_spec())
+
+
 def test_missing_folders_and_splits(tmp_path):
     with pytest.raises(SourceMissing, match="no such folder"):
         open_train(tmp_path, source_spec())

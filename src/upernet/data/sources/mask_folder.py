@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,13 @@ class MaskFolder(Source):
         for folder in self._photo_folders():
             masks = self._mask_folder(folder)
             known = {path.stem: path for path in masks.iterdir() if _is_mask(path)} if masks.is_dir() else {}
-            paths = sorted(path for path in folder.iterdir() if is_photo(path)) if folder.is_dir() else []
+            files = filter(is_photo, folder.iterdir()) if folder.is_dir() else ()
+            paths = sorted(files, key=lambda path: (path.stem, path.name))
+            for first, second in pairwise(paths):
+                if first.stem == second.stem:
+                    raise UpernetError(
+                        f"{second}: has the mask of {first.name}, too; take one of the photos away or rename it."
+                    )
             photos += [Photo(path, mask=known.get(path.stem)) for path in paths]
         return photos
 
