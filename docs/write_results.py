@@ -1,4 +1,4 @@
-"""Write the result tables of README.md and the model cards from what `upernet evaluate` wrote to docs/results/.
+"""Write the result tables of the documents from what commands wrote to docs/results/.
 
     python docs/write_results.py            # brings the tables up to date
     python docs/write_results.py --check    # exit status 1 if one is not (the tests call this)
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "src/upernet/checkpoints/shipped").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docs/ade20k.md", *sorted((ROOT / "src/upernet/checkpoints/shipped").glob("*.md"))]
 TABLE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 METRICS = {
     "miou": "mIoU",
@@ -88,9 +88,24 @@ def texture_heads() -> list[str]:
     return lines
 
 
+def ade20k() -> list[str]:
+    """The published rows, from `upernet models --json > docs/results/models.json`."""
+    lines = ["| recipe | crop | mIoU single / multi scale | parameters | multiply-adds |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    rows = [row for row in read("models") if row["miou_single_scale"] is not None]
+    for row in sorted(rows, key=lambda row: row["params"]):
+        crop = next(part for part in row["name"].split("_") if part.isdecimal())
+        height, width = row["macs_at"]
+        lines.append(
+            f"| `{row['name']}` | {crop} | {row['miou_single_scale']} / {row['miou_multi_scale']} "
+            f"| {row['params'] / 1e6:.1f} M | {row['macs'] / 1e9:.0f} G at {height}x{width} |"
+        )
+    return lines
+
+
 def up_to_date(text: str) -> str:
     def table(match: re.Match[str]) -> str:
-        pages = {"summary": summary, "texture_heads": texture_heads, "camvid_val": camvid_val}
+        pages = {"summary": summary, "texture_heads": texture_heads, "camvid_val": camvid_val, "ade20k": ade20k}
         lines = pages[match[2]]() if match[2] in pages else details(match[2])
         return "\n".join([match[1].rstrip("\n"), "", *lines, "", match[3]])
 

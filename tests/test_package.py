@@ -19,7 +19,13 @@ EXAMPLES = ROOT / "examples"
 PHOTOS = sorted(path for path in EXAMPLES.iterdir() if path.suffix != ".md")
 DATA_FILES = sorted(
     path
-    for pattern in ("taxonomy/*.yaml", "recipes/*.yaml", "checkpoints/shipped/*.safetensors", "py.typed")
+    for pattern in (
+        "taxonomy/*.yaml",
+        "recipes/*.yaml",
+        "checkpoints/shipped/*.safetensors",
+        "checkpoints/zoo.yaml",
+        "py.typed",
+    )
     for path in PACKAGE.glob(pattern)
 )
 
@@ -128,7 +134,7 @@ def test_help_lists_the_commands():
     run = subprocess.run([sys.executable, "-m", "upernet", "--help"], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     text = re.sub(r"\x1b\[[0-9;]*m", "", run.stdout)
-    for command in ("parse", "models", "train", "evaluate", "data"):
+    for command in ("parse", "models", "download", "train", "evaluate", "convert", "data"):
         assert re.search(rf"\b{command}\b", text), f"upernet --help does not list {command}"
 
 

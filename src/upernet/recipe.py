@@ -24,7 +24,7 @@ class TextureSpec(Settings):
     features: tuple[Literal["C2", "C3", "C4", "C5"], ...] = ("C2",)
     """Starts with C2, whose size the logits have."""
     channels: int = Field(default=128, ge=1)
-    depth: int = Field(default=4, ge=1)
+    depth: int = Field(default=4, ge=1, le=64)
 
     @field_validator("features")
     @classmethod
@@ -48,7 +48,7 @@ class ModelSpec(Settings):
     feature_norms: bool = False
     """A layer norm on each of C2..C5, as mmsegmentation and transformers have it after Swin and ConvNeXt."""
     decoder_channels: int = Field(default=512, ge=1)
-    pool_scales: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 3, 6)
+    pool_scales: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(default=(1, 2, 3, 6), max_length=16)
     head_channels: int | None = Field(default=None, ge=0)
     """Width of the 3x3 convolution that opens the scene, object, part and material heads; None: the decoder's; 0: the
     classifier alone, as published for ADE20K."""

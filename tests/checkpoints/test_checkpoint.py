@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import upernet
-from upernet.checkpoints import initialize_model, load_checkpoint, save_checkpoint
+from upernet.checkpoints import checkpoint_in, initialize_model, load_checkpoint, save_checkpoint
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec
@@ -49,25 +49,26 @@ def test_half_stores_matrices_in_half_the_bytes_and_keeps_norms_exact(model, fil
             assert torch.equal(value, expected), key
 
 
-def test_auxiliary_head_is_not_stored(file):
+def test_the_auxiliary_head_is_stored_only_when_asked_for(model, file, tmp_path):
     loaded, _ = load_checkpoint(file)
-    assert loaded.auxiliary is not None
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as content:
-        assert not [key for key in content.keys() if key.startswith("auxiliary")]  # noqa: SIM118
+    assert loaded.auxiliary is None and loaded.spec.auxiliary_channels is None
+    save_checkpoint(tmp_path / "whole.safetensors", model, {}, auxiliary=True)
+    whole, _ = load_checkpoint(tmp_path / "whole.safetensors")
+    assert whole.spec == model.spec
+    assert model.auxiliary is not None and whole.auxiliary is not None
+    assert torch.equal(whole.auxiliary.classifier.weight, model.auxiliary.classifier.weight)
 
 
 def test_cut_off_file_foreign_file_and_missing_file_are_refused(file, tmp_path):
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(UpernetError, match="not a readable safetensors file"):
         load_checkpoint(file)
-    file.write_text("<html>404</html>")
-    with pytest.raises(UpernetError, match="not a readable safetensors file"):
-        load_checkpoint(file)
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(UpernetError, match="not one that upernet wrote"):
+    with pytest.raises(UpernetError, match=r"holds 1 tensors \(the first is a\), but not of a network"):
         load_checkpoint(tmp_path / "foreign.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "state.safetensors", metadata={"upernet_run": "{}"})
+    with pytest.raises(UpernetError, match=r"state of a training run; give the model\.safetensors"):
+        load_checkpoint(tmp_path / "state.safetensors")
     with pytest.raises(UpernetError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "nothing.safetensors")
 
@@ -81,13 +82,69 @@ def test_weights_that_are_not_finite_are_refused(model, tmp_path):
         load_checkpoint(tmp_path / "nan.safetensors")
 
 
+def write(path, network, /, **changes):
+    """An own file whose description is not what its writer would say."""
+    tensors = {key: value for key, value in network.state_dict().items() if not key.startswith("auxiliary.")}
+    content = {"format": 1, "model": SPEC.model_dump(mode="json"), "taxonomy": network.taxonomy.to_dict(), "card": {}}
+    text = changes.pop("text", None) or json.dumps(content | changes)
+    save_file(tensors, path, metadata={"upernet": text})
+    return path
+
+
 def test_weights_that_do_not_fit_the_description_are_named(model, tmp_path):
-    tensors = {key: value for key, value in model.state_dict().items() if not key.startswith("auxiliary.")}
-    tensors["heads.scene.classifier.bias"] = torch.zeros(3)
-    content = {"format": 1, "model": SPEC.model_dump(mode="json"), "taxonomy": model.taxonomy.to_dict(), "card": {}}
-    save_file(tensors, tmp_path / "odd.safetensors", metadata={"upernet": json.dumps(content)})
-    with pytest.raises(UpernetError, match=r"heads\.scene\.classifier\.bias: file 3 -> model 9"):
-        load_checkpoint(tmp_path / "odd.safetensors")
+    description = SPEC.model_dump(mode="json") | {"decoder_channels": 9}
+    with pytest.raises(UpernetError, match=r"ppm\.pooled\.0\.0\.weight: file 8x288x1x1 -> model 9x288x1x1"):
+        load_checkpoint(write(tmp_path / "odd.safetensors", model, model=description))
+
+
+@pytest.mark.parametrize("channels", [10**6, 10**12, 10**30])
+def test_nothing_is_made_of_the_size_that_a_file_claims(model, tmp_path, channels):
+    for key in ("decoder_channels", "head_channels", "auxiliary_channels"):
+        description = SPEC.model_dump(mode="json") | {key: channels}
+        path = write(tmp_path / "huge.safetensors", model, model=description)
+        if key == "auxiliary_channels":  # the file has no such head
+            assert load_checkpoint(path)[0].auxiliary is None
+        else:
+            with pytest.raises(UpernetError, match=r"do not fit its own description|no network that can be made"):
+                load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text": "no JSON"},
+        {"text": "[1]"},
+        {"text": "[" * 100_000},
+        {"model": {"backbone": "resnet18", "unknown": 1}},
+        {"model": {"backbone": "no_such_network"}},
+        {"model": None},
+        {"taxonomy": {"levels": {}}},
+        {"card": "text"},
+    ],
+)
+def test_descriptions_that_make_no_sense_are_refused(model, tmp_path, changes):
+    with pytest.raises(UpernetError, match=r"odd\.safetensors: "):
+        load_checkpoint(write(tmp_path / "odd.safetensors", model, **changes))
+
+
+def test_a_newer_format_is_refused(model, tmp_path):
+    with pytest.raises(UpernetError, match="upgrade upernet"):
+        load_checkpoint(write(tmp_path / "new.safetensors", model, format=2))
+
+
+def test_buffers_that_are_computed_are_there_after_loading(tmp_path):
+    """timm keeps the index of window positions out of the weights."""
+    spec = ModelSpec(
+        backbone="swin_tiny_patch4_window7_224", feature_norms=True, decoder_channels=8, auxiliary_channels=None
+    )
+    swin = UPerNet(spec, load_taxonomy("camvid")).eval()
+    save_checkpoint(tmp_path / "swin.safetensors", swin, {})
+    loaded, _ = load_checkpoint(tmp_path / "swin.safetensors")
+    images = torch.randn(1, 3, 45, 64)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images)["object"], swin(images)["object"])
+        assert torch.equal(loaded.preprocess(images), swin.preprocess(images))
+    (tmp_path / "swin.safetensors").unlink()
 
 
 def test_initialising_another_taxonomy_keeps_only_the_heads_that_differ(file):
@@ -138,7 +195,27 @@ def test_load_model_compares_classes_not_colours(model, tmp_path):
 
 
 def test_load_model_by_name_needs_weights_of_that_model(file):
-    with pytest.raises(UpernetError, match="no weights of unified_resnet50_broden are shipped"):
+    with pytest.raises(UpernetError, match="no weights of unified_resnet50_broden are shipped or published"):
         upernet.load_model("unified_resnet50_broden")
-    with pytest.raises(UpernetError, match="of another model than camvid"):
+    with pytest.raises(UpernetError, match=r"do not fit camvid \(the file looks like mobilenetv3_small_050, this is"):
         upernet.load_model("camvid", checkpoint=file)
+
+
+def test_load_model_by_name_needs_weights_of_that_taxonomy(model, tmp_path):
+    renamed = model.taxonomy.to_dict()
+    renamed["levels"]["scene"]["classes"][0]["name"] = "somewhere else"
+    save_checkpoint(tmp_path / "other.safetensors", UPerNet(SPEC, Taxonomy.from_dict(renamed)), {})
+    (tmp_path / "tiny.yaml").write_text(
+        "description: d\ntaxonomy: everyday\nmodel: {backbone: mobilenetv3_small_050, decoder_channels: 8}\n"
+    )
+    with pytest.raises(UpernetError, match=r"of another taxonomy \(everyday\) than tiny"):
+        upernet.load_model(str(tmp_path / "tiny.yaml"), checkpoint=tmp_path / "other.safetensors")
+
+
+def test_the_checkpoint_in_a_folder(file, tmp_path):
+    assert checkpoint_in(tmp_path) == file
+    file.rename(tmp_path / "one.pth")
+    assert checkpoint_in(tmp_path) == tmp_path / "one.pth"
+    (tmp_path / "two.pt").touch()
+    with pytest.raises(UpernetError, match=r"found: one\.pth, two\.pt"):
+        checkpoint_in(tmp_path)

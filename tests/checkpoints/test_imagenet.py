@@ -1,4 +1,5 @@
 import importlib.util
+from pathlib import Path
 
 import pytest
 import timm
@@ -15,15 +16,13 @@ needs_package = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, re
 @needs_package
 def test_package_weights_recognise_a_photo(tmp_path):
     """The whole network under timm's names names ImageNet's classes: mapped in the right order, to the right layers."""
-    from pathlib import Path
-
     from PIL import Image
 
     from upernet.checkpoints.imagenet import _file_in_package, _renamed
 
     name = "tf_efficientnet_lite0"
     network = timm.create_model(name).eval()
-    network.load_state_dict(_renamed(torch.load(_file_in_package(PACKAGE), weights_only=True), name))
+    network.load_state_dict(_renamed(torch.load(_file_in_package(PACKAGE), weights_only=True), name, Path(PACKAGE)))
     photo = Image.open(Path(__file__).parents[2] / "examples" / "coffee.jpg").convert("RGB")
     side = min(photo.size)
     photo = photo.resize((224, 224), box=(0, 0, side, side))
@@ -60,6 +59,20 @@ def test_weights_under_timms_own_names_fit_a_flattened_backbone(tmp_path):
     assert torch.equal(backbone.state_dict()["stem_0.weight"], network.state_dict()["stem.0.weight"])
 
 
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "convnext_atto"])
+def test_norms_of_features_are_not_asked_of_imagenet(name, tmp_path):
+    network = timm.create_model(name)
+    torch.save(network.state_dict(), tmp_path / "imagenet.pth")
+    backbone = create_backbone(name, feature_norms=True)
+    load_backbone_weights(backbone, name, str(tmp_path / "imagenet.pth"))
+    own, weights = backbone.state_dict(), network.state_dict()
+    last = next(key for key in reversed(weights) if "mlp.fc2.weight" in key)
+    flat = last.replace("layers.", "layers_").replace("stages.", "stages_")
+    assert torch.equal(own[f"body.{flat}"], weights[last])
+    assert torch.equal(own["norms.0.weight"], torch.ones_like(own["norms.0.weight"]))
+    (tmp_path / "imagenet.pth").unlink()
+
+
 def test_missing_package_and_wrong_file_are_refused(tmp_path):
     backbone = create_backbone("resnet18")
     with pytest.raises(UpernetError, match="pip install"):
@@ -71,7 +84,7 @@ def test_missing_package_and_wrong_file_are_refused(tmp_path):
     with pytest.raises(UpernetError, match="not a state dict"):
         load_backbone_weights(backbone, "resnet18", str(tmp_path / "c.pth"))
     (tmp_path / "b.pth").write_text("not weights")
-    with pytest.raises(UpernetError, match="cannot be loaded as plain weights"):
+    with pytest.raises(UpernetError, match="text instead of weights"):
         load_backbone_weights(backbone, "resnet18", str(tmp_path / "b.pth"))
 
 
@@ -81,6 +94,6 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path):
             return (open, (str(tmp_path / "was_run"), "w"))
 
     torch.save({"a": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(UpernetError, match="plain weights"):
+    with pytest.raises(UpernetError, match="refused, for reading it needs code"):
         load_backbone_weights(create_backbone("resnet18"), "resnet18", str(tmp_path / "evil.pth"))
     assert not (tmp_path / "was_run").exists()

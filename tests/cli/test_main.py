@@ -43,7 +43,7 @@ def test_usage_errors(run: Run, arguments: list[str]) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", ["parse", "models", "train", "evaluate", "data"])
+@pytest.mark.parametrize("command", ["parse", "models", "train", "evaluate", "data", "download", "convert"])
 def test_every_command_has_help(run: Run, command: str) -> None:
     assert command in run("--help").stdout
     result = run(command, "-h")

@@ -3,28 +3,61 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import pytest
 from command_line import Run
 
+from upernet.checkpoints import list_zoo
 from upernet.models import create_model, list_models
 
+IN_THE_ZOO = "upernet_internimage_t_512_160k_ade20k"
 
-def test_models_as_json(run: Run) -> None:
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where downloads are kept."""
+    monkeypatch.setenv("UPERNET_HOME", str(tmp_path))
+    return tmp_path / "checkpoints"
+
+
+def test_models_as_json(run: Run, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "upernet_internimage_s_512_160k_ade20k.pth").touch()
     result = run("models", "--json")
     assert result.status == 0
     rows = {row["name"]: row for row in json.loads(result.stdout)}
     assert list(rows) == list_models()
+
     everyday = rows["everyday"]
     model = create_model("everyday")
-    model.auxiliary = None  # only training needs it
     assert everyday["params"] == sum(p.numel() for p in model.parameters())
-    assert everyday["macs"] > 10**9
+    assert everyday["macs"] > 10**9 and everyday["macs_at"] == [512, 2048]
     assert everyday["levels"] == list(model.levels)
     assert everyday["description"]
+    assert everyday["shipped"] and everyday["weights"] == "shipped"
+    assert everyday["miou_single_scale"] is None and everyday["miou_multi_scale"] is None
+
+    large = rows["upernet_internimage_l_640_160k_ade20k"]
+    assert (large["miou_single_scale"], large["miou_multi_scale"]) == (53.9, 54.1)
+    assert (large["crop"], large["macs_at"]) == ([640, 640], [640, 2560])
+    assert large["params"] == pytest.approx(256e6, rel=5e-3)
+    assert large["macs"] == pytest.approx(2526e9, rel=5e-3)
+    assert not large["shipped"]
+    weights = {name: row["weights"] for name, row in rows.items()}
+    assert weights["upernet_internimage_s_512_160k_ade20k"] == "downloaded"
+    assert weights[IN_THE_ZOO] == "available"
+    assert weights["unified_resnet50_broden"] == "none"
 
 
-def test_models_as_text(run: Run) -> None:
+def test_models_as_a_table_of_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     result = run("models")
     assert result.status == 0
-    for name in list_models():
-        assert name in result.stdout
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert max(map(len, lines)) <= 80
+    names = [line.split()[0] for line in lines if line and line.split()[0] in list_models()]
+    zoo = [name for name in list_zoo() if name in names]
+    assert names == [name for name in list_models() if name not in zoo] + zoo
+    (row,) = [line for line in lines if line.startswith(IN_THE_ZOO)]
+    assert row.split()[1:] == ["47.9/48.1", "59.1", "M", "944", "G", "available"]

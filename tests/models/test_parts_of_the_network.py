@@ -11,7 +11,16 @@ from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
 from upernet.models.heads import TextureHead
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tf_efficientnet_lite0",
+        "resnet18",
+        "convnext_atto",
+        "mobilenetv3_small_050",
+        "swin_tiny_patch4_window7_224",
+    ],
+)
 def test_backbone_features_follow_feature_info(name):
     backbone = create_backbone(name).eval()
     with torch.inference_mode():
@@ -21,11 +30,45 @@ def test_backbone_features_follow_feature_info(name):
         assert feature.shape == (1, channels, 64 // stride, 96 // stride)
 
 
+def test_swin_takes_photos_of_any_size_and_rounds_up():
+    backbone = create_backbone("swin_tiny_patch4_window7_224").eval()
+    with torch.inference_mode():
+        features = backbone(torch.randn(1, 3, 61, 75))
+    assert [feature.shape[2:] for feature in features] == [(16, 19), (8, 10), (4, 5), (2, 3)]
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_norms_of_features_have_the_epsilon_of_the_backbone(name):
+    plain, normed = create_backbone(name).eval(), create_backbone(name, feature_norms=True).eval()
+    normed.body.load_state_dict(getattr(plain, "body", plain).state_dict())
+    for norm in normed.norms:
+        torch.nn.init.normal_(norm.weight)
+    epsilon = 1e-5 if name.startswith("swin") else 1e-6
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        for feature, expected, norm in zip(normed(images), plain(images), normed.norms, strict=True):
+            mean, variance = expected.mean(1, keepdim=True), expected.var(1, keepdim=True, correction=0)
+            scaled = (expected - mean) / (variance + epsilon).sqrt() * norm.weight[:, None, None]
+            torch.testing.assert_close(feature, scaled)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_an_adapted_backbone_says_where_its_features_come_from(name):
+    """What freezing its first stages goes by."""
+    backbone = create_backbone(name, feature_norms=True)
+    for module in backbone.feature_info.module_name():
+        assert isinstance(backbone.get_submodule(module), torch.nn.Module)
+
+
 def test_unknown_backbone_and_one_without_the_strides_are_refused():
     with pytest.raises(UpernetError, match="unknown backbone 'resnet5'"):
         create_backbone("resnet5")
     with pytest.raises(UpernetError, match="channels last"):
-        create_backbone("swin_tiny_patch4_window7_224")
+        create_backbone("swinv2_tiny_window8_256")
+    with pytest.raises(UpernetError, match="backbone_options are for internimage_t"):
+        create_backbone("resnet18", options={"channels": 8})
+    with pytest.raises(UpernetError, match="feature_norms and weights of timm are for timm's models only"):
+        create_backbone("internimage_t", feature_norms=True)
     with pytest.raises(UpernetError, match=r"'resnet18\.nosuch' cannot be made"):
         create_backbone("resnet18.nosuch")
     with pytest.raises(UpernetError, match="none at"):

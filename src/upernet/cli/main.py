@@ -12,6 +12,8 @@ from typing import NoReturn
 import typer
 
 from upernet.cli import data
+from upernet.cli.convert import convert
+from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
 from upernet.cli.models import models
 from upernet.cli.parse import parse
@@ -30,8 +32,10 @@ app = typer.Typer(
 )
 app.command()(parse)
 app.command()(models)
+app.command()(download)
 app.command()(train)
 app.command()(evaluate)
+app.command()(convert)
 app.add_typer(data.app, name="data")
 
 

@@ -6,41 +6,87 @@ from typing import Annotated, Any
 
 import typer
 
+COUNTED_AT = (512, 2048)
+"""Height and width of the image whose multiply-adds are counted, of models without a published size."""
+
 
 def models(json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
-    """List the models: parameters, multiply-adds for 512 x 2048 pixels, levels, and whether the weights are shipped."""
+    """List the models: levels, published mIoU (one pass / several scales), parameters, multiply-adds, weights."""
     from json import dumps
 
+    from upernet.checkpoints import list_zoo
     from upernet.models import list_models
 
     rows = [_row(name) for name in list_models()]
     if json:
         print(dumps(rows, indent=2))
-        return
-    for row in rows:
-        numbers = f"{row['params'] / 1e6:.1f} M parameters, {row['macs'] / 1e9:.0f} G multiply-adds"
-        print(f"{row['name']}: {numbers}, {'weights shipped' if row['shipped'] else 'no weights shipped'}")
-        print(f"  {', '.join(row['levels'])}")
-        print(f"  {row['description']}")
+    else:
+        zoo = list_zoo()
+        _show(sorted(rows, key=lambda row: zoo.index(row["name"]) if row["name"] in zoo else -1))
 
 
 def _row(name: str) -> dict[str, Any]:
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    from upernet.checkpoints import shipped_checkpoint
+    from upernet.checkpoints import is_downloaded, shipped_checkpoint, zoo_entry
     from upernet.models import create_model
+    from upernet.models.complexity import count
     from upernet.recipe import load_recipe
 
-    with torch.device("meta"), torch.no_grad():  # shapes only: nothing is computed
-        model = create_model(name).eval()
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, 3, 512, 2048))
+    entry = zoo_entry(name)
+    published = entry.published if entry else None
+    with torch.device("meta"):  # shapes only: nothing is computed
+        model = create_model(name)
+    height, width = published.macs_at if published else COUNTED_AT
+    params, macs = count(model, height, width)
+    shipped = shipped_checkpoint(name) is not None
+    if shipped:
+        weights = "shipped"
+    elif entry:
+        weights = "downloaded" if is_downloaded(entry) else "available"
+    else:
+        weights = "none"
     return {
         "name": name,
-        "params": sum(p.numel() for key, p in model.named_parameters() if not key.startswith("auxiliary.")),
-        "macs": counter.get_total_flops() // 2,
         "levels": list(model.levels),
-        "shipped": shipped_checkpoint(name) is not None,
+        "crop": list(published.crop) if published else None,
+        "miou_single_scale": published.miou_single_scale if published else None,
+        "miou_multi_scale": published.miou_multi_scale if published else None,
+        "params": params,
+        "macs": macs,
+        "macs_at": [height, width],
+        "shipped": shipped,
+        "weights": weights,
+        "licence": entry.licence if entry else None,
         "description": load_recipe(name).description,
     }
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("model", overflow="fold")
+    for title in ("mIoU", "params", "MACs"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
+    for row in rows:
+        single, multi, params = row["miou_single_scale"], row["miou_multi_scale"], row["params"] / 1e6
+        levels = ", ".join(row["levels"]) + (f", crop {row['crop'][0]}" if row["crop"] else "")
+        height, width = row["macs_at"]
+        table.add_row(
+            f"{row['name']}\n[dim]{levels}[/dim]",
+            "-" if single is None else f"{single}/{multi}",
+            f"{params:.{1 if params < 100 else 0}f} M",
+            f"{row['macs'] / 1e9:.0f} G\n[dim]{height}x{width}[/dim]",
+            row["weights"],
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        "\nmIoU: published, in %, one pass / several scales. MACs: multiply-adds for an image of the size below. "
+        "Weights: shipped in this package; downloaded; available by `upernet download NAME`; none: train it.",
+        style="dim",
+        highlight=False,
+    )

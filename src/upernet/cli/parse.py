@@ -15,7 +15,9 @@ def parse(
             metavar="PATH", help="Photos, folders (with all folders below them), patterns such as 'in/*.jpg'."
         ),
     ],
-    model: Annotated[str, typer.Option(help="Name of a shipped model, or a .safetensors file.")] = "everyday",
+    model: Annotated[
+        str, typer.Option(help="Name of a model, or a checkpoint (own, InternImage, mmsegmentation, transformers).")
+    ] = "everyday",
     out: Annotated[
         Path | None,
         typer.Option(help="Where each photo gets a folder.", show_default="parses; with --json nothing is saved"),

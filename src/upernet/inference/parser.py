@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from upernet.checkpoints import load_checkpoint, shipped_checkpoint
+from upernet.checkpoints import checkpoint_in, load_checkpoint, published_checkpoint, shipped_checkpoint
 from upernet.data.images import read_image
 from upernet.errors import UpernetError
 from upernet.inference.labeling import label_maps
@@ -21,6 +21,7 @@ from upernet.inference.level_map import UNSURE, LevelMap
 from upernet.inference.parse import Parse
 from upernet.inference.tiling import PIXEL_BUDGET, dense_logits, image_logits
 from upernet.models import UPerNet, list_models
+from upernet.recipe import load_recipe
 
 SCENE_SHORT_SIDE = 256
 """Most pixels on the short side of the view of the whole photo that the scene is read from: as in training photos."""
@@ -155,50 +156,38 @@ def load(
     *,
     short_side: int | Literal["card"] | None = "card",
 ) -> Parser:
-    """A `Parser` with a shipped model, or with the weights in a file.
+    """A `Parser` with a model by name, or with the weights in a file.
 
     Args:
-        name_or_path: name of a shipped model, a .safetensors file that upernet wrote, or a directory with one.
+        name_or_path: name of a model whose weights are shipped or published (these are downloaded at first use); a
+            checkpoint of any format that `load_checkpoint` reads; or a directory with one, as that of a training run.
         device, short_side: as `Parser` takes them.
 
     Raises:
-        UpernetError: no such model or file, it cannot be read, or the device is not there.
+        UpernetError: no such model or file, it cannot be had or read, or the device is not there.
 
     Example:
         >>> parser = load("everyday")
         >>> parser.levels
         ('scene', 'object', 'part', 'material', 'texture')
     """
-    path = _checkpoint_path(name_or_path)
-    model, card = load_checkpoint(path)
-    return Parser(model, {"name": path.stem, **card}, device=device, short_side=short_side)
-
-
-def _checkpoint_path(name_or_path: str | os.PathLike[str]) -> Path:
     name, path = os.fspath(name_or_path), Path(name_or_path)
-    if shipped := shipped_checkpoint(name):
-        return shipped
-    if path.is_dir():
-        if (path / "model.safetensors").is_file():  # what training wrote, beside the state that it goes on from
-            return path / "model.safetensors"
-        files = sorted(path.glob("*.safetensors"))
-        if len(files) == 1:
-            return files[0]
-        names = ", ".join(file.name for file in files) or "none"
-        raise UpernetError(
-            f"{path}: a directory must hold one .safetensors file (found: {names}); give the file itself."
-        )
-    if path.is_file() or path.suffix or path.parent != Path():
-        return path  # load_checkpoint says what is wrong with it
-    shipped_names = ", ".join(other for other in list_models() if shipped_checkpoint(other)) or "none"
+    recipe = None
     if name in list_models():
-        raise UpernetError(
-            f"the weights of {name!r} are not shipped (shipped: {shipped_names}); train it with `upernet train {name}` "
-            "and give the checkpoint file."
-        )
-    raise UpernetError(
-        f"unknown model {name!r}: give one of the shipped models ({shipped_names}) or a .safetensors file."
-    )
+        path = shipped_checkpoint(name)
+        if path is None:
+            path, recipe = published_checkpoint(name), load_recipe(name)
+        if path is None:
+            raise UpernetError(
+                f"the weights of {name!r} are not shipped, nor published; train it with `upernet train {name}` and "
+                "give the checkpoint file."
+            )
+    elif path.is_dir():
+        path = checkpoint_in(path)
+    elif not (path.is_file() or path.suffix or path.parent != Path()):
+        raise UpernetError(f"unknown model {name!r}: give one of {', '.join(list_models())}, or a checkpoint file.")
+    model, card = load_checkpoint(path, recipe)
+    return Parser(model, {"name": path.stem, **card}, device=device, short_side=short_side)
 
 
 def usable_device(device: str | torch.device) -> torch.device:

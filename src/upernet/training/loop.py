@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from upernet.checkpoints import (
     initialize_model,
     load_backbone_weights,
+    published_checkpoint,
     save_checkpoint,
-    shipped_checkpoint,
 )
 from upernet.data.drawing import Schedule, TrainingSet, batches
 from upernet.data.sample import Batch
@@ -148,7 +148,7 @@ class _Run:
         elif self.model_path.is_file() or (self.out_dir / "log.jsonl").is_file():
             raise UpernetError(f"{self.out_dir}: holds a run without its state; give another --out, or delete it.")
         elif self.initial is not None:
-            path = shipped_checkpoint(str(self.initial)) or Path(self.initial)
+            path = published_checkpoint(str(self.initial)) or Path(self.initial)
             kept = [key for key in initialize_model(self.model, path) if not key.startswith("auxiliary.")]
             modules = sorted({key.rpartition(".")[0] for key in kept})
             self.say(f"Took weights from {path}; starting anew: {', '.join(modules) or 'nothing'}.")

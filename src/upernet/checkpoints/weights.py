@@ -1,0 +1,194 @@
+"""Files of weights, whoever wrote them, as tensors by name: safetensors, and what `torch.save` writes.
+
+A file is told by its content, not by its name, and nothing in it is ever run.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from upernet.errors import UpernetError
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "ema_state_dict")
+"""Where training programs put the weights inside a file; the first that is there is taken, so averages (EMA) come
+before last weights. `ema_state_dict` comes last: mmengine, which writes it, has the averages in `state_dict`."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What wrappers of a network (distributed, compiled, a training program) put before every name."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    """Plain, finite, on the CPU; those of floating point are float32. They may be views of the file."""
+    metadata: dict[str, Any]
+    """What the writer said of them: the header of safetensors, or `meta` beside the state dict."""
+
+
+class _Extra(dict[Any, Any]):
+    """Stands for an object that is no tensor: takes whatever the file puts into it, and keeps nothing of the class."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+EXTRAS = (
+    "argparse.Namespace",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",
+    "pathlib._local.WindowsPath",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "yacs.config.CfgNode",
+    "addict.addict.Dict",
+    "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+)
+"""What training programs store beside weights (options, scores, logs). These names become `_Extra` objects: nothing of
+that name is imported or called. A file that asks for any other name is refused."""
+_STAND_INS: list[Any] = [
+    type(name.rpartition(".")[2], (_Extra,), {"__module__": name.rpartition(".")[0]}) for name in EXTRAS
+]
+
+
+def read_weights(path: str | Path) -> Weights:
+    """The tensors of a file.
+
+    Raises:
+        UpernetError: there is no file, it is no file of weights or only a part of one, it needs code to be read, or its
+            tensors are not plain, not finite, or larger than the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "a folder; give the file in it" if path.is_dir() else "no such checkpoint file"
+        raise UpernetError(f"{path}: {what}.")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+        size = path.stat().st_size
+        if start[8:9] == b"{" and start[6:8] == b"\0\0":  # length of the header, 8 bytes; the header, JSON
+            tensors, metadata = _read_safetensors(path)
+        elif start.startswith((b"PK\x03\x04", b"\x80")):
+            tensors, metadata = _read_torch(path, is_zip=start.startswith(b"PK"))
+        else:
+            raise UpernetError(f"{path}: {_what_else(start)}.")
+    except OSError as error:
+        raise UpernetError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if not tensors:
+        raise UpernetError(f"{path}: holds no tensors; give a file with a state dict (names with tensors).")
+    return Weights(path, {key: _checked(path, key, value, size) for key, value in tensors.items()}, metadata)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UpernetError(f"{path}: not a readable safetensors file, {_damaged(str(error))}.") from error
+
+
+def _read_torch(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+            if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+                raise UpernetError(f"{path}: a zip archive without weights of torch; unpack it.")
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise UpernetError(f"{path}: a compressed archive, which torch does not write; save it again.")
+        mapped = is_zip and path.suffix.lower() != ".safetensors"  # what torch does with a path goes by its suffix
+        with torch.serialization.safe_globals(_STAND_INS), open(path, "rb") as file:
+            content = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+    except (UpernetError, OSError):
+        raise
+    except pickle.UnpicklingError as error:
+        message = str(error)
+        asked = re.search(r"GLOBAL (\S+)|whose module (\S+) is blocked", message)
+        if asked is None and "can only" not in message.lower() and "reduce" not in message:
+            raise UpernetError(f"{path}: {_damaged('no whole pickle')}.") from error
+        name = next(filter(None, asked.groups())) if asked else "an object"
+        raise UpernetError(
+            f"{path}: refused, for reading it needs code ({name}), which could do anything; where you trust the file, "
+            "load it with the program that wrote it, and save the state dict alone by torch.save."
+        ) from error
+    except Exception as error:  # torch has many types for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UpernetError(f"{path}: {_damaged(reason)}.") from error
+    if not isinstance(content, dict):
+        raise UpernetError(
+            f"{path}: not a state dict (names with tensors); save it with torch.save(model.state_dict())."
+        )
+    meta = content.get("meta")
+    return _state_dict(content), meta if isinstance(meta, dict) else {}
+
+
+def _state_dict(content: dict[Any, Any]) -> dict[str, Tensor]:
+    """The tensors of the state dict in `content`, or of `content` itself; without prefixes that all of them have."""
+    inside = (_tensors(content.get(key)) for key in WRAPPERS)
+    tensors = next(filter(None, inside), None) or _tensors(content)
+    while prefix := next((p for p in PREFIXES if _all_begin_with(p, tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def _all_begin_with(prefix: str, tensors: dict[str, Tensor]) -> bool:
+    """Counters of a training program (no dimensions) may stand beside the network's tensors."""
+    keys = [key for key, value in tensors.items() if value.ndim]
+    return bool(keys) and all(key.startswith(prefix) for key in keys)
+
+
+def _checked(path: Path, key: str, value: Tensor, file_size: int) -> Tensor:
+    value = value.detach()
+    if value.layout != torch.strided or value.is_meta or value.is_quantized:
+        raise UpernetError(f"{path}: tensor {key} is not a plain tensor; save the float32 network.")
+    if value.numel() * value.element_size() > file_size:
+        raise UpernetError(f"{path}: tensor {key} claims to be larger than the file; fetch or write it again.")
+    if value.is_floating_point():
+        value = value.float()
+        if value.numel() and not all(map(torch.isfinite, value.aminmax())):
+            raise UpernetError(f"{path}: tensor {key} has values that are not finite; write or train it again.")
+    return value
+
+
+def _damaged(reason: str) -> str:
+    return f"cut off or damaged ({reason.rstrip('.')}); fetch or write it again"
+
+
+def _what_else(start: bytes) -> str:
+    """What a file is that begins with `start`, if not weights, and what to do."""
+    if not start:
+        return "empty; fetch or write it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS instead of weights; run `git lfs pull` in its folder"
+    text = start.decode("utf-8", errors="replace").strip()
+    if text.startswith("<") or ("\ufffd" not in text[:-3] and text.isprintable()):
+        return f"text instead of weights (it begins with {text[:24]!r}); fetch it again, and look at its address"
+    return "not weights that upernet can read (safetensors, or written by torch.save)"

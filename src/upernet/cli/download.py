@@ -1,0 +1,41 @@
+"""upernet download NAME..."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def download(
+    names: Annotated[list[str] | None, typer.Argument(help="Models or backbones.", show_default=False)] = None,
+    all_files: Annotated[bool, typer.Option("--all", help="Everything that the zoo has.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash files again that are here already.")] = False,
+) -> None:
+    """Fetch published weights and print where they are.
+
+    An interrupted download goes on where it stopped. Environment: UPERNET_HOME (folder to keep files below),
+    UPERNET_MIRROR (URL of a folder to take them from), UPERNET_OFFLINE=1 (download nothing).
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from upernet.checkpoints import fetch, list_zoo
+    from upernet.checkpoints.zoo import known_entry
+    from upernet.errors import UpernetError
+
+    entries = [known_entry(name) for name in (list_zoo() if all_files else dict.fromkeys(names or ()))]
+    if not entries:
+        raise UpernetError(f"nothing to download: give names, or --all; the zoo has {', '.join(list_zoo())}.")
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    for entry in entries:
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+            task = bar.add_task(entry.name, total=None, visible=False)
+
+            def show(done: int, total: int | None) -> None:
+                bar.update(task, completed=done, total=total, visible=True)  # noqa: B023 (called within this turn)
+
+            path = fetch(entry, progress=show, verify=verify)
+        console.print(f"{entry.name}: {entry.licence}.", style="dim", highlight=False, markup=False, soft_wrap=True)
+        print(path, flush=True)

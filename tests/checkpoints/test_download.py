@@ -1,0 +1,465 @@
+"""Downloads from a local server that can do everything wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from upernet.checkpoints import ZooEntry, fetch
+from upernet.checkpoints.download import checkpoints_folder
+from upernet.errors import UpernetError
+
+CONTENT = b"PK\3\4" + bytes(range(256)) * 400
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+OTHER = CONTENT[::-1]
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` at every path, unless `script` has an answer for the request."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.headers: dict[str, str] = {"ETag": '"one"'}
+        self.ranges = True
+        self.heeds_if_range = True
+        self.script: list[Callable[[Handler], None]] = []
+        self.requests: list[dict[str, str]] = []
+        """What was asked: path and headers."""
+        self.sent = 0
+        """Bytes of bodies."""
+        self.base = f"http://127.0.0.1:{self.server_port}"
+
+    def entry(self, **options: Any) -> ZooEntry:
+        return ZooEntry(name="tiny", url=f"{self.base}/weights/tiny.pth", licence="free", **options)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.requests.append({"path": self.path, **self.headers})
+        (server.script.pop(0) if server.script else serve)(self)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.server.sent += self.wfile.write(body)
+
+
+def serve(handler: Handler, limit: int | None = None) -> None:
+    """As a good server; `limit`: the connection ends after so many bytes of the body."""
+    server, content = handler.server, handler.server.content
+    headers = {"Content-Type": "application/octet-stream", **server.headers}
+    asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+    condition = handler.headers.get("If-Range")
+    fits = not server.heeds_if_range or condition is None or condition in server.headers.values()
+    if asked and server.ranges and fits:
+        start = int(asked[1])
+        if start >= len(content):
+            return handler.answer(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
+        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        headers["Content-Length"] = str(len(content) - start)
+        return handler.answer(206, headers, content[start:][:limit])
+    handler.answer(200, {**headers, "Content-Length": str(len(content))}, content[:limit])
+
+
+def drop(limit: int) -> Callable[[Handler], None]:
+    return lambda handler: serve(handler, limit)
+
+
+def refuse(status: int) -> Callable[[Handler], None]:
+    return lambda handler: handler.answer(status, {"Content-Length": "0"}, b"")
+
+
+def lead_to(url: str) -> Callable[[Handler], None]:
+    return lambda handler: handler.answer(302, {"Location": url, "Content-Length": "0"}, b"")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("UPERNET_OFFLINE", "UPERNET_MIRROR", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("UPERNET_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "checkpoints"
+
+
+def get(entry: ZooEntry, **options: Any) -> Path:
+    return fetch(entry, **{"delay": 0.0, "timeout": 30.0, **options})
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def test_a_file_is_downloaded_once_and_its_hash_is_kept(server: Server, home: Path) -> None:
+    path = get(server.entry())
+    assert path == home / "tiny.pth" and path.read_bytes() == CONTENT
+    assert files(home) == ["tiny.pth", "tiny.pth.json"]
+    record = json.loads((home / "tiny.pth.json").read_text())
+    assert (record["url"], record["sha256"], record["bytes"]) == (server.entry().url, SHA256, len(CONTENT))
+    assert get(server.entry()) == path
+    assert len(server.requests) == 1
+
+
+def test_progress_rises_to_the_size(server: Server) -> None:
+    seen: list[tuple[int, int | None]] = []
+    server.script = [drop(1000)]
+    get(server.entry(), progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen) and seen[-1] == (len(CONTENT), len(CONTENT))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drops=st.lists(st.integers(0, len(CONTENT)), max_size=5))
+def test_wherever_connections_break_no_byte_is_sent_twice(server: Server, home: Path, drops: list[int]) -> None:
+    for leftover in home.glob("tiny*"):
+        leftover.unlink()
+    server.script, server.sent = [drop(limit) for limit in drops], 0
+    assert get(server.entry(), retries=5).read_bytes() == CONTENT
+    assert server.sent == len(CONTENT)
+
+
+def test_the_next_call_goes_on_where_the_last_one_failed(server: Server, home: Path) -> None:
+    server.script = [drop(5000), drop(0)]
+    with pytest.raises(
+        UpernetError, match=f"ended after 5000 of {len(CONTENT)} bytes; try again later .the first 5000"
+    ):
+        get(server.entry(), retries=0)
+    assert files(home) == ["tiny.pth.part", "tiny.pth.part.json"]
+    assert get(server.entry()).read_bytes() == CONTENT
+    assert server.requests[-1]["Range"] == "bytes=5000-"
+    assert server.requests[-1]["If-Range"] == '"one"'
+    assert files(home) == ["tiny.pth", "tiny.pth.json"]
+
+
+def test_a_whole_part_is_not_asked_for_again(server: Server, home: Path) -> None:
+    server.script = [drop(5000), refuse(503)]
+    with pytest.raises(UpernetError):
+        get(server.entry(), retries=0)
+    (home / "tiny.pth.part").write_bytes(CONTENT)  # as if the process had ended just before the renaming
+    assert get(server.entry()).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("heeds_if_range", [True, False])
+def test_parts_of_two_files_are_never_glued(server: Server, heeds_if_range: bool) -> None:
+    server.heeds_if_range = heeds_if_range
+
+    def change(handler: Handler) -> None:
+        server.content, server.headers = OTHER, {"ETag": '"two"'}
+        serve(handler)
+
+    server.script = [drop(5000), change]
+    assert get(server.entry()).read_bytes() == OTHER
+
+
+def test_a_part_that_is_longer_than_the_file_is_thrown_away(server: Server, home: Path) -> None:
+    server.script = [drop(5000), refuse(503)]
+    with pytest.raises(UpernetError):
+        get(server.entry(), retries=0)
+    (home / "tiny.pth.part").write_bytes(CONTENT + b"more")
+    assert get(server.entry()).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("headers", "condition"),
+    [
+        ({"Last-Modified": "Wed, 15 Mar 2023 10:00:00 GMT"}, "Wed, 15 Mar 2023 10:00:00 GMT"),
+        ({"ETag": 'W/"weak"', "Last-Modified": "Wed, 15 Mar 2023 10:00:00 GMT"}, "Wed, 15 Mar 2023 10:00:00 GMT"),
+        ({"ETag": 'W/"weak"'}, None),
+        ({}, None),
+    ],
+)
+def test_only_a_file_that_can_be_recognised_is_resumed(
+    server: Server, headers: dict[str, str], condition: str | None
+) -> None:
+    server.headers = headers
+    server.script = [drop(5000)]
+    assert get(server.entry()).read_bytes() == CONTENT
+    assert server.requests[1].get("If-Range") == condition
+    assert ("Range" in server.requests[1]) == (condition is not None)
+
+
+def test_a_server_without_ranges_starts_anew(server: Server) -> None:
+    server.ranges = False
+    server.script = [drop(5000), drop(3000)]
+    assert get(server.entry()).read_bytes() == CONTENT
+    assert len(server.requests) == 3
+
+
+def test_a_file_that_always_breaks_off_is_given_up(server: Server, home: Path) -> None:
+    server.ranges = False
+    server.script = [drop(5000)] * 10
+    with pytest.raises(UpernetError, match="connection ended after 5000 of"):
+        get(server.entry(), retries=2)
+    assert len(server.requests) == 4  # the first got further than nothing
+    assert not (home / "tiny.pth").exists()
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_server_in_trouble_is_asked_again(server: Server, status: int) -> None:
+    server.script = [refuse(status), refuse(status)]
+    assert get(server.entry(), retries=2).read_bytes() == CONTENT
+    server.script = [refuse(status)] * 10
+    with pytest.raises(UpernetError, match=rf"tiny2\.pth: the server answered {status} .*; try again later, or fetch"):
+        get(ZooEntry(url=f"{server.base}/tiny2.pth", licence="free"), retries=2)
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("status", [401, 404, 410])
+def test_a_file_that_is_not_there_is_asked_for_once(server: Server, home: Path, status: int) -> None:
+    server.script = [refuse(status)] * 10
+    with pytest.raises(UpernetError, match=f"the server answered {status}.*put it at .*tiny.pth"):
+        get(server.entry())
+    assert len(server.requests) == 1 and files(home) == []
+
+
+def test_a_web_page_is_not_taken_for_weights(server: Server, home: Path) -> None:
+    server.headers = {"Content-Type": "text/html; charset=utf-8"}
+    with pytest.raises(UpernetError, match="a web page came instead of weights"):
+        get(server.entry())
+    server.headers = {"ETag": '"page"'}
+    server.content = b"\n<!DOCTYPE html><html>please log in</html>"
+    with pytest.raises(UpernetError, match=r"a web page .* instead of weights; the download was deleted"):
+        get(server.entry())
+    server.content = b""
+    with pytest.raises(UpernetError, match="an empty file instead of weights"):
+        get(server.entry())
+    assert files(home) == []
+
+
+def test_a_file_of_another_size_than_published_is_refused(server: Server, home: Path) -> None:
+    with pytest.raises(UpernetError, match=f"has {len(CONTENT)} bytes, not 7 as published"):
+        get(server.entry(bytes=7))
+    assert files(home) == [] and server.sent <= len(CONTENT)
+    assert get(server.entry(bytes=len(CONTENT))).exists()
+
+
+def test_a_file_with_another_hash_than_published_is_deleted(server: Server, home: Path) -> None:
+    with pytest.raises(UpernetError, match=f"SHA-256 {SHA256}, not {'0' * 64}.; the download was deleted"):
+        get(server.entry(sha256="0" * 64))
+    assert files(home) == []
+    assert get(server.entry(sha256=SHA256)).read_bytes() == CONTENT
+    with pytest.raises(UpernetError, match=r"tiny\.pth: damaged or not the right file .*; delete it, then"):
+        get(server.entry(sha256="0" * 64))
+
+
+def test_the_hash_of_the_first_download_holds_for_the_next(server: Server, home: Path) -> None:
+    get(server.entry()).unlink()
+    server.content = OTHER
+    with pytest.raises(UpernetError, match=r"not the right file .* then delete .*tiny\.pth\.json"):
+        get(server.entry())
+    (home / "tiny.pth.json").unlink()
+    assert get(server.entry()).read_bytes() == OTHER
+
+
+def test_a_file_that_was_touched_is_hashed_and_one_that_was_changed_is_refused(server: Server) -> None:
+    path = get(server.entry())
+    os.utime(path, (1, 1))
+    assert get(server.entry()) == path
+    os.utime(path, (2, 2))
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(UpernetError, match=r"damaged .* `upernet download tiny` fetches it again"):
+        get(server.entry())
+    assert path.read_bytes() == CONTENT[:-1]
+    assert len(server.requests) == 1
+
+
+def test_verification_finds_what_size_and_time_do_not_show(server: Server) -> None:
+    path = get(server.entry())
+    time = path.stat().st_mtime_ns
+    path.write_bytes(OTHER)
+    os.utime(path, ns=(time, time))
+    assert get(server.entry()) == path
+    with pytest.raises(UpernetError, match="damaged"):
+        get(server.entry(), verify=True)
+
+
+def test_a_file_put_there_by_hand_is_taken(server: Server, home: Path) -> None:
+    home.mkdir(parents=True)
+    (home / "tiny.pth").write_bytes(CONTENT)
+    assert get(server.entry(sha256=SHA256), offline=True).read_bytes() == CONTENT
+    assert json.loads((home / "tiny.pth.json").read_text())["sha256"] == SHA256
+    (home / "page.pth").write_bytes(b"<html>")
+    with pytest.raises(UpernetError, match=r"page\.pth: a web page .* instead of weights; delete it"):
+        get(ZooEntry(url=f"{server.base}/page.pth", licence="free"))
+    assert server.requests == []
+
+
+def test_offline(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPERNET_OFFLINE", "1")
+    url = re.escape(server.entry().url)
+    with pytest.raises(UpernetError, match=f"tiny: not downloaded yet.*fetch {url} .* put it at .*tiny.pth"):
+        get(server.entry())
+    assert server.requests == []
+    path = get(server.entry(), offline=False)
+    assert get(server.entry()) == path
+    for value in ("0", "false", ""):
+        monkeypatch.setenv("UPERNET_OFFLINE", value)
+        path.unlink()
+        assert get(server.entry()) == path
+
+
+def test_files_of_this_computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "a folder" / "tiny.pth"
+    source.parent.mkdir()
+    entry = ZooEntry(name="tiny", url=source.as_uri(), licence="free")
+    with pytest.raises(UpernetError, match=r"^file:.*tiny\.pth: .*; try again later"):
+        get(entry)
+    source.write_bytes(CONTENT)
+    monkeypatch.setenv("UPERNET_OFFLINE", "1")
+    path = get(entry)
+    assert path != source and path.read_bytes() == CONTENT
+
+
+def test_mirrors(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = ZooEntry(name="tiny", url="https://weights.invalid/releases/tiny.pth", licence="free")
+    monkeypatch.setenv("UPERNET_MIRROR", "/mnt/weights")
+    with pytest.raises(UpernetError, match="UPERNET_MIRROR=/mnt/weights: must begin with https://"):
+        get(entry)
+    monkeypatch.setenv("UPERNET_MIRROR", f"{server.base}/mirror/of/weights/")
+    path = get(entry)
+    assert server.requests[0]["path"] == "/mirror/of/weights/tiny.pth"
+    path.unlink()
+    (tmp_path / "tiny.pth").write_bytes(CONTENT)
+    monkeypatch.setenv("UPERNET_MIRROR", tmp_path.as_uri())
+    assert get(entry).read_bytes() == CONTENT
+
+
+def test_redirections(server: Server) -> None:
+    server.script = [lead_to(f"{server.base}/elsewhere?signature=1"), drop(5000), lead_to("/elsewhere?signature=2")]
+    assert get(server.entry()).read_bytes() == CONTENT
+    assert [request["path"] for request in server.requests[1::2]] == [
+        "/elsewhere?signature=1",
+        "/elsewhere?signature=2",
+    ]
+    assert server.requests[-1]["Range"] == "bytes=5000-"
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/tiny.pth", "data:,weights"])
+def test_redirections_away_from_the_web_are_not_followed(server: Server, home: Path, target: str) -> None:
+    server.script = [lead_to(target)]
+    with pytest.raises(UpernetError, match=f"({target}, which is not https|url {target!r} is not allowed)"):
+        get(server.entry())
+    assert files(home) == []
+
+
+def test_a_proxy_of_the_environment_is_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.base)
+    get(ZooEntry(url="http://weights.invalid/tiny.pth", licence="free"))
+    assert server.requests[0]["path"] == "http://weights.invalid/tiny.pth"
+
+
+def test_a_silent_server(server: Server) -> None:
+    released = threading.Event()
+    server.script = [lambda handler: released.wait(30) and None]
+    try:
+        with pytest.raises(UpernetError, match="the server stayed silent"):
+            get(server.entry(), retries=0, timeout=0.05)
+    finally:
+        released.set()
+
+
+def test_no_server(server: Server) -> None:
+    with Server() as closed:
+        entry = closed.entry()
+    with pytest.raises(UpernetError, match=r"tiny\.pth: .*refused.*; try again later, or fetch it by hand"):
+        get(entry, retries=1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk(server: Server, home: Path) -> None:
+    server.script = [drop(0)]  # leaves what is known of the file
+    with pytest.raises(UpernetError):
+        get(server.entry(), retries=0)
+    (home / "tiny.pth.part").unlink()
+    (home / "tiny.pth.part").symlink_to("/dev/full")
+
+    def goes_on(handler: Handler) -> None:
+        headers = {"ETag": '"one"', "Content-Range": f"bytes 0-{len(CONTENT) - 1}/{len(CONTENT)}"}
+        handler.answer(206, headers, CONTENT)
+
+    server.script = [goes_on]
+    with pytest.raises(UpernetError, match=r"tiny\.pth\.part: the disk is full; make room and call again"):
+        get(server.entry())
+    (home / "tiny.pth.part").unlink()
+    assert files(home) == ["tiny.pth.part.json"]
+
+
+def test_a_home_that_cannot_be_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UPERNET_HOME", str(tmp_path / "file"))
+    with pytest.raises(UpernetError, match=r"tiny\.pth: cannot be kept there .* set UPERNET_HOME"):
+        get(server.entry())
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="other systems have other folders")
+def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("UPERNET_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert checkpoints_folder() == tmp_path / "cache" / "upernet" / "checkpoints"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert checkpoints_folder() == tmp_path / ".cache" / "upernet" / "checkpoints"
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(UpernetError, match=r"internimage_z: not in the zoo; it has .*internimage_t"):
+        fetch("internimage_z")
+
+
+def test_of_two_processes_one_downloads(server: Server, home: Path) -> None:
+    both_run = threading.Event()
+
+    def wait_for_both(handler: Handler) -> None:
+        assert both_run.wait(120)
+        serve(handler)
+
+    server.script = [wait_for_both]
+    code = (
+        "import sys\n"
+        "from upernet.checkpoints import ZooEntry, fetch\n"
+        "print('ready', flush=True)\n"
+        "print(fetch(ZooEntry(url=sys.argv[1], licence='free')))\n"
+    )
+    command = [sys.executable, "-c", code, server.entry().url]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    both_run.set()
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert outputs == [f"{home / 'tiny.pth'}\n"] * 2
+    assert len(server.requests) == 1
+    assert (home / "tiny.pth").read_bytes() == CONTENT

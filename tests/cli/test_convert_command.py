@@ -1,0 +1,129 @@
+"""upernet convert"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Run
+
+import upernet
+from upernet.checkpoints import load_checkpoint, save_checkpoint
+from upernet.models import UPerNet
+from upernet.recipe import ModelSpec, load_recipe
+from upernet.taxonomy import Taxonomy, load_taxonomy
+
+sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
+from official_files import needs_reference, official_state
+
+TINY_T = {
+    "backbone": "internimage_t",
+    "backbone_options": {"channels": 16, "depths": [1, 1, 3, 1], "groups": [1, 2, 4, 8]},
+    "head_channels": 0,
+    "decoder_channels": 24,
+    "auxiliary_channels": 12,
+}
+
+
+def logits(model: UPerNet) -> torch.Tensor:
+    torch.manual_seed(3)
+    with torch.inference_mode():
+        return model(torch.randn(1, 3, 64, 75))["object"]
+
+
+@needs_reference
+def test_an_official_file_becomes_safetensors_and_a_recipe(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(json.dumps({"description": "d", "taxonomy": "camvid", "model": TINY_T}))
+    torch.save({"state_dict": official_state("tiny_t"), "meta": {}}, tmp_path / "in.pth")
+    result = run("convert", tmp_path / "in.pth", tmp_path / "out", "--recipe", tmp_path / "mine.yaml")
+    assert result.status == 0, result.stderr
+    assert "UPerNet with internimage_t (file of mmsegmentation), 11 classes of object" in result.stdout
+    assert "with auxiliary head" in result.stdout
+    weights, recipe = tmp_path / "out.safetensors", tmp_path / "out.yaml"
+    assert str(weights) in result.stdout and str(recipe) in result.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pth", "mine.yaml", "out.safetensors", "out.yaml"]
+
+    original = upernet.load_model(str(tmp_path / "mine.yaml"), checkpoint=tmp_path / "in.pth")
+    converted = upernet.load_model(str(recipe), checkpoint=weights)
+    assert torch.equal(logits(converted), logits(original))
+    expected = original.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in converted.state_dict().items())
+    mine = load_recipe(tmp_path / "mine.yaml")
+    assert load_recipe(recipe) == mine.model_copy(update={"name": "out"})
+
+
+def test_the_recipe_of_a_shipped_model_comes_with_its_sources(run: Run, tmp_path: Path) -> None:
+    model = upernet.create_model("camvid").eval()
+    save_checkpoint(tmp_path / "in.safetensors", model, {"name": "mine"}, auxiliary=True)
+    assert run("convert", tmp_path / "in.safetensors", tmp_path / "new" / "out.safetensors").status == 0
+    camvid = load_recipe("camvid")
+    assert load_recipe(tmp_path / "new" / "out.yaml") == camvid.model_copy(update={"name": "out"})
+    assert camvid.sources and camvid.training
+    loaded, card = load_checkpoint(tmp_path / "new" / "out.safetensors")
+    assert card["name"] == "mine" and torch.equal(logits(loaded), logits(model))
+
+
+def test_a_taxonomy_of_ones_own_is_written_beside(run: Run, tmp_path: Path) -> None:
+    classes = {"name": "mine", "levels": {"object": {"classes": ["cup", "spoon", "no", "1"]}}}
+    spec = ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=None)
+    model = UPerNet(spec, Taxonomy.from_dict(classes)).eval()
+    save_checkpoint(tmp_path / "in.safetensors", model, {})
+    folder = tmp_path / "out"
+    folder.mkdir()
+    result = run("convert", tmp_path / "in.safetensors", folder)
+    assert result.status == 0 and "without auxiliary head" in result.stdout
+    assert sorted(path.name for path in folder.iterdir()) == ["in.safetensors", "in.yaml", "in_taxonomy.yaml"]
+    recipe = load_recipe(folder / "in.yaml")
+    assert recipe.model == spec and load_taxonomy(recipe.taxonomy) == model.taxonomy
+    loaded = upernet.load_model(str(folder / "in.yaml"), checkpoint=folder / "in.safetensors")
+    assert torch.equal(logits(loaded), logits(model))
+    assert upernet.load(folder / "in.safetensors").model.taxonomy == model.taxonomy
+
+
+def test_files_that_are_there_stay(run: Run, tmp_path: Path) -> None:
+    spec = ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=None)
+    save_checkpoint(tmp_path / "in.safetensors", UPerNet(spec, load_taxonomy("camvid")), {})
+    (tmp_path / "out.yaml").write_text("mine")
+    result = run("convert", tmp_path / "in.safetensors", tmp_path / "out")
+    assert result.status == 2 and "out.yaml: is there already" in result.stderr and "--force" in result.stderr
+    assert (tmp_path / "out.yaml").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors", "out.yaml"]
+    assert run("convert", tmp_path / "in.safetensors", tmp_path / "out", "--force").status == 0
+    assert load_recipe(tmp_path / "out.yaml").model == spec
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"<html>404</html>", "text instead of weights"), (b"", "empty"), (None, "no such checkpoint")],
+)
+def test_a_file_that_is_no_checkpoint_leaves_nothing_behind(
+    run: Run, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "in.pth").write_bytes(content)
+    result = run("convert", tmp_path / "in.pth", tmp_path / "out")
+    assert result.status == 2 and words in result.stderr and result.stderr.count("\n") == 1
+    assert not [path for path in tmp_path.iterdir() if path.name != "in.pth"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes are a matter of Unix")
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A limit on file sizes stands for the full disk: the recipe is written, the weights are not."""
+    import subprocess
+
+    spec = ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=None)
+    save_checkpoint(tmp_path / "in.safetensors", UPerNet(spec, load_taxonomy("camvid")), {})
+    script = (
+        "import resource, signal, sys\n"
+        "from upernet.cli.main import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "main(['convert', *sys.argv[1:]])\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "in.safetensors"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "writing failed" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
