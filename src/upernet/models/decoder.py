@@ -61,7 +61,11 @@ class FeaturePyramid(nn.Module):
 
 
 class Fusion(nn.Module):
-    """[P2, P3, P4, P5] at P2's size, concatenated, through one 3x3 convolution."""
+    """[P2, P3, P4, P5] at P2's size, concatenated, through one 3x3 convolution.
+
+    A convolution of a concatenation is the sum of convolutions of its parts. It is computed so, because the
+    concatenation of four maps at stride 4 would be the largest tensor of the network by far.
+    """
 
     def __init__(self, channels: int, levels: int = 4):
         super().__init__()
@@ -69,4 +73,8 @@ class Fusion(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """-> N x D x H/4 x W/4."""
-        return self.conv(torch.cat([resize_like(level, pyramid[0]) for level in pyramid], dim=1))
+        kernels = self.conv[0].get_parameter("weight").chunk(len(pyramid), dim=1)
+        out = F.conv2d(pyramid[0], kernels[0], padding=1)
+        for level, kernel in zip(pyramid[1:], kernels[1:], strict=True):
+            out += F.conv2d(resize_like(level, pyramid[0]), kernel, padding=1)
+        return self.conv[1:](out)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from upernet.errors import UpernetError
 from upernet.ops import dcnv3
+from upernet.ops.mlp import mlp
 from upernet.settings import Settings
 
 Positive = Annotated[int, Field(ge=1, le=4096)]
@@ -248,13 +249,15 @@ class Block(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Two linear layers with GELU between: ... x C -> the same shape."""
+
     def __init__(self, channels: int, hidden: int):
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
 
 
 class DCNv3(nn.Module):

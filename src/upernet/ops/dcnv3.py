@@ -1,10 +1,26 @@
-"""DCNv3, deformable convolution with per-point modulation and channel groups (arXiv 2211.05778, section 3.1)."""
+"""DCNv3, deformable convolution with per-point modulation and channel groups (arXiv 2211.05778, section 3.1).
+
+One signature, one `torch.library` operator (`upernet::dcnv3` and `upernet::dcnv3_backward`), four kernels: `triton` on
+GPUs, `numba` on CPUs, `embedding_bag` on CPUs without Numba, and `torch`, the reference, which runs everywhere.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from upernet.ops import dcnv3_torch
+from upernet.ops.choice import OVERRIDES, Choice
+from upernet.ops.sampling import Sampling
+
+Gradients = tuple[Tensor, Tensor, Tensor]
 
 
 def dcnv3(
@@ -19,27 +35,176 @@ def dcnv3(
     offset_scale: float = 1.0,
     remove_center: bool = False,
 ) -> Tensor:
-    """x N x H x W x C, offset N x h x w x (G P 2), mask N x h x w x (G P) -> N x h x w x C."""
+    """Sum over P points of mask times x, sampled bilinearly at the points' places plus their offsets; zero outside x.
+
+    x is N x H x W x C. offset, N x h x w x (G P 2), holds (dx, dy) in pixels of x. mask is N x h x w x (G P). The
+    result is N x h x w x C in the type of x, h = (H + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1; pairs
+    are (vertical, horizontal). Group g has the channels g C/G to (g + 1) C/G. Points are in x-major order (all of the
+    leftmost column first), and offset_scale stretches the grid as well as the offsets. remove_center leaves the central
+    point out.
+
+    Float types may be mixed, as under autocast; sums are in float32, or in float64 if a tensor is. A sample at infinity
+    or NaN counts as zero and passes no gradient on to its offset. Gradients exist once, not twice.
+
+    Raises ValueError if shapes do not fit together.
+    """
+    sampling = Sampling(kernel_size, stride, padding, dilation, groups, float(offset_scale), remove_center)
+    _check(x, offset, mask, sampling)
+    return torch.ops.upernet.dcnv3(x, offset, mask, *sampling)
+
+
+def choose_dcnv3(x: Tensor) -> Choice:
+    """The kernel that `dcnv3` uses for this x and its gradient, and why."""
+    if "dcnv3" in OVERRIDES:
+        return Choice(OVERRIDES["dcnv3"], "asked for with use_kernel")
+    if x.device.type == "cuda":
+        if importlib.util.find_spec("triton"):
+            return Choice("triton", "x is on a GPU")
+        return Choice("torch", "x is on a GPU and Triton is not installed")
+    if x.device.type != "cpu":
+        return Choice("torch", f"no other kernel runs on {x.device.type}")
+    if x.shape[1] * x.shape[2] >= 2**31:
+        return Choice("embedding_bag", "the Numba kernels count the pixels of an image with 32 bits")
+    if fault := _fault_of_numba():
+        return Choice("embedding_bag", fault)
+    return Choice("numba", "x is on the CPU")
+
+
+def _check(x: Tensor, offset: Tensor, mask: Tensor, s: Sampling) -> None:
+    if x.dim() != 4 or offset.dim() != 4 or mask.dim() != 4:
+        raise ValueError(
+            "dcnv3: x, offset and mask must have 4 dimensions (N x H x W x channels), "
+            f"not {x.dim()}, {offset.dim()} and {mask.dim()}"
+        )
+    if not (x.is_floating_point() and offset.is_floating_point() and mask.is_floating_point()):
+        raise ValueError(f"dcnv3: x, offset and mask must be float, not {x.dtype}, {offset.dtype} and {mask.dtype}")
+    if not x.device == offset.device == mask.device:
+        raise ValueError(
+            f"dcnv3: x, offset and mask must be on one device, not {x.device}, {offset.device} and {mask.device}"
+        )
+    if min(*s.kernel_size, *s.stride, *s.dilation, s.groups) < 1 or min(s.padding) < 0:
+        raise ValueError(
+            f"dcnv3: kernel_size {s.kernel_size}, stride {s.stride}, dilation {s.dilation} and groups {s.groups} must "
+            f"be positive, padding {s.padding} must not be negative"
+        )
+    if s.remove_center and (s.kernel_size[0] != s.kernel_size[1] or s.kernel_size[0] % 2 == 0 or s.kernel_size[0] == 1):
+        raise ValueError(f"dcnv3: remove_center needs an odd square kernel of 3 or more, not {s.kernel_size}")
     n, height, width, channels = x.shape
-    rows, columns = offset.shape[1:3]
-    kh, kw = kernel_size
-    a = torch.arange(kw, device=x.device).repeat_interleave(kh)
-    b = torch.arange(kh, device=x.device).repeat(kw)
-    if remove_center:
-        keep = torch.arange(kh * kw, device=x.device) != (kh * kw) // 2
-        a, b = a[keep], b[keep]
-    points = len(a)
-    dx = (a * dilation[1] - dilation[1] * (kw - 1) // 2).to(x.dtype)
-    dy = (b * dilation[0] - dilation[0] * (kh - 1) // 2).to(x.dtype)
-    cx = torch.arange(columns, device=x.device) * stride[1] - padding[1] + dilation[1] * (kw - 1) // 2
-    cy = torch.arange(rows, device=x.device) * stride[0] - padding[0] + dilation[0] * (kh - 1) // 2
-    off = offset.reshape(n, rows, columns, groups, points, 2)
-    px = cx.to(x.dtype)[None, None, :, None, None] + offset_scale * (dx + off[..., 0])
-    py = cy.to(x.dtype)[None, :, None, None, None] + offset_scale * (dy + off[..., 1])
-    grid = torch.stack([(2 * px + 1) / width - 1, (2 * py + 1) / height - 1], dim=-1)
-    grid = grid.permute(0, 3, 1, 2, 4, 5).reshape(n * groups, rows * columns, points, 2)
-    values = x.permute(0, 3, 1, 2).reshape(n * groups, channels // groups, height, width)
-    sampled = F.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    weight = mask.reshape(n, rows * columns, groups, points).permute(0, 2, 1, 3).reshape(n * groups, 1, -1, points)
-    out = (sampled * weight).sum(-1)
-    return out.view(n, channels, rows, columns).permute(0, 2, 3, 1).contiguous()
+    if channels % s.groups:
+        raise ValueError(f"dcnv3: the {channels} channels of x cannot be divided into {s.groups} groups")
+    h, w = s.output_size(height, width)
+    if height < 1 or width < 1 or h < 1 or w < 1:
+        raise ValueError(f"dcnv3: x of {height} x {width} is too small for the kernel: the result would be {h} x {w}")
+    points = s.groups * len(s.displacements)
+    for name, tensor, last in (("offset", offset, 2 * points), ("mask", mask, points)):
+        if tuple(tensor.shape) != (n, h, w, last):
+            raise ValueError(f"dcnv3: {name} must have shape {(n, h, w, last)}, not {tuple(tensor.shape)}")
+
+
+@functools.cache
+def _fault_of_numba() -> str:
+    """Why the Numba kernels cannot run in this process, empty if they can: one pixel is tried, which compiles them."""
+    try:
+        from upernet.ops import dcnv3_numba
+
+        dcnv3_numba.try_one_pixel()
+        return ""
+    except Exception as error:  # whatever stops a compiler: missing packages, versions, processors
+        fault = f"Numba does not run here ({type(error).__name__}: {error})"
+        warnings.warn(f"dcnv3 is several times slower than it could be: {fault}", RuntimeWarning, stacklevel=2)
+        return fault
+
+
+def _kernel(name: str) -> tuple[Callable[..., Tensor], Callable[..., Gradients]]:
+    """Forward and backward of a kernel; imports take time, so none is imported that is not used."""
+    if name == "numba":
+        from upernet.ops import dcnv3_numba
+
+        return dcnv3_numba.forward, dcnv3_numba.backward
+    if name == "triton":
+        from upernet.ops import dcnv3_triton
+
+        return dcnv3_triton.forward, dcnv3_triton.backward
+    plain = {"torch": dcnv3_torch.grid_sample, "embedding_bag": dcnv3_torch.embedding_bag}
+    if name not in plain:
+        raise ValueError(f"dcnv3 has no kernel {name}: choose from torch, embedding_bag, numba, triton")
+    return plain[name], dcnv3_torch.backward_of(plain[name])
+
+
+def _sampling(geometry: Sequence[Any]) -> Sampling:
+    kernel_size, stride, padding, dilation, *rest = geometry
+    return Sampling(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), *rest)
+
+
+def _run_forward(x: Tensor, offset: Tensor, mask: Tensor, *geometry: Any) -> Tensor:
+    forward, _ = _kernel(choose_dcnv3(x).kernel)
+    return forward(x, offset, mask, _sampling(geometry)).to(x.dtype)
+
+
+def _run_backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, *geometry: Any) -> Gradients:
+    _, backward = _kernel(choose_dcnv3(x).kernel)
+    g_x, g_offset, g_mask = backward(grad, x, offset, mask, _sampling(geometry))
+    return (
+        g_x.to(x.dtype).contiguous(),
+        g_offset.to(offset.dtype).contiguous(),
+        g_mask.to(mask.dtype).contiguous(),
+    )
+
+
+def _fake_forward(x: Tensor, offset: Tensor, mask: Tensor, *geometry: Any) -> Tensor:
+    return x.new_empty(*offset.shape[:3], x.shape[-1])
+
+
+def _fake_backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, *geometry: Any) -> Gradients:
+    return x.new_empty(x.shape), offset.new_empty(offset.shape), mask.new_empty(mask.shape)
+
+
+def _save(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.geometry = inputs[3:]
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    gradients = torch.ops.upernet.dcnv3_backward(grad, *ctx.saved_tensors, *ctx.geometry)
+    return *gradients, *(None for _ in ctx.geometry)
+
+
+# not torch.library.custom_op: that imports the compiler at the first call, which takes a second
+_ARGUMENTS = (
+    "Tensor x, Tensor offset, Tensor mask, int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups, "
+    "float offset_scale, bool remove_center"
+)
+_library = torch.library.Library("upernet", "FRAGMENT")
+_library.define(f"dcnv3({_ARGUMENTS}) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+_library.define(
+    f"dcnv3_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", tags=torch.Tag.pt2_compliant_tag
+)
+_library.impl("dcnv3", _run_forward, "CompositeExplicitAutograd")
+_library.impl("dcnv3_backward", _run_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("upernet::dcnv3", _fake_forward, lib=_library)
+torch.library.register_fake("upernet::dcnv3_backward", _fake_backward, lib=_library)
+torch.library.register_autograd("upernet::dcnv3", _differentiate, setup_context=_save, lib=_library)
+
+
+@register_flop_formula(torch.ops.upernet.dcnv3)
+def _flops(
+    x: Sequence[int],
+    offset: Sequence[int],
+    mask: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    *_: Any,
+    **__: Any,
+) -> int:
+    """As InternImage's published figures count: 5 multiply-adds per point and channel, each of 2 operations."""
+    n, h, w, points = mask
+    return 2 * 5 * n * h * w * (points // groups) * x[3]
+
+
+@register_flop_formula(torch.ops.upernet.dcnv3_backward)
+def _backward_flops(grad: Sequence[int], *inputs: Any, **__: Any) -> int:
+    """Twice the forward pass, as for a convolution."""
+    return 2 * _flops(*inputs)

@@ -1,0 +1,109 @@
+"""Sixteen numbers in one vector register: LLVM's vector types, for Numba kernels.
+
+Numba compiles scalar loops and LLVM vectorises those whose memory accesses it can prove apart. The loops that gather
+rows of a tensor by computed indices are not among them (measured: ten times slower than these), so they say it
+themselves. Numba's cache of compiled code watches only the file of the kernel: after a change here, clear it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, register_model
+
+LANES = 16
+
+
+class Lanes(types.Type):
+    """A vector of LANES numbers of one floating-point type."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"Lanes({dtype})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, lanes: Lanes) -> None:
+        super().__init__(manager, lanes, ir.VectorType(manager.lookup(lanes.dtype).get_value_type(), LANES))
+
+
+def _lane_numbers(numbers: list[int]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), numbers)
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), context.get_value_type(Lanes(array_type.dtype)).as_pointer())
+
+
+@intrinsic
+def load(typing: Any, array: Any, index: Any) -> Any:
+    """array[index : index + LANES] of a contiguous array with one dimension."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(_address(context, builder, array, args[0], args[1]))
+        value.align = array.dtype.bitwidth // 8
+        return value
+
+    return Lanes(array.dtype)(array, types.intp), generate
+
+
+@intrinsic
+def store(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
+    """array[index : index + LANES] = lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _address(context, builder, array, args[0], args[1])).align = array.dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, lanes), generate
+
+
+@intrinsic
+def fill(typing: Any, number: Any) -> Any:
+    """The number in all lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = context.get_value_type(Lanes(number))
+        first = builder.insert_element(ir.Constant(vector, ir.Undefined), args[0], ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), _lane_numbers([0] * LANES))
+
+    return Lanes(number)(number), generate
+
+
+@intrinsic
+def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c per lane, in one instruction where the processor has it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(builder.fmul(args[0], args[1], flags=["contract"]), args[2], flags=["contract"])
+
+    return c(a, b, c), generate
+
+
+@intrinsic
+def add(typing: Any, a: Any, b: Any) -> Any:
+    """a + b per lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(args[0], args[1])
+
+    return a(a, b), generate
+
+
+@intrinsic
+def total(typing: Any, lanes: Any) -> Any:
+    """The sum over the lanes, by halves."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value, half = args[0], LANES // 2
+        while half:
+            low = builder.shuffle_vector(value, value, _lane_numbers(list(range(half))))
+            high = builder.shuffle_vector(value, value, _lane_numbers(list(range(half, 2 * half))))
+            value, half = builder.fadd(low, high), half // 2
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return lanes.dtype(lanes), generate
