@@ -141,7 +141,8 @@ def test_nothing_is_read_outside_x() -> None:
     guard = torch.full((3 * x.numel(),), torch.nan, dtype=x.dtype)
     guard[x.numel() : -x.numel()] = x.flatten()
     inside = guard[x.numel() : -x.numel()].view(x.shape)
-    for a, b in zip(results("numba", [inside, offset, mask], groups=2), results("numba", [x, offset, mask], groups=2)):  # noqa: B905
+    ours, expected = results("numba", [inside, offset, mask], groups=2), results("numba", [x, offset, mask], groups=2)
+    for a, b in zip(ours, expected, strict=True):
         assert torch.equal(a, b)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ class Fusion(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """-> N x D x H/4 x W/4."""
-        kernels = self.conv[0].get_parameter("weight").chunk(len(pyramid), dim=1)
+        kernels = cast(nn.Conv2d, self.conv[0]).weight.chunk(len(pyramid), dim=1)
         out = F.conv2d(pyramid[0], kernels[0], padding=1)
         for level, kernel in zip(pyramid[1:], kernels[1:], strict=True):
             out += F.conv2d(resize_like(level, pyramid[0]), kernel, padding=1)

@@ -48,26 +48,24 @@ def grid_sample(x: Tensor, offset: Tensor, mask: Tensor, s: Sampling) -> Tensor:
 def embedding_bag(x: Tensor, offset: Tensor, mask: Tensor, s: Sampling) -> Tensor:
     """Each output as the weighted sum of 4 P rows of x (the corners of its points): no sample is ever stored."""
     x, offset, mask = to_working_precision(x, offset, mask)
-    n, height, width, channels = x.shape
+    n, _, _, channels = x.shape
     rows, columns = offset.shape[1:3]
     py, px = _locations(x, offset, s)
+    x = F.pad(x, (0, 0, 2, 1, 2, 1))  # zeros for all corners outside: places are from -2 to the size
+    _, height, width, _ = x.shape
     top, left = py.detach().floor(), px.detach().floor()
-    fy, fx = py - top, px - left
-    mask = mask.reshape(py.shape)
     image = torch.arange(n, device=x.device)[:, None, None, None, None]
     group = torch.arange(s.groups, device=x.device)[:, None]
-    indices, weights = [], []
-    for i, weight_y in ((top, 1 - fy), (top + 1, fy)):
-        for j, weight_x in ((left, 1 - fx), (left + 1, fx)):
-            inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-            weights.append(torch.where(inside, weight_y * weight_x * mask, 0))
-            pixel = (image * height + i.clamp(0, height - 1).long()) * width + j.clamp(0, width - 1).long()
-            indices.append(pixel * s.groups + group)
+    corner = ((image * height + top.long() + 2) * width + left.long() + 2) * s.groups + group
+    corners = torch.tensor([0, 1, width, width + 1], device=x.device) * s.groups
+    fy, fx = py - top, px - left
+    upper, lower = (1 - fy) * mask.reshape(fy.shape), fy * mask.reshape(fy.shape)
+    weights = torch.stack([upper * (1 - fx), upper * fx, lower * (1 - fx), lower * fx], -1)
     bags = n * rows * columns * s.groups
     out = F.embedding_bag(
-        torch.stack(indices, -1).view(bags, -1),
+        (corner[..., None] + corners).view(bags, 4 * weights.shape[-2]),
         x.reshape(n * height * width * s.groups, channels // s.groups),
-        per_sample_weights=torch.stack(weights, -1).view(bags, -1),
+        per_sample_weights=weights.view(bags, 4 * weights.shape[-2]),
         mode="sum",
     )
     return out.view(n, rows, columns, channels)
