@@ -63,9 +63,9 @@ def embedding_bag(x: Tensor, offset: Tensor, mask: Tensor, s: Sampling) -> Tenso
     weights = torch.stack([upper * (1 - fx), upper * fx, lower * (1 - fx), lower * fx], -1)
     bags = n * rows * columns * s.groups
     out = F.embedding_bag(
-        (corner[..., None] + corners).view(bags, 4 * weights.shape[-2]),
+        (corner[..., None] + corners).reshape(bags, 4 * weights.shape[-2]),
         x.reshape(n * height * width * s.groups, channels // s.groups),
-        per_sample_weights=weights.view(bags, 4 * weights.shape[-2]),
+        per_sample_weights=weights.reshape(bags, 4 * weights.shape[-2]),
         mode="sum",
     )
     return out.view(n, rows, columns, channels)
