@@ -9,14 +9,60 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upernet.ops.fusion import add_resized, choose_add_resized, choose_conv3x3, upsample_conv3x3
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+
+class ConvBnRelu(nn.Sequential):
     """Convolution that keeps the size, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+    @property
+    def parts(self) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
+        return cast(tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU], tuple(self))
+
+
+class Conv3x3BnRelu(ConvBnRelu):
+    """3x3 convolution of maps, each brought to the size of the first and concatenated; batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 3)
+
+    def forward(self, input: Tensor, *others: Tensor) -> Tensor:
+        """N x C_k x h_k x w_k each -> N x D x h_1 x w_1."""
+        conv, norm, relu = self.parts
+        maps = (input, *others)
+        if _folds(norm) and choose_conv3x3(maps, conv.weight).kernel in ("direct", "winograd"):
+            return upsample_conv3x3(maps, conv.weight, *_folded(norm), relu=True)
+        return relu(norm(upsample_conv3x3(maps, conv.weight)))
+
+
+class Lateral(ConvBnRelu):
+    """A map through a 1x1 convolution, batch norm and ReLU, and a coarser map that is added to it."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, input: Tensor, coarse: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """N x C x H x W, N x D x h x w -> N x D x H x W."""
+        conv, norm, relu = self.parts
+        x = conv(input)
+        if _folds(norm) and choose_add_resized(x, coarse).kernel != "torch":
+            return add_resized(x, *_folded(norm), coarse)
+        x = relu(norm(x))
+        return x + resize_like(coarse, x)
+
+
+def _folds(norm: nn.BatchNorm2d) -> bool:
+    return not norm.training and not torch.is_grad_enabled()
+
+
+def _folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Factor and summand per channel, which is what batch norm comes to in eval mode."""
+    scale = norm.weight * (norm.get_buffer("running_var") + norm.eps).rsqrt()
+    return scale, norm.bias - norm.get_buffer("running_mean") * scale
 
 
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:
@@ -32,15 +78,15 @@ class PyramidPooling(nn.Module):
     def __init__(self, in_channels: int, channels: int, pool_scales: Sequence[int] = (1, 2, 3, 6)):
         super().__init__()
         self.pool_scales = tuple(pool_scales)
-        self.pooled = nn.ModuleList(conv_bn_relu(in_channels, channels, 1) for _ in self.pool_scales)
-        self.bottleneck = conv_bn_relu(in_channels + len(self.pool_scales) * channels, channels, 3)
+        self.pooled = nn.ModuleList(ConvBnRelu(in_channels, channels, 1) for _ in self.pool_scales)
+        self.bottleneck = Conv3x3BnRelu(in_channels + len(self.pool_scales) * channels, channels)
 
     def forward(self, c5: Tensor) -> Tensor:
         """N x C5 x H/32 x W/32 -> N x D x H/32 x W/32."""
-        levels = [c5]
-        for scale, conv in zip(self.pool_scales, self.pooled, strict=True):
-            levels.append(resize_like(conv(F.adaptive_avg_pool2d(c5, scale)), c5))
-        return self.bottleneck(torch.cat(levels, dim=1))
+        pooled = [
+            conv(F.adaptive_avg_pool2d(c5, scale)) for scale, conv in zip(self.pool_scales, self.pooled, strict=True)
+        ]
+        return self.bottleneck(c5, *pooled)
 
 
 class FeaturePyramid(nn.Module):
@@ -48,34 +94,25 @@ class FeaturePyramid(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], channels: int):
         super().__init__()
-        self.lateral = nn.ModuleList(conv_bn_relu(c, channels, 1) for c in in_channels)
-        self.output = nn.ModuleList(conv_bn_relu(channels, channels, 3) for _ in in_channels)
+        self.lateral = nn.ModuleList(Lateral(c, channels) for c in in_channels)
+        self.output = nn.ModuleList(Conv3x3BnRelu(channels, channels) for _ in in_channels)
 
     def forward(self, features: Sequence[Tensor], p5: Tensor) -> list[Tensor]:
         """[C2, C3, C4] and P5 -> [P2, P3, P4, P5] of D channels, at strides 4, 8, 16, 32."""
         pyramid, top = [p5], p5
         for feature, lateral, output in reversed(list(zip(features, self.lateral, self.output, strict=True))):
-            lateral_feature = lateral(feature)
-            top = lateral_feature + resize_like(top, lateral_feature)
+            top = lateral(feature, top)
             pyramid.insert(0, output(top))
         return pyramid
 
 
 class Fusion(nn.Module):
-    """[P2, P3, P4, P5] at P2's size, concatenated, through one 3x3 convolution.
-
-    A convolution of a concatenation is the sum of convolutions of its parts. It is computed so, because the
-    concatenation of four maps at stride 4 would be the largest tensor of the network by far.
-    """
+    """[P2, P3, P4, P5] at P2's size, concatenated, through one 3x3 convolution."""
 
     def __init__(self, channels: int, levels: int = 4):
         super().__init__()
-        self.conv = conv_bn_relu(levels * channels, channels, 3)
+        self.conv = Conv3x3BnRelu(levels * channels, channels)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """-> N x D x H/4 x W/4."""
-        kernels = cast(nn.Conv2d, self.conv[0]).weight.chunk(len(pyramid), dim=1)
-        out = F.conv2d(pyramid[0], kernels[0], padding=1)
-        for level, kernel in zip(pyramid[1:], kernels[1:], strict=True):
-            out += F.conv2d(resize_like(level, pyramid[0]), kernel, padding=1)
-        return self.conv[1:](out)
+        return self.conv(*pyramid)

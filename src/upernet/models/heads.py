@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upernet.models.decoder import conv_bn_relu, resize_like
+from upernet.models.decoder import Conv3x3BnRelu, resize_like
 
 
 class SceneHead(nn.Module):
@@ -20,7 +20,7 @@ class SceneHead(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float):
         super().__init__()
-        self.conv = conv_bn_relu(in_channels, channels, 3) if channels else nn.Identity()
+        self.conv = Conv3x3BnRelu(in_channels, channels) if channels else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels or in_channels, num_logits)
 
@@ -37,7 +37,7 @@ class PixelHead(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float):
         super().__init__()
-        self.conv = conv_bn_relu(in_channels, channels, 3) if channels else nn.Identity()
+        self.conv = Conv3x3BnRelu(in_channels, channels) if channels else nn.Identity()
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels or in_channels, num_logits, 1)
 
@@ -56,7 +56,7 @@ class TextureHead(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int, depth: int, num_logits: int):
         super().__init__()
         widths = [sum(in_channels)] + [channels] * depth
-        self.convs = nn.Sequential(*(conv_bn_relu(a, b, 3) for a, b in pairwise(widths)))
+        self.convs = nn.Sequential(*(Conv3x3BnRelu(a, b) for a, b in pairwise(widths)))
         self.classifier = nn.Conv2d(channels, num_logits, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

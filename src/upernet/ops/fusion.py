@@ -1,0 +1,372 @@
+"""3x3 convolution over several maps, each brought to the size of the first.
+
+The plain way resizes all maps, concatenates them and convolves. But a 3x3 convolution is a sum of nine shifted 1x1
+convolutions, and a 1x1 convolution commutes with bilinear resizing: the nine products of a coarse map are computed at
+its own resolution, and resized, shifted and added after that. Per pixel of the fine map and input channel of a map
+that is f times coarser, that takes 9 / f^2 multiplications instead of 9.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from upernet.ops.choice import OVERRIDES, Choice
+
+MIN_TILES = 16
+"""Of 4 x 4 outputs. With fewer, reading the transformed weights takes as long as a direct convolution."""
+MIN_CHANNELS = 64
+"""Of input and output. With fewer, the transforms take longer than the products save."""
+LANES = 16
+"""What channels must be a multiple of for the Numba kernels."""
+
+
+def choose_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Tensor | None) -> Choice:
+    """The kernel of `upsample_conv3x3` for these arguments, and why.
+
+    - `concat` is the published way: resize, concatenate, convolve.
+    - `torch` convolves each map by itself and adds, without the large concatenation.
+    - `direct` convolves maps as large as the first like that, and coarser ones at their own resolution.
+    - `winograd` sends the first map through Winograd's transforms, and others along with it where that takes as few
+      multiplications as their own resolution. It has no gradient.
+    """
+    first = maps[0]
+    if "conv3x3" in OVERRIDES:
+        return Choice(OVERRIDES["conv3x3"], "asked for with use_kernel")
+    if reason := _needs_torch(*maps) or _needs_torch_for(weight, first):
+        return Choice("torch", reason)
+    has_coarse = bool(_coarse(maps, winograd=False))
+    if _differentiated(*maps, weight, *others):
+        wanted = Choice("direct" if has_coarse else "torch", "with gradients")
+    elif _tiles(first) >= MIN_TILES and min(weight.shape[0], first.shape[1]) >= MIN_CHANNELS:
+        wanted = Choice("winograd", f"at least {MIN_CHANNELS} channels and {MIN_TILES} tiles")
+    else:
+        wanted = Choice("direct" if has_coarse else "torch", "too small for Winograd's transforms")
+    if wanted.kernel != "torch" and not torch.compiler.is_compiling() and (fault := _fault_of_numba()):
+        return Choice("torch", fault)
+    return wanted
+
+
+def upsample_conv3x3(
+    maps: Sequence[Tensor],
+    weight: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """`conv2d(cat(maps resized to the first), weight, padding=1) * scale + shift`, rectified if `relu`.
+
+    Resizing is bilinear with pixel centres at half integers (`F.interpolate`, `align_corners=False`).
+
+    Args:
+        maps: N x C_k x h_k x w_k each, of any memory format. A single one makes this a convolution.
+        weight: D x (C_1 + C_2 + ...) x 3 x 3.
+        scale, shift: D.
+
+    Returns:
+        N x D x h_1 x w_1; channels-last in memory if the kernel is `direct` or `winograd`.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    _check(maps, weight, scale, shift)
+    kernel = choose_conv3x3(maps, weight, scale, shift).kernel
+    if kernel == "concat":
+        resized = torch.cat([_resize(x, maps[0]) for x in maps], dim=1)
+        return _finish(F.conv2d(resized, weight, padding=1), scale, shift, relu)
+    if kernel == "torch":
+        return _finish(_sum_of_convolutions(maps, weight, _channels(maps)), scale, shift, relu)
+    if kernel == "direct" and _differentiated(*maps, weight, scale, shift):
+        return _finish(_differentiable(maps, weight), scale, shift, relu)
+    if kernel not in ("direct", "winograd"):
+        raise ValueError(f"upsample_conv3x3 has no kernel {kernel}: choose from concat, torch, direct, winograd")
+    return torch.ops.upernet.upsample_conv3x3(list(maps), weight, scale, shift, relu, kernel == "winograd")
+
+
+def choose_add_resized(x: Tensor, coarse: Tensor) -> Choice:
+    """The kernel of `add_resized` for these arguments, and why."""
+    if "add_resized" in OVERRIDES:
+        return Choice(OVERRIDES["add_resized"], "asked for with use_kernel")
+    if reason := _needs_torch(x, coarse):
+        return Choice("torch", reason)
+    if _differentiated(x, coarse):
+        return Choice("torch", "with gradients")
+    if not torch.compiler.is_compiling() and (fault := _fault_of_numba()):
+        return Choice("torch", fault)
+    return Choice("numba", "one pass instead of four")
+
+
+def add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+    """relu(x * scale + shift) + `coarse` resized to x.
+
+    Args:
+        x: N x C x H x W, of any memory format.
+        scale, shift: C.
+        coarse: N x C x h x w.
+
+    Returns:
+        N x C x H x W; channels-last in memory if the kernel is not `torch`.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    _check_add_resized(x, scale, shift, coarse)
+    if choose_add_resized(x, coarse).kernel == "torch":
+        return _finish(x, scale, shift, relu=True) + _resize(coarse, x)
+    return torch.ops.upernet.add_resized(x, scale, shift, coarse)
+
+
+def _check(maps: Sequence[Tensor], weight: Tensor, *per_channel: Tensor | None) -> None:
+    """Of everything that the kernels, which look at no bounds, rely on."""
+    shapes = ", ".join(str(tuple(x.shape)) for x in maps)
+    if any(x.dim() != 4 or x.shape[0] != maps[0].shape[0] for x in maps):
+        raise ValueError(f"upsample_conv3x3: maps must be N x C x H x W with one N, not {shapes}")
+    if weight.dim() != 4 or tuple(weight.shape[1:]) != (sum(x.shape[1] for x in maps), 3, 3):
+        raise ValueError(f"upsample_conv3x3: a weight of shape {tuple(weight.shape)} does not fit maps {shapes}")
+    for x in per_channel:
+        if x is not None and tuple(x.shape) != (weight.shape[0],):
+            raise ValueError(
+                f"upsample_conv3x3: scale and shift must have {weight.shape[0]} values, not {tuple(x.shape)}"
+            )
+
+
+def _check_add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> None:
+    if x.dim() != 4 or coarse.dim() != 4 or x.shape[:2] != coarse.shape[:2]:
+        raise ValueError(f"add_resized: maps {tuple(x.shape)} and {tuple(coarse.shape)} must agree in N and C")
+    if not tuple(scale.shape) == tuple(shift.shape) == (x.shape[1],):
+        raise ValueError(f"add_resized: scale and shift must have {x.shape[1]} values")
+
+
+def _needs_torch(*maps: Tensor) -> str:
+    """Why the Numba kernels cannot take these maps, empty if they can."""
+    first = maps[0]
+    if first.device.type != "cpu" or first.dtype not in (torch.float32, torch.float64):
+        return f"there is no other kernel for {first.dtype} on {first.device.type}"
+    if any(x.dtype != first.dtype for x in maps):
+        return "maps differ in type"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast has its own types"
+    if any(x.shape[1] % LANES for x in maps):
+        return f"channels are not a multiple of {LANES}"
+    return "" if all(x.numel() for x in maps) else "a map is empty"
+
+
+def _needs_torch_for(weight: Tensor, x: Tensor) -> str:
+    if weight.shape[0] % LANES or weight.dtype != x.dtype:
+        return f"the weight is not of {x.dtype} or its outputs are not a multiple of {LANES}"
+    return ""
+
+
+def _differentiated(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+def _coarse(maps: Sequence[Tensor], winograd: bool) -> list[int]:
+    """The maps for which products at their own resolution are fewer than at the first map's."""
+    fine = maps[0].shape[2] * maps[0].shape[3]
+    return [k for k, x in enumerate(maps) if x.shape[2] * x.shape[3] * (4 if winograd else 1) < fine]
+
+
+def _channels(maps: Sequence[Tensor]) -> list[range]:
+    """Which of the weight's input channels belong to each map."""
+    stops = list(accumulate(x.shape[1] for x in maps))
+    return [range(stop - x.shape[1], stop) for x, stop in zip(maps, stops, strict=True)]
+
+
+def _tiles(x: Tensor) -> int:
+    return -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
+
+
+def _resize(x: Tensor, reference: Tensor) -> Tensor:
+    if x.shape[2:] == reference.shape[2:]:
+        return x
+    return F.interpolate(x, size=reference.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _sum_of_convolutions(maps: Sequence[Tensor], weight: Tensor, channels: Sequence[range]) -> Tensor:
+    """Of each map, resized to the first, with its channels of the weight."""
+    kernels = [weight[:, each.start : each.stop] for each in channels]
+    out = F.conv2d(maps[0], kernels[0], padding=1)
+    for x, kernel in zip(maps[1:], kernels[1:], strict=True):
+        out += F.conv2d(_resize(x, maps[0]), kernel, padding=1)
+    return out
+
+
+def _finish(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -> Tensor:
+    if scale is not None:
+        x = x * scale.view(-1, 1, 1)
+    if shift is not None:
+        x = x + shift.view(-1, 1, 1)
+    return x.relu() if relu else x
+
+
+def _differentiable(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
+    coarse, channels = _coarse(maps, winograd=False), _channels(maps)
+    fine = [k for k in range(len(maps)) if k not in coarse]
+    out = _sum_of_convolutions([maps[k] for k in fine], weight, [channels[k] for k in fine])
+    if not coarse:
+        return out
+    products = [
+        maps[k].permute(0, 2, 3, 1) @ weight[:, channels[k].start : channels[k].stop].permute(1, 2, 3, 0).flatten(1)
+        for k in coarse
+    ]
+    return out + upsample_taps(products, *maps[0].shape[2:]).permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _fault_of_numba() -> str:
+    """Why the Numba kernels cannot run in this process, empty if they can: one pixel is tried, which compiles them."""
+    try:
+        from upernet.ops import winograd
+
+        with ThreadPoolExecutor(1) as pool:  # in a thread of its own, modes like FakeTensorMode do not hold
+            pool.submit(winograd.try_one_pixel).result()
+        return ""
+    except Exception as error:  # whatever stops a compiler: missing packages, versions, processors
+        fault = f"Numba does not run here ({type(error).__name__}: {error})"
+        warnings.warn(f"3x3 convolutions are slower than they could be: {fault}", RuntimeWarning, stacklevel=2)
+        return fault
+
+
+def upsample_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
+    """Resize and shift the products of coarse maps with the nine taps of a 3x3 kernel, and add all.
+
+    Args:
+        products: N x h_k x w_k x (9 D) each, contiguous, taps by rows; a CPU's float32 or float64, D a multiple of 16.
+
+    Returns:
+        N x height x width x D.
+    """
+    return torch.ops.upernet.upsample_taps(list(products), height, width)
+
+
+def _run_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
+    from upernet.ops import fusion_numba
+
+    images, *_, channels = products[0].shape
+    if channels % (9 * LANES) or any(x.shape[0] != images or x.shape[3] != channels for x in products):
+        raise ValueError(f"upsample_taps: products must have one N, and 9 D channels with D a multiple of {LANES}")
+    return fusion_numba.upsample_taps(products, height, width)
+
+
+def _run_taps_gradient(grad: Tensor, height: int, width: int) -> Tensor:
+    from upernet.ops import fusion_numba
+
+    if grad.shape[3] % LANES:
+        raise ValueError(f"upsample_taps_gradient: channels must be a multiple of {LANES}, not {grad.shape[3]}")
+    return fusion_numba.upsample_taps_gradient(grad, height, width)
+
+
+def _run_conv3x3(
+    maps: Sequence[Tensor], weight: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool, winograd: bool
+) -> Tensor:
+    from upernet.ops import winograd as kernels
+
+    _check(maps, weight, scale, shift)
+    if reason := _needs_torch(*maps) or _needs_torch_for(weight, maps[0]):
+        raise ValueError(f"upsample_conv3x3: {reason}")
+    coarse, channels = _coarse(maps, winograd), _channels(maps)
+    fine = [k for k in range(len(maps)) if k not in coarse]
+    forms = kernels.Forms(weight)
+    rows = [x.detach().permute(0, 2, 3, 1).contiguous() for x in maps]
+    fine_rows, coarse_rows = [rows[k] for k in fine], [rows[k] for k in coarse]
+    tap_forms = [forms.taps(channels[k]) for k in coarse]
+    if winograd:
+        one = maps[0].new_ones(weight.shape[0])
+        scale = one if scale is None else scale.detach().to(one).contiguous()
+        shift = 0 * one if shift is None else shift.detach().to(one).contiguous()
+        transformed = forms.winograd([channels[k] for k in fine])
+        out = kernels.convolve(fine_rows, transformed, coarse_rows, tap_forms, scale, shift, relu)
+        return out.permute(0, 3, 1, 2)
+    fine_maps = [x.permute(0, 3, 1, 2) for x in fine_rows]
+    out = _sum_of_convolutions(fine_maps, weight.detach(), [channels[k] for k in fine])
+    out = out.permute(0, 2, 3, 1).contiguous()
+    kernels.add_coarse(coarse_rows, tap_forms, out)
+    return _finish(out.permute(0, 3, 1, 2), scale, shift, relu)
+
+
+def _run_add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+    from upernet.ops import fusion_numba
+
+    _check_add_resized(x, scale, shift, coarse)
+    if reason := _needs_torch(x, coarse):
+        raise ValueError(f"add_resized: {reason}")
+    x, coarse = (each.detach().permute(0, 2, 3, 1).contiguous() for each in (x, coarse))
+    scale, shift = (each.detach().to(x).contiguous() for each in (scale, shift))
+    return fusion_numba.add_resized(x, scale, shift, coarse).permute(0, 3, 1, 2)
+
+
+def _fake_add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _fake_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
+    return products[0].new_empty(products[0].shape[0], height, width, products[0].shape[3] // 9)
+
+
+def _fake_taps_gradient(grad: Tensor, height: int, width: int) -> Tensor:
+    return grad.new_empty(grad.shape[0], height, width, 9 * grad.shape[3])
+
+
+def _fake_conv3x3(maps: Sequence[Tensor], weight: Tensor, *rest: Any) -> Tensor:
+    images, _, height, width = maps[0].shape
+    return maps[0].new_empty(images, height, width, weight.shape[0]).permute(0, 3, 1, 2)
+
+
+def _save_sizes(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.sizes = [x.shape[1:3] for x in inputs[0]]
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None, None]:
+    return [torch.ops.upernet.upsample_taps_gradient(grad, *size) for size in ctx.sizes], None, None
+
+
+def _save_size(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.size = inputs[0].shape[1:3]
+
+
+def _gradient_of_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    return upsample_taps([grad], *ctx.size), None, None
+
+
+_library = torch.library.Library("upernet", "FRAGMENT")  # not custom_op: see dcnv3
+for _schema, _kernel, _fake in (
+    ("upsample_taps(Tensor[] products, SymInt height, SymInt width) -> Tensor", _run_taps, _fake_taps),
+    (
+        "upsample_taps_gradient(Tensor grad, SymInt height, SymInt width) -> Tensor",
+        _run_taps_gradient,
+        _fake_taps_gradient,
+    ),
+    ("add_resized(Tensor x, Tensor scale, Tensor shift, Tensor coarse) -> Tensor", _run_add_resized, _fake_add_resized),
+    (
+        "upsample_conv3x3(Tensor[] maps, Tensor weight, Tensor? scale, Tensor? shift, bool relu, bool winograd)"
+        " -> Tensor",
+        _run_conv3x3,
+        _fake_conv3x3,
+    ),
+):
+    _name = _schema.partition("(")[0]
+    _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"upernet::{_name}", _fake, lib=_library)
+torch.library.register_autograd("upernet::upsample_taps", _gradients, setup_context=_save_sizes, lib=_library)
+torch.library.register_autograd(
+    "upernet::upsample_taps_gradient", _gradient_of_gradient, setup_context=_save_size, lib=_library
+)
+
+
+@register_flop_formula(torch.ops.upernet.upsample_conv3x3)
+def _flops(maps: list[Any], weight: Any, *args: Any, **kwargs: Any) -> int:
+    """As without Winograd; a map coarser than the first at its own resolution, whichever way it goes."""
+    images, _, height, width = maps[0]
+    pixels = sum(channels * min(h * w, height * width) for _, channels, h, w in maps)
+    return 2 * images * 9 * weight[0] * pixels

@@ -1,0 +1,111 @@
+"""Weights of 3x3 convolutions in the forms that the fast kernels multiply with, kept as long as the weights stay."""
+
+# pyright: reportCallIssue=false
+# Numba calls an intrinsic with fewer arguments than its definition has.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from upernet.ops.threads import in_team, jit, run, take
+from upernet.ops.winograd_numba import kernel_transform
+
+WORDS = 2**16
+"""Words of 32 bits that are hashed by one thread at a time."""
+LINES = 64
+PRIME = np.uint32(16777619)
+
+
+@jit
+def _hash(counter, words, states):
+    """FNV-1a of every 64th word, in 64 lines, for each block of WORDS."""
+    while True:
+        block = take(counter)
+        if block >= states.shape[0]:
+            return
+        state = states[block]
+        state[:] = np.uint32(2166136261)
+        stop = min((block + 1) * WORDS, words.size)
+        whole = block * WORDS + (stop - block * WORDS) // LINES * LINES
+        for start in range(block * WORDS, whole, LINES):
+            line = words[start : start + LINES]
+            for i in range(LINES):
+                state[i] = (state[i] ^ line[i]) * PRIME
+        for i in range(whole, stop):
+            state[i - whole] = (state[i - whole] ^ words[i]) * PRIME
+
+
+@jit
+def _hash_team(openmp, threads, args):
+    in_team(openmp, threads, _hash, args)
+
+
+def fingerprint(x: Tensor) -> bytes:
+    """Differs if any bit of `x` differs (for a single change surely, for several with a chance of 2^-32 or less)."""
+    words = x.contiguous().numpy().reshape(-1).view(np.uint32)
+    states = np.empty((-(-words.size // WORDS), LINES), np.uint32)
+    run(_hash, _hash_team, len(states), words, states)
+    return states.tobytes()
+
+
+class _Prepared:
+    def __init__(self, of: bytes):
+        self.of = of
+        self.forms: dict[tuple[object, ...], Tensor] = {}
+
+
+_prepared = WeakTensorKeyDictionary()
+
+
+class Forms:
+    """The prepared forms of one weight tensor D x C x 3 x 3.
+
+    Versions and addresses do not tell whether a weight is still what it was: inference tensors have no version, and
+    what is written through `.data` or NumPy leaves none. So its content does: it is read once per call, which takes
+    about a hundredth of the convolution's time.
+    """
+
+    def __init__(self, weight: Tensor):
+        self.weight = weight.detach()
+        content = fingerprint(self.weight)
+        prepared = _prepared.get(weight)
+        if prepared is None or prepared.of != content:
+            prepared = _Prepared(content)
+            _prepared[weight] = prepared
+        self._forms = prepared.forms
+
+    def winograd(self, channels: list[range]) -> Tensor:
+        """36 x K x D for the input channels in these ranges, transformed in float64."""
+        return self._form(("winograd", *channels), lambda: _winograd(self.weight, channels))
+
+    def taps(self, channels: range) -> Tensor:
+        """C x (9 D): a 1x1 convolution per tap, for these input channels."""
+        return self._form(("taps", channels), lambda: _taps(self.weight, channels))
+
+    def _form(self, key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
+        form = self._forms.get(key)
+        if form is None:
+            form = self._forms[key] = make()
+        return form
+
+
+def _winograd(weight: Tensor, channels: list[range]) -> Tensor:
+    transform = torch.from_numpy(kernel_transform())
+    form = weight.new_empty(36, sum(map(len, channels)), weight.shape[0])
+    first = 0
+    for chosen in channels:
+        for c in range(chosen.start, chosen.stop, 64):  # a piece at a time, because float64 takes twice the memory
+            piece = weight[:, c : min(c + 64, chosen.stop)].double()
+            values = torch.einsum("ia,jb,dcab->ijcd", transform, transform, piece)
+            form[:, first : first + piece.shape[1]] = values.flatten(0, 1)
+            first += piece.shape[1]
+    return form
+
+
+def _taps(weight: Tensor, channels: range) -> Tensor:
+    return weight[:, channels.start : channels.stop].permute(1, 2, 3, 0).flatten(1).contiguous()

@@ -1,0 +1,188 @@
+"""Winograd's tile transforms for F(4 x 4, 3 x 3) (arXiv 1509.09308, section 4.1), for Numba: LANES channels at a time.
+
+A unit of work is a tile: a square of 4 x 4 outputs, computed from 6 x 6 inputs by way of 36 products.
+"""
+
+# pyright: reportCallIssue=false
+# Numba calls an intrinsic with fewer arguments than its definition has.
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
+from torch import Tensor
+
+from upernet.ops.lanes import LANES, add, fill, load, multiply_add, store
+from upernet.ops.threads import in_team, jit, run, take
+
+# Polynomials are evaluated at 0, +-P, +-Q and infinity. With P Q = 1 there are fewer and smaller factors than with the
+# usual 1 and 2, and a fifth of their rounding errors.
+P = 0.5**0.5
+Q = 2.0**0.5
+SUM = P**2 + Q**2
+
+
+def kernel_transform() -> np.ndarray:
+    """6 x 3: a kernel's polynomial at the six points, divided by what the interpolation there divides by."""
+    rows = [
+        [x**power / (2 * x**2 * (x**2 - other**2)) for power in range(3)]
+        for point, other in ((P, Q), (Q, P))
+        for x in (point, -point)
+    ]
+    return np.array([[1.0, 0.0, 0.0], *rows, [0.0, 0.0, 1.0]])
+
+
+@intrinsic
+def rectify(typing: Any, lanes: Any) -> Any:
+    """0 where a lane is below 0, the lane elsewhere (NaN stays)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zero = ir.Constant(args[0].type, None)
+        return builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
+
+    return lanes(lanes), generate
+
+
+@jit
+def _forward_axis(source, at, step, target, to, to_step):
+    """Six inputs of one row or column of a tile -> their six transformed values."""
+    kind = target.dtype.type
+    p, q = fill(kind(P)), fill(kind(Q))
+    minus_p, minus_q = fill(kind(-P)), fill(kind(-Q))
+    minus_pp, minus_qq = fill(kind(-P * P)), fill(kind(-Q * Q))
+    minus_sum, minus = fill(kind(-SUM)), fill(kind(-1))
+    d0, d1, d2 = load(source, at), load(source, at + step), load(source, at + 2 * step)
+    d3, d4, d5 = load(source, at + 3 * step), load(source, at + 4 * step), load(source, at + 5 * step)
+    even, odd = multiply_add(minus_qq, d2, d4), multiply_add(minus_q, d1, multiply_add(p, d3, fill(kind(0))))
+    store(target, to, multiply_add(minus_sum, d2, add(d0, d4)))
+    store(target, to + to_step, add(even, odd))
+    store(target, to + 2 * to_step, multiply_add(minus, odd, even))
+    even, odd = multiply_add(minus_pp, d2, d4), multiply_add(minus_p, d1, multiply_add(q, d3, fill(kind(0))))
+    store(target, to + 3 * to_step, add(even, odd))
+    store(target, to + 4 * to_step, multiply_add(minus, odd, even))
+    store(target, to + 5 * to_step, multiply_add(minus_sum, d3, add(d1, d5)))
+
+
+@jit
+def _input_transform(counter, x, height, width, channels, top, columns, tiles, values, row, step, first_channel):
+    zero = fill(x.dtype.type(0))
+    patch = np.empty(36 * LANES, x.dtype)
+    half = np.empty(36 * LANES, x.dtype)
+    while True:
+        tile = take(counter)
+        if tile >= tiles:
+            return
+        y0 = top + 4 * (tile // columns) - 1
+        x0 = 4 * (tile % columns) - 1
+        inside = min(y0, x0) >= 0 and y0 + 6 <= height and x0 + 6 <= width
+        for c in range(0, channels, LANES):
+            if inside:
+                at = (y0 * width + x0) * channels + c
+                for j in range(6):
+                    _forward_axis(x, at + j * channels, width * channels, half, j * LANES, 6 * LANES)
+            else:
+                for i in range(6):
+                    for j in range(6):
+                        value = zero
+                        if 0 <= y0 + i < height and 0 <= x0 + j < width:
+                            value = load(x, ((y0 + i) * width + x0 + j) * channels + c)
+                        store(patch, (6 * i + j) * LANES, value)
+                for j in range(6):
+                    _forward_axis(patch, j * LANES, 6 * LANES, half, j * LANES, 6 * LANES)
+            to = tile * row + first_channel + c
+            for i in range(6):
+                _forward_axis(half, 6 * i * LANES, LANES, values, to + 6 * i * step, step)
+
+
+@jit
+def _backward_axis(source, at, step, target, to, to_step):
+    """Six products of one row or column of a tile -> four outputs."""
+    kind = target.dtype.type
+    p, q, pp, qq = fill(kind(P)), fill(kind(Q)), fill(kind(P**2)), fill(kind(Q**2))
+    ppp, qqq, minus, zero = fill(kind(P**3)), fill(kind(Q**3)), fill(kind(-1)), fill(kind(0))
+    m1, m2 = load(source, at + step), load(source, at + 2 * step)
+    m3, m4 = load(source, at + 3 * step), load(source, at + 4 * step)
+    even_p, odd_p, even_q, odd_q = add(m1, m2), multiply_add(minus, m2, m1), add(m3, m4), multiply_add(minus, m4, m3)
+    store(target, to, add(load(source, at), add(even_p, even_q)))
+    store(target, to + to_step, multiply_add(p, odd_p, multiply_add(q, odd_q, zero)))
+    store(target, to + 2 * to_step, multiply_add(pp, even_p, multiply_add(qq, even_q, zero)))
+    last = multiply_add(qqq, odd_q, load(source, at + 5 * step))
+    store(target, to + 3 * to_step, multiply_add(ppp, odd_p, last))
+
+
+@jit
+def _output_transform(
+    counter, products, step, out, height, width, channels, top, columns, tiles, onto, scale, shift, relu
+):
+    half = np.empty(24 * LANES, out.dtype)
+    result = np.empty(16 * LANES, out.dtype)
+    while True:
+        tile = take(counter)
+        if tile >= tiles:
+            return
+        y0 = top + 4 * (tile // columns)
+        x0 = 4 * (tile % columns)
+        for c in range(0, channels, LANES):
+            at = tile * channels + c
+            for j in range(6):
+                _backward_axis(products, at + j * step, 6 * step, half, j * LANES, 6 * LANES)
+            for i in range(4):
+                _backward_axis(half, 6 * i * LANES, LANES, result, 4 * i * LANES, LANES)
+            factor, offset = load(scale, c), load(shift, c)
+            for i in range(min(4, height - y0)):
+                for j in range(min(4, width - x0)):
+                    to = ((y0 + i) * width + x0 + j) * channels + c
+                    value = load(result, (4 * i + j) * LANES)
+                    if onto:
+                        value = add(value, load(out, to))
+                    value = multiply_add(value, factor, offset)
+                    if relu:
+                        value = rectify(value)
+                    store(out, to, value)
+
+
+@jit
+def _input_team(openmp, threads, args):
+    in_team(openmp, threads, _input_transform, args)
+
+
+@jit
+def _output_team(openmp, threads, args):
+    in_team(openmp, threads, _output_transform, args)
+
+
+def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int) -> None:
+    """x H x W x C -> channels `first_channel` to `first_channel + C` of values 36 x tiles x K.
+
+    Tiles go by rows, whose first has its outputs at rows `top` to `top + 3` of `x`. Outside `x` are zeros.
+    """
+    height, width, channels = x.shape
+    step, row = values.stride(0), values.stride(1)
+    source, target = x.numpy().reshape(-1), values.numpy().reshape(-1)
+    run(
+        _input_transform,
+        _input_team,
+        values.shape[1],
+        *(source, height, width, channels, top, -(-width // 4), values.shape[1], target, row, step, first_channel),
+    )
+
+
+def output_transform(
+    products: Tensor, out: Tensor, top: int, onto: bool, scale: Tensor, shift: Tensor, relu: bool
+) -> None:
+    """products 36 x tiles x D -> out H x W x D, from row `top` on, scaled, shifted and rectified.
+
+    With `onto`, what `out` holds before is added to the convolution's result first.
+    """
+    height, width, channels = out.shape
+    source, target = products.numpy().reshape(-1), out.numpy().reshape(-1)
+    run(
+        _output_transform,
+        _output_team,
+        products.shape[1],
+        *(source, products.stride(0), target, height, width, channels, top, -(-width // 4), products.shape[1], onto),
+        *(scale.numpy(), shift.numpy(), relu),
+    )
