@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from upernet.models import UPerNet
@@ -16,7 +17,7 @@ from upernet.recipe import ModelSpec
 from upernet.taxonomy import load_taxonomy
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
-NEEDS_REFERENCE = "needs ../shared/reference beside the checkout"
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="needs ../shared/reference beside the checkout")
 
 RENAMES = (
     (r"^ppm\.pooled\.(\d)\.", r"decode_head.psp_modules.\1.1."),
@@ -46,6 +47,18 @@ def load_rule() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def official_shapes(variant: str) -> dict[str, tuple[list[int], str]]:
+    """Published name -> shape and dtype, of every tensor of a published network."""
+    keys = json.loads((REFERENCE / "keys" / f"keys_{variant}.json").read_text())
+    return {key: (shape, dtype) for key, shape, dtype in keys}
+
+
+def official_state(variant: str) -> dict[str, torch.Tensor]:
+    """The same with rule-made values."""
+    rule, shapes = load_rule(), official_shapes(variant)
+    return {key: torch.from_numpy(np.asarray(rule.value(key, s))).reshape(s) for key, (s, _) in shapes.items()}
 
 
 def golden(name: str) -> dict[str, Any]:

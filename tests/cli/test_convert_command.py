@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import Run
+from official_network import needs_reference, official_state
 
 import upernet
 from upernet.checkpoints import load_checkpoint, save_checkpoint
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec, load_recipe
 from upernet.taxonomy import Taxonomy, load_taxonomy
-
-sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
-from official_files import needs_reference, official_state
 
 TINY_T = {
     "backbone": "internimage_t",

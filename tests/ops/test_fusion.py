@@ -1,5 +1,7 @@
 """3x3 convolution over resized maps, by products at their own resolution, against the plain way."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,8 +14,8 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
-from upernet.ops import fusion as module
-from upernet.ops import use_kernel, winograd
+from upernet.ops import PLAIN, use_kernel, winograd
+from upernet.ops.choice import fault_of_numba
 from upernet.ops.fusion import (
     add_resized,
     choose_add_resized,
@@ -23,7 +25,6 @@ from upernet.ops.fusion import (
 )
 
 SIZES = st.tuples(st.integers(1, 21), st.integers(1, 21))
-PLAIN = {"conv3x3": "concat", "add_resized": "torch"}
 SIDES = [(31, 23), (16, 12), (8, 6), (4, 3)]
 KERNELS = ["concat", "torch", "direct", "winograd"]
 
@@ -160,7 +161,7 @@ def test_operators_are_registered_as_torch_wants_them():
 
 @pytest.mark.parametrize("width", [32, 64])
 def test_traced_as_one_operator(width):
-    module._fault_of_numba.cache_clear()
+    fault_of_numba.cache_clear()
     torch.compiler.reset()
     maps, weight = arguments([(17, 16), (8, 8), (2, 2)], channels=width, width=width)
 
@@ -210,11 +211,26 @@ def test_the_kernel_is_chosen_from_the_arguments():
         upsample_conv3x3(maps, weight)
 
 
-def test_without_numba(monkeypatch):
-    maps, weight = arguments([(16, 16), (8, 8)], channels=64, width=64)
-    monkeypatch.setattr(module, "_fault_of_numba", lambda: "Numba does not run here (ImportError)")
-    choice = choose_conv3x3(maps, weight)
-    assert choice.kernel == "torch" and "Numba" in choice.reason
+WITHOUT_NUMBA = """
+import sys, warnings
+sys.modules["numba"] = None
+import torch
+from upernet.ops import choose_conv3x3, upsample_conv3x3, use_kernel
+maps, weight = [torch.randn(1, 64, 16, 16), torch.randn(1, 64, 8, 8)], torch.randn(64, 128, 3, 3)
+with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+    warnings.simplefilter("always")
+    out = upsample_conv3x3(maps, weight)
+    upsample_conv3x3(maps, weight)
+assert ["Numba does not run here" in str(warning.message) for warning in caught] == [True], caught
+assert choose_conv3x3(maps, weight).kernel == "torch" and "Numba" in choose_conv3x3(maps, weight).reason
+with use_kernel(conv3x3="concat"), torch.no_grad():
+    torch.testing.assert_close(out, upsample_conv3x3(maps, weight), rtol=1e-4, atol=1e-3)
+"""
+
+
+def test_without_numba():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_several_threads_share_weights():
@@ -275,7 +291,7 @@ def test_the_decoder_learns_the_same_either_way():
 
 
 def test_numba_is_tried_with_real_tensors_first_use_or_not():
-    module._fault_of_numba.cache_clear()
+    fault_of_numba.cache_clear()
     with FakeTensorMode():
         maps, weight = arguments([(16, 16), (8, 8)], channels=64, width=64)
         assert choose_conv3x3(maps, weight).kernel == "winograd"

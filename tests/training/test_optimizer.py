@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from official_network import NEEDS_REFERENCE, REFERENCE, official_model, official_name
+from official_network import REFERENCE, needs_reference, official_model, official_name
 
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
@@ -95,7 +95,7 @@ def test_moving_average_follows_the_formula():
     assert float(average.state["weight"]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason=NEEDS_REFERENCE)
+@needs_reference
 @pytest.mark.parametrize("variant", ["t", "s", "b", "l", "xl", "h"])
 def test_groups_of_the_published_recipes(variant):
     published = json.loads((REFERENCE / "optimizer" / f"optim_groups_{variant}.json").read_text())

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upernet.ops.fusion import add_resized, choose_add_resized, choose_conv3x3, upsample_conv3x3
+from upernet.ops.fusion import add_resized, choose_add_resized, choose_conv3x3, resize_like, upsample_conv3x3
 
 
 class ConvBnRelu(nn.Sequential):
@@ -63,13 +63,6 @@ def _folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Factor and summand per channel, which is what batch norm comes to in eval mode."""
     scale = norm.weight * (norm.get_buffer("running_var") + norm.eps).rsqrt()
     return scale, norm.bias - norm.get_buffer("running_mean") * scale
-
-
-def resize_like(x: Tensor, reference: Tensor) -> Tensor:
-    """Bilinear resize of `x` to the height and width of `reference` (pixel centres at half integers)."""
-    if x.shape[-2:] == reference.shape[-2:]:
-        return x
-    return F.interpolate(x, size=reference.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class PyramidPooling(nn.Module):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upernet.models.decoder import Conv3x3BnRelu, resize_like
+from upernet.models.decoder import Conv3x3BnRelu
+from upernet.ops.fusion import resize_like
 
 
 class SceneHead(nn.Module):

@@ -2,5 +2,19 @@
 
 from upernet.ops.choice import Choice, use_kernel
 from upernet.ops.dcnv3 import choose_dcnv3, dcnv3
+from upernet.ops.fusion import add_resized, choose_add_resized, choose_conv3x3, upsample_conv3x3
 
-__all__ = ["Choice", "choose_dcnv3", "dcnv3", "use_kernel"]
+PLAIN = {"dcnv3": "torch", "conv3x3": "concat", "add_resized": "torch", "mlp": "torch"}
+"""`with use_kernel(**PLAIN)`: as the published implementation computes. What benchmarks compare with."""
+
+__all__ = [
+    "PLAIN",
+    "Choice",
+    "add_resized",
+    "choose_add_resized",
+    "choose_conv3x3",
+    "choose_dcnv3",
+    "dcnv3",
+    "upsample_conv3x3",
+    "use_kernel",
+]

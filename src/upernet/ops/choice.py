@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -30,3 +34,20 @@ def use_kernel(**kernels: str) -> Iterator[None]:
     finally:
         OVERRIDES.clear()
         OVERRIDES.update(before)
+
+
+@functools.cache
+def fault_of_numba(kernels: str) -> str:
+    """Why the Numba kernels in a module of `upernet.ops` cannot run in this process, empty if they can.
+
+    Its `try_one_pixel` is called, which compiles them, or loads them from Numba's cache. A fault is warned of once.
+    """
+    try:
+        module = importlib.import_module(f"upernet.ops.{kernels}")
+        with ThreadPoolExecutor(1) as pool:  # in a thread of its own, modes like FakeTensorMode do not hold
+            pool.submit(module.try_one_pixel).result()
+        return ""
+    except Exception as error:  # whatever stops a compiler: missing packages, versions, processors
+        fault = f"Numba does not run here ({type(error).__name__}: {error})"
+        warnings.warn(f"{kernels} is several times slower than it could be: {fault}", RuntimeWarning, stacklevel=3)
+        return fault

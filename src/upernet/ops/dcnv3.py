@@ -6,9 +6,7 @@ GPUs, `numba` on CPUs, `embedding_bag` on CPUs without Numba, and `torch`, the r
 
 from __future__ import annotations
 
-import functools
 import importlib.util
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from upernet.ops import dcnv3_torch
-from upernet.ops.choice import OVERRIDES, Choice
+from upernet.ops.choice import OVERRIDES, Choice, fault_of_numba
 from upernet.ops.sampling import Sampling
 
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -65,7 +63,7 @@ def choose_dcnv3(x: Tensor) -> Choice:
         return Choice("torch", f"no other kernel runs on {x.device.type}")
     if x.shape[1] * x.shape[2] >= 2**31:
         return Choice("embedding_bag", "the Numba kernels count the pixels of an image with 32 bits")
-    if fault := _fault_of_numba():
+    if fault := fault_of_numba("dcnv3_numba"):
         return Choice("embedding_bag", fault)
     return Choice("numba", "x is on the CPU")
 
@@ -99,20 +97,6 @@ def _check(x: Tensor, offset: Tensor, mask: Tensor, s: Sampling) -> None:
     for name, tensor, last in (("offset", offset, 2 * points), ("mask", mask, points)):
         if tuple(tensor.shape) != (n, h, w, last):
             raise ValueError(f"dcnv3: {name} must have shape {(n, h, w, last)}, not {tuple(tensor.shape)}")
-
-
-@functools.cache
-def _fault_of_numba() -> str:
-    """Why the Numba kernels cannot run in this process, empty if they can: one pixel is tried, which compiles them."""
-    try:
-        from upernet.ops import dcnv3_numba
-
-        dcnv3_numba.try_one_pixel()
-        return ""
-    except Exception as error:  # whatever stops a compiler: missing packages, versions, processors
-        fault = f"Numba does not run here ({type(error).__name__}: {error})"
-        warnings.warn(f"dcnv3 is several times slower than it could be: {fault}", RuntimeWarning, stacklevel=2)
-        return fault
 
 
 def _kernel(name: str) -> tuple[Callable[..., Tensor], Callable[..., Gradients]]:

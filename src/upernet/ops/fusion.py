@@ -8,10 +8,7 @@ that is f times coarser, that takes 9 / f^2 multiplications instead of 9.
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
 
@@ -20,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from upernet.ops.choice import OVERRIDES, Choice
+from upernet.ops.choice import OVERRIDES, Choice, fault_of_numba
 
 MIN_TILES = 16
 """Of 4 x 4 outputs. With fewer, reading the transformed weights takes as long as a direct convolution."""
@@ -28,6 +25,13 @@ MIN_CHANNELS = 64
 """Of input and output. With fewer, the transforms take longer than the products save."""
 LANES = 16
 """What channels must be a multiple of for the Numba kernels."""
+
+
+def resize_like(x: Tensor, reference: Tensor) -> Tensor:
+    """Bilinear resize of `x` to the height and width of `reference` (pixel centres at half integers)."""
+    if x.shape[-2:] == reference.shape[-2:]:
+        return x
+    return F.interpolate(x, size=reference.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def choose_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Tensor | None) -> Choice:
@@ -51,7 +55,7 @@ def choose_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Tensor | Non
         wanted = Choice("winograd", f"at least {MIN_CHANNELS} channels and {MIN_TILES} tiles")
     else:
         wanted = Choice("direct" if has_coarse else "torch", "too small for Winograd's transforms")
-    if wanted.kernel != "torch" and not torch.compiler.is_compiling() and (fault := _fault_of_numba()):
+    if wanted.kernel != "torch" and not torch.compiler.is_compiling() and (fault := fault_of_numba("winograd")):
         return Choice("torch", fault)
     return wanted
 
@@ -81,7 +85,7 @@ def upsample_conv3x3(
     _check(maps, weight, scale, shift)
     kernel = choose_conv3x3(maps, weight, scale, shift).kernel
     if kernel == "concat":
-        resized = torch.cat([_resize(x, maps[0]) for x in maps], dim=1)
+        resized = torch.cat([resize_like(x, maps[0]) for x in maps], dim=1)
         return _finish(F.conv2d(resized, weight, padding=1), scale, shift, relu)
     if kernel == "torch":
         return _finish(_sum_of_convolutions(maps, weight, _channels(maps)), scale, shift, relu)
@@ -100,7 +104,7 @@ def choose_add_resized(x: Tensor, coarse: Tensor) -> Choice:
         return Choice("torch", reason)
     if _differentiated(x, coarse):
         return Choice("torch", "with gradients")
-    if not torch.compiler.is_compiling() and (fault := _fault_of_numba()):
+    if not torch.compiler.is_compiling() and (fault := fault_of_numba("winograd")):
         return Choice("torch", fault)
     return Choice("numba", "one pass instead of four")
 
@@ -121,7 +125,7 @@ def add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tens
     """
     _check_add_resized(x, scale, shift, coarse)
     if choose_add_resized(x, coarse).kernel == "torch":
-        return _finish(x, scale, shift, relu=True) + _resize(coarse, x)
+        return _finish(x, scale, shift, relu=True) + resize_like(coarse, x)
     return torch.ops.upernet.add_resized(x, scale, shift, coarse)
 
 
@@ -186,18 +190,12 @@ def _tiles(x: Tensor) -> int:
     return -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
 
 
-def _resize(x: Tensor, reference: Tensor) -> Tensor:
-    if x.shape[2:] == reference.shape[2:]:
-        return x
-    return F.interpolate(x, size=reference.shape[2:], mode="bilinear", align_corners=False)
-
-
 def _sum_of_convolutions(maps: Sequence[Tensor], weight: Tensor, channels: Sequence[range]) -> Tensor:
     """Of each map, resized to the first, with its channels of the weight."""
     kernels = [weight[:, each.start : each.stop] for each in channels]
     out = F.conv2d(maps[0], kernels[0], padding=1)
     for x, kernel in zip(maps[1:], kernels[1:], strict=True):
-        out += F.conv2d(_resize(x, maps[0]), kernel, padding=1)
+        out += F.conv2d(resize_like(x, maps[0]), kernel, padding=1)
     return out
 
 
@@ -220,21 +218,6 @@ def _differentiable(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
         for k in coarse
     ]
     return out + upsample_taps(products, *maps[0].shape[2:]).permute(0, 3, 1, 2)
-
-
-@functools.cache
-def _fault_of_numba() -> str:
-    """Why the Numba kernels cannot run in this process, empty if they can: one pixel is tried, which compiles them."""
-    try:
-        from upernet.ops import winograd
-
-        with ThreadPoolExecutor(1) as pool:  # in a thread of its own, modes like FakeTensorMode do not hold
-            pool.submit(winograd.try_one_pixel).result()
-        return ""
-    except Exception as error:  # whatever stops a compiler: missing packages, versions, processors
-        fault = f"Numba does not run here ({type(error).__name__}: {error})"
-        warnings.warn(f"3x3 convolutions are slower than they could be: {fault}", RuntimeWarning, stacklevel=2)
-        return fault
 
 
 def upsample_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upernet.ops.choice import OVERRIDES
+
 HIDDEN_VALUES = 2**20
 """Values of the hidden layer that are computed at a time: 4 MiB, written again and again, stay in the cache."""
 
@@ -13,8 +15,9 @@ HIDDEN_VALUES = 2**20
 def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
     """`linear(gelu(linear(x, weight1, bias1)), weight2, bias2)`: ... x C -> ... x D.
 
-    Without autograd on a CPU, some rows at a time: the same numbers, and for large maps twice as fast, because the
-    hidden layer (four times as wide as x in InternImage) neither goes to memory nor is allocated.
+    Without autograd on a CPU, some rows at a time: the same numbers, and faster for large maps, because the hidden
+    layer (four times as wide as x in InternImage) neither goes to memory nor is allocated. `use_kernel(mlp="torch")`
+    computes all rows at once.
 
     Args:
         weight1, bias1: H x C, H.
@@ -24,6 +27,7 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
     some = max(1, HIDDEN_VALUES // weight1.shape[0])
     in_steps = (
         rows > some
+        and OVERRIDES.get("mlp") != "torch"
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")

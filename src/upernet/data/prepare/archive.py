@@ -84,7 +84,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise UpernetError(f"{path}: no such file or folder; give the archive that you downloaded.") from None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
         raise UpernetError(
             f"{path}: is not a zip archive, or not all of one ({error}); download it again, and see that it is not a "
             "web page that was saved instead."
