@@ -14,7 +14,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs/ade20k.md", *sorted((ROOT / "src/upernet/checkpoints/shipped").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "src/upernet/checkpoints/shipped").glob("*.md")),
+]
 TABLE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 METRICS = {
     "miou": "mIoU",
@@ -103,9 +107,43 @@ def ade20k() -> list[str]:
     return lines
 
 
+def internimage_t_camvid(width: int = 30) -> list[str]:
+    """The loss of the small run of docs/recipes."""
+    log = (ROOT / "docs" / "results" / "internimage_t_camvid.log.jsonl").read_text(encoding="utf-8").splitlines()
+    losses = [json.loads(line)["loss"] for line in log]
+    means = [sum(losses[i : i + width]) / width for i in range(0, len(losses), width)]
+    return [f"Mean loss of each {width} of {len(losses)} iterations: {', '.join(f'{mean:.2f}' for mean in means)}."]
+
+
+def speed() -> list[str]:
+    """What `python -m benchmarks.speed` wrote."""
+    result = read("speed")
+    lines = [f"| {result['threads']} threads, median of {result['repeats']} | plain | fast | ratio |"]
+    lines += ["| --- | --- | --- | --- |"]
+    for name, case in result["cases"].items():
+        plain, fast = (f"{1000 * case[f'{kind}_seconds']:.0f} ms" for kind in ("plain", "fast"))
+        lines.append(f"| {name} | {plain} | {fast} | {case['ratio']:.1f} |")
+    memory = result["peak_memory_2048x2048"]
+    lines.append(f"| peak memory, T at 2048 | {memory['plain_gib']:.1f} GiB | {memory['fast_gib']:.1f} GiB | |")
+    agreement = result["agreement"]
+    return [
+        *lines,
+        "",
+        f"T at 512: logits of both differ by {agreement['relative_error']:.0e} of their spread, the class agrees on "
+        f"{100 * agreement['argmax_agreement']:.2f} % of the pixels. T at 512x2048 takes "
+        f"{result['multiplications_512x2048'] / 1e9:.0f} G multiply-adds, what Winograd saves not counted.",
+    ]
+
+
 def up_to_date(text: str) -> str:
     def table(match: re.Match[str]) -> str:
-        pages = {"summary": summary, "texture_heads": texture_heads, "camvid_val": camvid_val, "ade20k": ade20k}
+        pages = {
+            "summary": summary,
+            "texture_heads": texture_heads,
+            "camvid_val": camvid_val,
+            "ade20k": ade20k,
+            "speed": speed,
+        }
         lines = pages[match[2]]() if match[2] in pages else details(match[2])
         return "\n".join([match[1].rstrip("\n"), "", *lines, "", match[3]])
 
