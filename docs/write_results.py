@@ -143,6 +143,7 @@ def up_to_date(text: str) -> str:
             "camvid_val": camvid_val,
             "ade20k": ade20k,
             "speed": speed,
+            "internimage_t_camvid": internimage_t_camvid,
         }
         lines = pages[match[2]]() if match[2] in pages else details(match[2])
         return "\n".join([match[1].rstrip("\n"), "", *lines, "", match[3]])
