@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from upernet.errors import UpernetError
-from upernet.ops import dcnv3
+from upernet.ops import dcnv3, grouped_softmax, linear
 from upernet.ops.mlp import mlp
 from upernet.settings import Settings
 
@@ -257,7 +257,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        return mlp(x, *_parameters(self.fc1), *_parameters(self.fc2))
 
 
 class DCNv3(nn.Module):
@@ -304,13 +304,13 @@ class DCNv3(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        values = self.input_proj(x)
+        values = linear(x, *_parameters(self.input_proj))
         query = self.dw_conv(x.permute(0, 3, 1, 2))
-        weights = self.mask(query).unflatten(-1, (self.groups, -1)).softmax(-1).flatten(-2)
+        weights = grouped_softmax(linear(query, *_parameters(self.mask)), self.groups)
         size, around = self.kernel_size, self.kernel_size // 2
         y = dcnv3(
             values,
-            self.offset(query),
+            linear(query, *_parameters(self.offset)),
             weights.to(values.dtype),
             (size, size),
             padding=(around, around),
@@ -318,10 +318,14 @@ class DCNv3(nn.Module):
             offset_scale=self.offset_scale,
         )
         if self.center_feature_scale_proj_weight is not None:
-            gate = F.linear(query, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias)
+            gate = linear(query, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias)
             gate = gate.sigmoid().repeat_interleave(x.shape[-1] // self.groups, -1)
             y = y * (1 - gate) + values * gate
-        return self.output_proj(y)
+        return linear(y, *_parameters(self.output_proj))
+
+
+def _parameters(module: nn.Linear) -> tuple[Tensor, Tensor]:
+    return module.weight, module.bias
 
 
 def _initialize(module: nn.Module) -> None:

@@ -64,7 +64,7 @@ def _six(source, at, weights, c):
 
 
 @jit
-def _widen(counter, taps, coarse_width, rows, ring, places, first_row, width, channels, below, above, part):
+def _widen(counter, taps, step, coarse_width, rows, ring, places, first_row, width, channels, below, above, part):
     while True:
         unit = take(counter)
         if unit >= 3 * rows:
@@ -76,12 +76,12 @@ def _widen(counter, taps, coarse_width, rows, ring, places, first_row, width, ch
             weights = (fill(a), fill(b), fill(d), fill(e), fill(f), fill(g))
             row = r * coarse_width
             at = (
-                ((row + below[left]) * 9 + 3 * ty) * channels,
-                ((row + above[left]) * 9 + 3 * ty) * channels,
-                ((row + below[x]) * 9 + 3 * ty + 1) * channels,
-                ((row + above[x]) * 9 + 3 * ty + 1) * channels,
-                ((row + below[right]) * 9 + 3 * ty + 2) * channels,
-                ((row + above[right]) * 9 + 3 * ty + 2) * channels,
+                (row + below[left]) * step + 3 * ty * channels,
+                (row + above[left]) * step + 3 * ty * channels,
+                (row + below[x]) * step + (3 * ty + 1) * channels,
+                (row + above[x]) * step + (3 * ty + 1) * channels,
+                (row + below[right]) * step + (3 * ty + 2) * channels,
+                (row + above[right]) * step + (3 * ty + 2) * channels,
             )
             for c in range(0, channels, LANES):
                 store(ring, to + c, _six(taps, at, weights, c))
@@ -224,12 +224,13 @@ def _flat(x: Tensor) -> np.ndarray:
 
 
 def widen(taps: Tensor, ring: Tensor, first_row: int) -> None:
-    """Along x: row r of taps R x w x (9 D) -> place `(first_row + r) % S` of ring S x 3 x W x D."""
+    """Along x: row r of taps R x w x (9 D, or more) -> place `(first_row + r) % S` of ring S x 3 x W x D."""
     rows, coarse_width = taps.shape[:2]
     places, _, width, channels = ring.shape
     x_axis = axis(coarse_width, width, taps.dtype)
     sizes = (places, first_row, width, channels)
-    run(_widen, _widen_team, 3 * rows, _flat(taps), coarse_width, rows, _flat(ring), *sizes, *x_axis)
+    source = (_flat(taps), taps.shape[2], coarse_width)
+    run(_widen, _widen_team, 3 * rows, *source, rows, _flat(ring), *sizes, *x_axis)
 
 
 def heighten(ring: Tensor, coarse_height: int, out: Tensor, first_row: int, rows: int, onto: bool) -> None:

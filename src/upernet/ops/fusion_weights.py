@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from upernet.ops.products_numba import Products
 from upernet.ops.threads import in_team, jit, run, take
 from upernet.ops.winograd_numba import kernel_transform
 
@@ -56,7 +57,7 @@ def fingerprint(x: Tensor) -> bytes:
 class _Prepared:
     def __init__(self, of: bytes):
         self.of = of
-        self.forms: dict[tuple[object, ...], Tensor] = {}
+        self.forms: dict[tuple[object, ...], Products] = {}
 
 
 _prepared = WeakTensorKeyDictionary()
@@ -79,15 +80,15 @@ class Forms:
             _prepared[weight] = prepared
         self._forms = prepared.forms
 
-    def winograd(self, channels: list[range]) -> Tensor:
-        """36 x K x D for the input channels in these ranges, transformed in float64."""
-        return self._form(("winograd", *channels), lambda: _winograd(self.weight, channels))
+    def winograd(self, channels: list[range]) -> Products:
+        """36 products per tile, for the input channels in these ranges, transformed in float64."""
+        return self._form(("winograd", *channels), lambda: Products(_winograd(self.weight, channels)))
 
-    def taps(self, channels: range) -> Tensor:
-        """C x (9 D): a 1x1 convolution per tap, for these input channels."""
-        return self._form(("taps", channels), lambda: _taps(self.weight, channels))
+    def taps(self, channels: range) -> Products:
+        """One product per pixel, with the nine taps for these input channels."""
+        return self._form(("taps", channels), lambda: Products(_taps(self.weight, channels)))
 
-    def _form(self, key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
+    def _form(self, key: tuple[object, ...], make: Callable[[], Products]) -> Products:
         form = self._forms.get(key)
         if form is None:
             form = self._forms[key] = make()
@@ -95,17 +96,19 @@ class Forms:
 
 
 def _winograd(weight: Tensor, channels: list[range]) -> Tensor:
+    """36 x D x K."""
     transform = torch.from_numpy(kernel_transform())
-    form = weight.new_empty(36, sum(map(len, channels)), weight.shape[0])
+    form = weight.new_empty(36, weight.shape[0], sum(map(len, channels)))
     first = 0
     for chosen in channels:
         for c in range(chosen.start, chosen.stop, 64):  # a piece at a time, because float64 takes twice the memory
             piece = weight[:, c : min(c + 64, chosen.stop)].double()
-            values = torch.einsum("ia,jb,dcab->ijcd", transform, transform, piece)
-            form[:, first : first + piece.shape[1]] = values.flatten(0, 1)
+            values = torch.einsum("ia,jb,dcab->ijdc", transform, transform, piece)
+            form[:, :, first : first + piece.shape[1]] = values.flatten(0, 1)
             first += piece.shape[1]
     return form
 
 
 def _taps(weight: Tensor, channels: range) -> Tensor:
-    return weight[:, channels.start : channels.stop].permute(1, 2, 3, 0).flatten(1).contiguous()
+    """1 x (9 D) x C."""
+    return weight[:, channels.start : channels.stop].permute(2, 3, 0, 1).flatten(0, 2)[None].contiguous()

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
+MAGIC = 1.5 * 2**23
+"""A float32 to which a number is added to round it: between 2^23 and 2^24, floats are the integers."""
+EXP_COEFFICIENTS = [1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0]
 
 
 class Lanes(types.Type):
@@ -107,3 +111,36 @@ def total(typing: Any, lanes: Any) -> Any:
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
     return lanes.dtype(lanes), generate
+
+
+@intrinsic
+def exp(typing: Any, lanes: Any) -> Any:
+    """e to each float32 of at most 0, right but for the last bits; what is below -87 counts as -87.
+
+    2^n times Taylor's series in the rest r, |r| <= ln(2) / 2, of which seven terms are enough.
+    """
+    if lanes.dtype != types.float32:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        floats, integers = args[0].type, ir.VectorType(ir.IntType(32), LANES)
+
+        def number(value: float) -> ir.Constant:
+            return ir.Constant(floats, [float(np.float32(value))] * LANES)
+
+        def step(a: Any, b: Any, c: Any) -> Any:
+            return builder.fadd(builder.fmul(a, b, flags=["contract"]), c, flags=["contract"])
+
+        x = builder.select(builder.fcmp_ordered("<", args[0], number(-87)), number(-87), args[0])  # NaN stays
+        shifted = step(x, number(1 / np.log(2)), number(MAGIC))  # its low bits are the nearest integer n
+        n = builder.fsub(shifted, number(MAGIC))
+        high = float(np.float32(round(np.log(2) * 2**12) / 2**12))  # n times it is exact
+        r = step(n, number(-(np.log(2) - high)), step(n, number(-high), x))
+        polynomial = number(EXP_COEFFICIENTS[0])
+        for coefficient in EXP_COEFFICIENTS[1:]:
+            polynomial = step(polynomial, r, number(coefficient))
+        bits = builder.add(builder.bitcast(shifted, integers), ir.Constant(integers, [127] * LANES))
+        power = builder.bitcast(builder.shl(bits, ir.Constant(integers, [23] * LANES)), floats)
+        return builder.fmul(polynomial, power)
+
+    return lanes(lanes), generate

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upernet.ops.choice import OVERRIDES
+from upernet.ops.linear import linear
 
 HIDDEN_VALUES = 2**20
 """Values of the hidden layer that are computed at a time: 4 MiB, written again and again, stay in the cache."""
@@ -26,22 +27,17 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
     rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
     some = max(1, HIDDEN_VALUES // weight1.shape[0])
     in_steps = (
-        rows > some
-        and OVERRIDES.get("mlp") != "torch"
+        OVERRIDES.get("mlp") != "torch"
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
     if not in_steps:
-        return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+        return linear(F.gelu(linear(x, weight1, bias1)), weight2, bias2)
     flat = x.reshape(rows, -1)
-    out = flat.new_empty(rows, weight2.shape[0])
-    buffer = flat.new_empty(some, weight1.shape[0])
+    parts = []
     for start in range(0, rows, some):
-        part = flat[start : start + some]
-        hidden = buffer[: len(part)]
-        torch.addmm(bias1, part, weight1.t(), out=hidden)
-        torch.ops.aten.gelu.out(hidden, out=hidden)
-        torch.addmm(bias2, hidden, weight2.t(), out=out[start : start + some])
+        hidden = linear(flat[start : start + some], weight1, bias1)
+        parts.append(linear(torch.ops.aten.gelu_(hidden), weight2, bias2))
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.view(*x.shape[:-1], -1)

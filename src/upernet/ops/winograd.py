@@ -13,11 +13,12 @@ from torch import Tensor
 from upernet.ops.fusion_numba import axis, heighten, upsample, widen
 from upernet.ops.fusion_weights import Forms
 from upernet.ops.lanes import LANES
+from upernet.ops.products_numba import Products
 from upernet.ops.winograd_numba import input_transform, output_transform
 
-BLOCK_TILES = 128
-"""Tiles that are multiplied at a time, if rows of tiles are not longer. Fewer, and the products slow down."""
-GEMM_ROWS = 256
+BLOCK_TILES = 256
+"""Tiles that are multiplied at a time, if rows of tiles are not longer. Fewer, and reading the weights takes longer."""
+GEMM_ROWS = 252
 """Pixels of a coarse map that are multiplied at a time, at least, for the same reason."""
 
 
@@ -33,17 +34,15 @@ class Winograd:
 
     Args:
         maps: h x w x C each, contiguous; the first H x W.
-        weight: 36 x K x D, K the sum of all C (`fusion_weights.Forms.winograd`).
+        weight: 36 products of K, the sum of all C, to D (`fusion_weights.Forms.winograd`).
         block: rows of the map to go through at a time.
     """
 
-    def __init__(self, maps: Sequence[Tensor], weight: Tensor, block: int):
+    def __init__(self, maps: Sequence[Tensor], weight: Products, block: int):
         self.maps, self.weight, self.block = maps, weight, block
-        height, self.width = maps[0].shape[:2]
+        self.height, self.width = maps[0].shape[:2]
         tiles = block // 4 * -(-self.width // 4)
-        self.values = maps[0].new_empty(36, tiles, weight.shape[1])
-        self.products = maps[0].new_empty(36, tiles, weight.shape[2])
-        self.height = height
+        self.values = maps[0].new_empty(tiles, 36, sum(x.shape[2] for x in maps))
         self.upsampled = [
             None if x.shape[:2] == maps[0].shape[:2] else x.new_empty(block + 2, self.width, x.shape[2]) for x in maps
         ]
@@ -59,8 +58,7 @@ class Winograd:
                 x = upsampled[: stop - first]
             input_transform(x, top - first, self.values, channel)
             channel += x.shape[2]
-        torch.bmm(self.values, self.weight, out=self.products)
-        output_transform(self.products, out, top, onto, scale, shift, relu)
+        output_transform(self.weight(self.values), out, top, onto, scale, shift, relu)
 
 
 class Coarse:
@@ -71,16 +69,16 @@ class Coarse:
 
     Args:
         x: h x w x C, contiguous.
-        taps: C x (9 D) (`Forms.taps`).
+        taps: one product of C to 9 D (`Forms.taps`).
         block: rows of the fine map to go through at a time.
     """
 
-    def __init__(self, x: Tensor, taps: Tensor, height: int, width: int, block: int):
+    def __init__(self, x: Tensor, taps: Products, height: int, width: int, block: int):
         self.x, self.taps, self.height, self.block = x, taps, height, block
         self.done = 0
         self.at_least = min(x.shape[0], -(-GEMM_ROWS // x.shape[1]))
         needed = max(last - first for first, last in map(self._needed, range(0, height, block)))
-        self.ring = x.new_empty(min(x.shape[0], needed + self.at_least), 3, width, taps.shape[1] // 9)
+        self.ring = x.new_empty(min(x.shape[0], needed + self.at_least), 3, width, taps.outputs // 9)
 
     def _needed(self, top: int) -> tuple[int, int]:
         """First and last row of x that rows `top` to `top + block` of the result depend on."""
@@ -92,16 +90,16 @@ class Coarse:
         last = self._needed(top)[1]
         while self.done <= last:
             new = self.x[self.done : self.done + self.at_least]
-            widen((new.flatten(0, 1) @ self.taps).view(*new.shape[:2], -1), self.ring, self.done)
+            widen(self.taps(new.flatten(0, 1)[:, None]).view(*new.shape[:2], -1), self.ring, self.done)
             self.done += new.shape[0]
         heighten(self.ring, self.x.shape[0], out, top, min(self.block, self.height - top), onto)
 
 
 def convolve(
     fine: Sequence[Tensor],
-    weight: Tensor,
+    weight: Products,
     coarse: Sequence[Tensor],
-    taps: Sequence[Tensor],
+    taps: Sequence[Products],
     scale: Tensor,
     shift: Tensor,
     relu: bool,
@@ -117,7 +115,7 @@ def convolve(
     """
     images, height, width, _ = fine[0].shape
     block = block_rows(height, width)
-    out = fine[0].new_empty(images, height, width, weight.shape[2])
+    out = fine[0].new_empty(images, height, width, weight.outputs)
     for image in range(images):
         sources = [Coarse(x[image], form, height, width, block) for x, form in zip(coarse, taps, strict=True)]
         convolution = Winograd([x[image] for x in fine], weight, block)
@@ -128,7 +126,7 @@ def convolve(
     return out
 
 
-def add_coarse(coarse: Sequence[Tensor], taps: Sequence[Tensor], out: Tensor) -> None:
+def add_coarse(coarse: Sequence[Tensor], taps: Sequence[Products], out: Tensor) -> None:
     """Add the convolutions of coarse maps N x h x w x C each, resized, to out N x H x W x D."""
     images, height, width, _ = out.shape
     for image in range(images):

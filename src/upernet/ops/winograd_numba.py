@@ -126,7 +126,7 @@ def _output_transform(
         y0 = top + 4 * (tile // columns)
         x0 = 4 * (tile % columns)
         for c in range(0, channels, LANES):
-            at = tile * channels + c
+            at = 36 * tile * step + c
             for j in range(6):
                 _backward_axis(products, at + j * step, 6 * step, half, j * LANES, 6 * LANES)
             for i in range(4):
@@ -155,25 +155,25 @@ def _output_team(openmp, threads, args):
 
 
 def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int) -> None:
-    """x H x W x C -> channels `first_channel` to `first_channel + C` of values 36 x tiles x K.
+    """x H x W x C -> channels `first_channel` to `first_channel + C` of values tiles x 36 x K.
 
     Tiles go by rows, whose first has its outputs at rows `top` to `top + 3` of `x`. Outside `x` are zeros.
     """
     height, width, channels = x.shape
-    step, row = values.stride(0), values.stride(1)
+    row, step = values.stride()[:2]
     source, target = x.numpy().reshape(-1), values.numpy().reshape(-1)
     run(
         _input_transform,
         _input_team,
-        values.shape[1],
-        *(source, height, width, channels, top, -(-width // 4), values.shape[1], target, row, step, first_channel),
+        values.shape[0],
+        *(source, height, width, channels, top, -(-width // 4), values.shape[0], target, row, step, first_channel),
     )
 
 
 def output_transform(
     products: Tensor, out: Tensor, top: int, onto: bool, scale: Tensor, shift: Tensor, relu: bool
 ) -> None:
-    """products 36 x tiles x D -> out H x W x D, from row `top` on, scaled, shifted and rectified.
+    """products tiles x 36 x D (or more) -> out H x W x D, from row `top` on, scaled, shifted and rectified.
 
     With `onto`, what `out` holds before is added to the convolution's result first.
     """
@@ -182,7 +182,7 @@ def output_transform(
     run(
         _output_transform,
         _output_team,
-        products.shape[1],
-        *(source, products.stride(0), target, height, width, channels, top, -(-width // 4), products.shape[1], onto),
+        products.shape[0],
+        *(source, products.shape[2], target, height, width, channels, top, -(-width // 4), products.shape[0], onto),
         *(scale.numpy(), shift.numpy(), relu),
     )

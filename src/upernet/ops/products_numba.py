@@ -1,0 +1,165 @@
+"""Matrix products with weights that are packed once, for Numba: in registers of LANES numbers, without a library.
+
+What PyTorch calls for float32 matrices (MKL) reaches less than half of some processors; oneDNN, which it calls for
+convolutions, packs the weights anew in each call. Here, a packed weight is a row of panels, PANEL outputs wide and K
+deep, that are read from start to end. A tile of the result, ROWS x PANEL, stays in registers while it is summed up.
+"""
+
+# pyright: reportCallIssue=false
+# Numba calls an intrinsic with fewer arguments than its definition has.
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding
+import torch.nn.functional as F
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from upernet.ops.lanes import LANES, Lanes
+from upernet.ops.threads import in_team, jit, run, take
+
+WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+VECTORS = 2 if WIDE else 1
+"""Vectors of LANES outputs in a panel. With ROWS, what the registers hold: 32 of 16 floats, or 16 of 8."""
+ROWS = 12 if WIDE else 6
+FEW_ROWS = 4
+PANEL = VECTORS * LANES
+PANELS_PER_UNIT = 4
+ROWS_PER_UNIT = 252
+"""Whole tiles of ROWS. What one thread multiplies before it takes on the next, so that both stay in its cache."""
+
+
+@intrinsic
+def _tile(
+    typing: Any,
+    rows: Any,
+    a: Any,
+    a_at: Any,
+    a_step: Any,
+    b: Any,
+    b_at: Any,
+    depth: Any,
+    c: Any,
+    c_at: Any,
+    c_step: Any,
+) -> Any:
+    """c[r, 0:PANEL] = sum over k of a[r, k] b[k, 0:PANEL], for r in 0 .. rows; rows must be a literal.
+
+    Row r of a begins at a_at + r a_step, that of c at c_at + r c_step, row k of b at b_at + k PANEL.
+    """
+    if not isinstance(rows, types.IntegerLiteral):
+        return None
+    count = rows.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, a_array, a_first, a_stride, b_array, b_first, steps, c_array, c_first, c_stride = args
+        vector = context.get_value_type(Lanes(a.dtype))
+        width = a.dtype.bitwidth // 8
+        integer = a_first.type
+
+        def data(array_type: Any, array: Any, first: Any) -> Any:
+            return builder.gep(context.make_array(array_type)(context, builder, array).data, [first])
+
+        def times(value: Any, factor: int) -> Any:
+            return builder.mul(value, ir.Constant(integer, factor))
+
+        row_of_a = [builder.gep(data(a, a_array, a_first), [times(a_stride, r)]) for r in range(count)]
+        panel = data(b, b_array, b_first)
+        entry = builder.block
+        loop = builder.append_basic_block("sum")
+        done = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(integer)
+        k.add_incoming(ir.Constant(integer, 0), entry)
+        sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(count)]
+        for phi in (phi for row in sums for phi in row):
+            phi.add_incoming(ir.Constant(vector, None), entry)
+        here = builder.gep(panel, [times(k, PANEL)])
+        right = []
+        for v in range(VECTORS):
+            address = builder.gep(here, [ir.Constant(integer, v * LANES)])
+            right.append(builder.load(builder.bitcast(address, vector.as_pointer())))
+            right[-1].align = width
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        undefined = ir.Constant(vector, ir.Undefined)
+        for r in range(count):
+            number = builder.load(builder.gep(row_of_a[r], [k]))
+            first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+            left = builder.shuffle_vector(first, undefined, zeros)
+            for v in range(VECTORS):
+                product = builder.fmul(left, right[v], flags=["contract"])
+                sums[r][v].add_incoming(builder.fadd(sums[r][v], product, flags=["contract"]), loop)
+        following = builder.add(k, ir.Constant(integer, 1))
+        k.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, steps), loop, done)
+        builder.position_at_end(done)
+        target = data(c, c_array, c_first)
+        for r in range(count):
+            row = builder.gep(target, [times(c_stride, r)])
+            for v in range(VECTORS):
+                address = builder.bitcast(builder.gep(row, [ir.Constant(integer, v * LANES)]), vector.as_pointer())
+                value = next(value for value, block in sums[r][v].incomings if block is loop)
+                builder.store(value, address).align = width
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.none(rows, a, index, index, b, index, index, c, index, index), generate
+
+
+@jit
+def _multiply(counter, x, weight, out, rows, batch, depth, panels):
+    """x R x G x K, weight G x panels x K x PANEL, out R x G x (panels PANEL)."""
+    row_blocks = -(-rows // ROWS_PER_UNIT)
+    panel_blocks = -(-panels // PANELS_PER_UNIT)
+    x_step = batch * depth
+    step = batch * panels * PANEL
+    while True:
+        unit = take(counter)
+        if unit >= batch * panel_blocks * row_blocks:
+            return
+        g = unit // (panel_blocks * row_blocks)
+        first_panel = unit // row_blocks % panel_blocks * PANELS_PER_UNIT
+        first_row = unit % row_blocks * ROWS_PER_UNIT
+        stop = min(first_row + ROWS_PER_UNIT, rows)
+        for panel in range(g * panels + first_panel, g * panels + min(first_panel + PANELS_PER_UNIT, panels)):
+            a, b, c = g * depth, panel * depth * PANEL, panel * PANEL
+            r = first_row
+            while r + ROWS <= stop:
+                _tile(ROWS, x, a + r * x_step, x_step, weight, b, depth, out, c + r * step, step)
+                r += ROWS
+            while r + FEW_ROWS <= stop:
+                _tile(FEW_ROWS, x, a + r * x_step, x_step, weight, b, depth, out, c + r * step, step)
+                r += FEW_ROWS
+            while r < stop:
+                _tile(1, x, a + r * x_step, x_step, weight, b, depth, out, c + r * step, step)
+                r += 1
+
+
+@jit
+def _multiply_team(openmp, threads, args):
+    in_team(openmp, threads, _multiply, args)
+
+
+class Products:
+    """Matrix products of rows with each of G weights G x D x K, which are copied into panels."""
+
+    def __init__(self, weight: Tensor):
+        self.batch, self.outputs, self.depth = weight.shape
+        self.columns = -(-self.outputs // PANEL) * PANEL
+        """D rounded up to whole panels."""
+        padded = F.pad(weight.detach(), (0, 0, 0, self.columns - self.outputs))
+        self.panels = padded.unflatten(1, (-1, PANEL)).transpose(2, 3).contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """R x G x K, contiguous -> R x G x `columns`."""
+        out = x.new_empty(len(x), self.batch, self.columns)
+        panels = self.columns // PANEL
+        units = self.batch * -(-panels // PANELS_PER_UNIT) * -(-len(x) // ROWS_PER_UNIT)
+        flat = (each.numpy().reshape(-1) for each in (x, self.panels, out))
+        run(_multiply, _multiply_team, units, *flat, len(x), self.batch, self.depth, panels)
+        return out
