@@ -17,15 +17,16 @@ from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
 from upernet.ops import PLAIN, use_kernel, winograd
 from upernet.ops.choice import fault_of_numba
 from upernet.ops.fusion import (
-    add_resized,
-    choose_add_resized,
     choose_conv3x3,
+    choose_lateral,
+    lateral,
     upsample_conv3x3,
     upsample_taps,
 )
 
 SIZES = st.tuples(st.integers(1, 21), st.integers(1, 21))
 SIDES = [(31, 23), (16, 12), (8, 6), (4, 3)]
+ROW = torch.ones(16), torch.zeros(16)
 KERNELS = ["concat", "torch", "direct", "winograd"]
 
 
@@ -70,18 +71,32 @@ def test_as_the_plain_way_in_float64(kernel, sizes, n, last, relu, threads):
 
 
 @settings(max_examples=40, deadline=None)
-@given(size=SIZES, coarse_size=SIZES, n=st.integers(1, 2), last=st.booleans())
-def test_add_resized(size, coarse_size, n, last):
-    (x, coarse), _ = arguments([size, coarse_size], n, channels=32, dtype=torch.float64)
+@given(
+    size=SIZES,
+    coarse_size=SIZES,
+    n=st.integers(1, 2),
+    last=st.booleans(),
+    pixels=st.sampled_from([1, 20, 1024]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_lateral(size, coarse_size, n, last, pixels, dtype):
+    torch.manual_seed(0)
+    x, coarse = torch.randn(n, 16, *size, dtype=dtype), torch.randn(n, 48, *coarse_size, dtype=dtype)
+    weight, scale, shift = torch.randn(48, 16, 1, 1, dtype=dtype), *torch.randn(2, 48, dtype=dtype)
     if last:
         x = x.contiguous(memory_format=torch.channels_last)
-    scale, shift = torch.randn(2, 32, dtype=torch.float64)
-    assert choose_add_resized(x, coarse).kernel == "numba"
-    y = add_resized(x, scale, shift, coarse)
-    torch.testing.assert_close(y, (x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).relu() + resize(coarse, size))
-    with use_kernel(add_resized="torch"):
-        torch.testing.assert_close(add_resized(x, scale, shift, coarse), y)
-    assert choose_add_resized(x, coarse.requires_grad_()).kernel == "torch"
+    assert choose_lateral(x, weight, coarse).kernel == "numba"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "LATERAL_PIXELS", pixels)
+        y = lateral(x, weight, scale, shift, coarse)
+    entered = torch.einsum("nchw,dc->ndhw", x.double(), weight.double().flatten(1))
+    entered = (entered * scale.double().view(-1, 1, 1) + shift.double().view(-1, 1, 1)).relu()
+    expected = entered + resize(coarse.double(), size)
+    tolerance = {"rtol": 0, "atol": 5e-5} if dtype == torch.float32 else {}
+    torch.testing.assert_close(y, expected.to(dtype), **tolerance)
+    with use_kernel(lateral="torch"):
+        torch.testing.assert_close(lateral(x, weight, scale, shift, coarse), y, **tolerance)
+    assert choose_lateral(x, weight, coarse.requires_grad_()).kernel == "torch"
 
 
 def test_many_bands_of_coarse_rows(monkeypatch):
@@ -153,7 +168,7 @@ def test_operators_are_registered_as_torch_wants_them():
         torch.ops.upernet.upsample_taps_gradient.default, (torch.randn(1, 5, 4, 16, requires_grad=True), 2, 3)
     )
     maps, weight = arguments([(9, 8), (5, 4), (2, 2)])
-    torch.library.opcheck(torch.ops.upernet.add_resized.default, (maps[0], torch.randn(16), torch.randn(16), maps[1]))
+    torch.library.opcheck(torch.ops.upernet.lateral.default, (maps[0], torch.randn(16, 16, 1, 1), *ROW, maps[1]))
     for by_winograd in (False, True):
         arguments_ = (maps, weight, torch.randn(16), None, True, by_winograd)
         torch.library.opcheck(torch.ops.upernet.upsample_conv3x3.default, arguments_)
@@ -314,10 +329,13 @@ def test_shapes_that_do_not_fit():
             upsample_conv3x3([torch.randn(1, 16, 5, 5)], torch.randn(24, 16, 3, 3))
     with pytest.raises(ValueError, match="does not fit"):
         torch.ops.upernet.upsample_conv3x3(maps, weight[:, :16], None, None, False, True)
-    with pytest.raises(ValueError, match="agree"):
-        add_resized(maps[0], torch.ones(16), torch.ones(16), maps[1][:, :8])
+    kernel = torch.ones(16, 16, 1, 1)
+    with pytest.raises(ValueError, match="does not fit"):
+        lateral(maps[0], kernel, *ROW, maps[1][:, :8])
+    with pytest.raises(ValueError, match="one N"):
+        lateral(maps[0], kernel, *ROW, maps[1].repeat(2, 1, 1, 1))
     with pytest.raises(ValueError, match="values"):
-        add_resized(maps[0], torch.ones(16), torch.ones(1), maps[1])
+        lateral(maps[0], kernel, torch.ones(16), torch.ones(1), maps[1])
     with pytest.raises(ValueError, match="multiple of 16"):
         upsample_taps([torch.randn(1, 2, 2, 9 * 8)], 4, 4)
     with pytest.raises(ValueError, match="multiple of 16"):
@@ -331,6 +349,8 @@ def test_strided_factors():
         y = upsample_conv3x3(maps, weight, factors[:, 0], factors[:, 1])
     expected = plain(maps, weight) * factors[:, 0].view(-1, 1, 1) + factors[:, 1].view(-1, 1, 1)
     torch.testing.assert_close(y, expected, rtol=0, atol=5e-5)
-    y = add_resized(maps[0], factors[:, 0], factors[:, 1], maps[1])
-    with use_kernel(add_resized="torch"):
-        torch.testing.assert_close(y, add_resized(maps[0], factors[:, 0], factors[:, 1], maps[1]))
+    kernel = torch.randn(16, 16, 1, 1)
+    y = lateral(maps[0], kernel, factors[:, 0], factors[:, 1], maps[1])
+    with use_kernel(lateral="torch"):
+        expected = lateral(maps[0], kernel, factors[:, 0], factors[:, 1], maps[1])
+    torch.testing.assert_close(y, expected, rtol=0, atol=5e-5)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upernet.ops.fusion import add_resized, choose_add_resized, choose_conv3x3, resize_like, upsample_conv3x3
+from upernet.ops.fusion import choose_conv3x3, choose_lateral, lateral, resize_like, upsample_conv3x3
 
 
 class ConvBnRelu(nn.Sequential):
@@ -48,10 +48,9 @@ class Lateral(ConvBnRelu):
     def forward(self, input: Tensor, coarse: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """N x C x H x W, N x D x h x w -> N x D x H x W."""
         conv, norm, relu = self.parts
-        x = conv(input)
-        if _folds(norm) and choose_add_resized(x, coarse).kernel != "torch":
-            return add_resized(x, *_folded(norm), coarse)
-        x = relu(norm(x))
+        if _folds(norm) and choose_lateral(input, conv.weight, coarse).kernel != "torch":
+            return lateral(input, conv.weight, *_folded(norm), coarse)
+        x = relu(norm(conv(input)))
         return x + resize_like(coarse, x)
 
 
@@ -93,8 +92,8 @@ class FeaturePyramid(nn.Module):
     def forward(self, features: Sequence[Tensor], p5: Tensor) -> list[Tensor]:
         """[C2, C3, C4] and P5 -> [P2, P3, P4, P5] of D channels, at strides 4, 8, 16, 32."""
         pyramid, top = [p5], p5
-        for feature, lateral, output in reversed(list(zip(features, self.lateral, self.output, strict=True))):
-            top = lateral(feature, top)
+        for feature, enter, output in reversed(list(zip(features, self.lateral, self.output, strict=True))):
+            top = enter(feature, top)
             pyramid.insert(0, output(top))
         return pyramid
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from upernet.models.decoder import Conv3x3BnRelu
 from upernet.ops.fusion import resize_like
+from upernet.ops.linear import conv1x1
 
 
 class SceneHead(nn.Module):
@@ -44,7 +45,7 @@ class PixelHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N x D x H x W -> N x K x H x W."""
-        return self.classifier(self.dropout(self.conv(x)))
+        return conv1x1(self.dropout(self.conv(x)), self.classifier.weight, self.classifier.bias)
 
 
 class TextureHead(nn.Module):
@@ -63,4 +64,4 @@ class TextureHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """[N x C x H/4 x W/4, ...] -> N x K x H/4 x W/4."""
         stopped = [resize_like(feature.detach(), features[0]) for feature in features]
-        return self.classifier(self.convs(torch.cat(stopped, dim=1)))
+        return conv1x1(self.convs(torch.cat(stopped, dim=1)), self.classifier.weight, self.classifier.bias)

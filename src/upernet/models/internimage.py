@@ -234,18 +234,18 @@ class Block(nn.Module):
             self.res_post_norm2 = norm_of_last(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._branch(x, self.dcn, self.norm1, self.res_post_norm1, self.gamma1)
-        return x + self._branch(x, self.mlp, self.norm2, self.res_post_norm2, self.gamma2)
+        x = self._add(x, self.dcn, self.norm1, self.res_post_norm1, self.gamma1)
+        return self._add(x, self.mlp, self.norm2, self.res_post_norm2, self.gamma2)
 
-    def _branch(
+    def _add(
         self, x: Tensor, module: nn.Module, norm: nn.Module, after: nn.Module | None, gamma: Tensor | None
     ) -> Tensor:
         y = norm(module(x)) if self.post_norm else module(norm(x))
         if gamma is not None:
-            y = gamma * y
-        elif after is not None and not self.post_norm:
+            return torch.addcmul(x, gamma, self.drop_path(y))
+        if after is not None and not self.post_norm:
             y = after(y)
-        return self.drop_path(y)
+        return x + self.drop_path(y)
 
 
 class Mlp(nn.Module):
@@ -296,12 +296,12 @@ class DCNv3(nn.Module):
 
     def reset_parameters(self) -> None:
         """Before training, every point lies on the grid and has the same weight (paper, section 4)."""
-        for linear in (self.offset, self.mask):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-        for linear in (self.input_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for layer in (self.offset, self.mask):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for layer in (self.input_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         values = linear(x, *_parameters(self.input_proj))

@@ -2,7 +2,7 @@
 
 from upernet.ops.choice import Choice, use_kernel
 from upernet.ops.dcnv3 import choose_dcnv3, dcnv3
-from upernet.ops.fusion import add_resized, choose_add_resized, choose_conv3x3, upsample_conv3x3
+from upernet.ops.fusion import choose_conv3x3, choose_lateral, lateral, upsample_conv3x3
 from upernet.ops.linear import choose_linear, linear
 from upernet.ops.softmax import choose_grouped_softmax, grouped_softmax
 
@@ -12,21 +12,21 @@ PLAIN = {
     "linear": "torch",
     "mlp": "torch",
     "conv3x3": "concat",
-    "add_resized": "torch",
+    "lateral": "torch",
 }
 """`with use_kernel(**PLAIN)`: as the published implementation computes. What benchmarks compare with."""
 
 __all__ = [
     "PLAIN",
     "Choice",
-    "add_resized",
-    "choose_add_resized",
     "choose_conv3x3",
     "choose_dcnv3",
     "choose_grouped_softmax",
+    "choose_lateral",
     "choose_linear",
     "dcnv3",
     "grouped_softmax",
+    "lateral",
     "linear",
     "upsample_conv3x3",
     "use_kernel",

@@ -8,6 +8,7 @@ that is f times coarser, that takes 9 / f^2 multiplications instead of 9.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -96,37 +97,38 @@ def upsample_conv3x3(
     return torch.ops.upernet.upsample_conv3x3(list(maps), weight, scale, shift, relu, kernel == "winograd")
 
 
-def choose_add_resized(x: Tensor, coarse: Tensor) -> Choice:
-    """The kernel of `add_resized` for these arguments, and why."""
-    if "add_resized" in OVERRIDES:
-        return Choice(OVERRIDES["add_resized"], "asked for with use_kernel")
-    if reason := _needs_torch(x, coarse):
+def choose_lateral(x: Tensor, weight: Tensor, coarse: Tensor) -> Choice:
+    """The kernel of `lateral` for these arguments, and why."""
+    if "lateral" in OVERRIDES:
+        return Choice(OVERRIDES["lateral"], "asked for with use_kernel")
+    if reason := _needs_torch(x, coarse) or _needs_torch_for(weight, x):
         return Choice("torch", reason)
-    if _differentiated(x, coarse):
+    if _differentiated(x, weight, coarse):
         return Choice("torch", "with gradients")
     if not torch.compiler.is_compiling() and (fault := fault_of_numba("winograd")):
         return Choice("torch", fault)
-    return Choice("numba", "one pass instead of four")
+    return Choice("numba", "some rows at a time, which stay in the cache from the product to the sum")
 
 
-def add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
-    """relu(x * scale + shift) + `coarse` resized to x.
+def lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+    """relu(conv2d(x, weight) * scale + shift) + `coarse` resized to x: a step of the way down a feature pyramid.
 
     Args:
         x: N x C x H x W, of any memory format.
-        scale, shift: C.
-        coarse: N x C x h x w.
+        weight: D x C x 1 x 1.
+        scale, shift: D.
+        coarse: N x D x h x w.
 
     Returns:
-        N x C x H x W; channels-last in memory if the kernel is not `torch`.
+        N x D x H x W; channels-last in memory if the kernel is not `torch`.
 
     Raises:
         ValueError: shapes do not fit together.
     """
-    _check_add_resized(x, scale, shift, coarse)
-    if choose_add_resized(x, coarse).kernel == "torch":
-        return _finish(x, scale, shift, relu=True) + resize_like(coarse, x)
-    return torch.ops.upernet.add_resized(x, scale, shift, coarse)
+    _check_lateral(x, weight, scale, shift, coarse)
+    if choose_lateral(x, weight, coarse).kernel == "torch":
+        return _finish(F.conv2d(x, weight), scale, shift, relu=True) + resize_like(coarse, x)
+    return torch.ops.upernet.lateral(x, weight, scale, shift, coarse)
 
 
 def _check(maps: Sequence[Tensor], weight: Tensor, *per_channel: Tensor | None) -> None:
@@ -143,11 +145,14 @@ def _check(maps: Sequence[Tensor], weight: Tensor, *per_channel: Tensor | None) 
             )
 
 
-def _check_add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> None:
-    if x.dim() != 4 or coarse.dim() != 4 or x.shape[:2] != coarse.shape[:2]:
-        raise ValueError(f"add_resized: maps {tuple(x.shape)} and {tuple(coarse.shape)} must agree in N and C")
-    if not tuple(scale.shape) == tuple(shift.shape) == (x.shape[1],):
-        raise ValueError(f"add_resized: scale and shift must have {x.shape[1]} values")
+def _check_lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> None:
+    if x.dim() != 4 or coarse.dim() != 4 or x.shape[0] != coarse.shape[0]:
+        raise ValueError(f"lateral: maps {tuple(x.shape)} and {tuple(coarse.shape)} must be N x C x H x W with one N")
+    if tuple(weight.shape) != (coarse.shape[1], x.shape[1], 1, 1):
+        shapes = f"{tuple(x.shape)}, {tuple(coarse.shape)}"
+        raise ValueError(f"lateral: a weight of shape {tuple(weight.shape)} does not fit maps {shapes}")
+    if not tuple(scale.shape) == tuple(shift.shape) == (coarse.shape[1],):
+        raise ValueError(f"lateral: scale and shift must have {coarse.shape[1]} values")
 
 
 def _needs_torch(*maps: Tensor) -> str:
@@ -277,19 +282,20 @@ def _run_conv3x3(
     return _finish(out.permute(0, 3, 1, 2), scale, shift, relu)
 
 
-def _run_add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
-    from upernet.ops import fusion_numba
+def _run_lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+    from upernet.ops import winograd as kernels
 
-    _check_add_resized(x, scale, shift, coarse)
-    if reason := _needs_torch(x, coarse):
-        raise ValueError(f"add_resized: {reason}")
+    _check_lateral(x, weight, scale, shift, coarse)
+    if reason := _needs_torch(x, coarse) or _needs_torch_for(weight, x):
+        raise ValueError(f"lateral: {reason}")
     x, coarse = (each.detach().permute(0, 2, 3, 1).contiguous() for each in (x, coarse))
     scale, shift = (each.detach().to(x).contiguous() for each in (scale, shift))
-    return fusion_numba.add_resized(x, scale, shift, coarse).permute(0, 3, 1, 2)
+    return kernels.lateral(x, weight.detach().flatten(1), scale, shift, coarse).permute(0, 3, 1, 2)
 
 
-def _fake_add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.channels_last)
+def _fake_lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+    images, _, height, width = x.shape
+    return x.new_empty(images, height, width, weight.shape[0]).permute(0, 3, 1, 2)
 
 
 def _fake_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
@@ -329,7 +335,11 @@ for _schema, _kernel, _fake in (
         _run_taps_gradient,
         _fake_taps_gradient,
     ),
-    ("add_resized(Tensor x, Tensor scale, Tensor shift, Tensor coarse) -> Tensor", _run_add_resized, _fake_add_resized),
+    (
+        "lateral(Tensor x, Tensor weight, Tensor scale, Tensor shift, Tensor coarse) -> Tensor",
+        _run_lateral,
+        _fake_lateral,
+    ),
     (
         "upsample_conv3x3(Tensor[] maps, Tensor weight, Tensor? scale, Tensor? shift, bool relu, bool winograd)"
         " -> Tensor",
@@ -345,6 +355,11 @@ torch.library.register_autograd("upernet::upsample_taps", _gradients, setup_cont
 torch.library.register_autograd(
     "upernet::upsample_taps_gradient", _gradient_of_gradient, setup_context=_save_size, lib=_library
 )
+
+
+@register_flop_formula(torch.ops.upernet.lateral)
+def _lateral_flops(x: Sequence[int], weight: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
 
 
 @register_flop_formula(torch.ops.upernet.upsample_conv3x3)

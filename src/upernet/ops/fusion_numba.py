@@ -64,7 +64,7 @@ def _six(source, at, weights, c):
 
 
 @jit
-def _widen(counter, taps, step, coarse_width, rows, ring, places, first_row, width, channels, below, above, part):
+def _widen(counter, taps, coarse_width, rows, ring, places, first_row, width, channels, below, above, part):
     while True:
         unit = take(counter)
         if unit >= 3 * rows:
@@ -76,12 +76,12 @@ def _widen(counter, taps, step, coarse_width, rows, ring, places, first_row, wid
             weights = (fill(a), fill(b), fill(d), fill(e), fill(f), fill(g))
             row = r * coarse_width
             at = (
-                (row + below[left]) * step + 3 * ty * channels,
-                (row + above[left]) * step + 3 * ty * channels,
-                (row + below[x]) * step + (3 * ty + 1) * channels,
-                (row + above[x]) * step + (3 * ty + 1) * channels,
-                (row + below[right]) * step + (3 * ty + 2) * channels,
-                (row + above[right]) * step + (3 * ty + 2) * channels,
+                ((row + below[left]) * 9 + 3 * ty) * channels,
+                ((row + above[left]) * 9 + 3 * ty) * channels,
+                ((row + below[x]) * 9 + 3 * ty + 1) * channels,
+                ((row + above[x]) * 9 + 3 * ty + 1) * channels,
+                ((row + below[right]) * 9 + 3 * ty + 2) * channels,
+                ((row + above[right]) * 9 + 3 * ty + 2) * channels,
             )
             for c in range(0, channels, LANES):
                 store(ring, to + c, _six(taps, at, weights, c))
@@ -224,13 +224,12 @@ def _flat(x: Tensor) -> np.ndarray:
 
 
 def widen(taps: Tensor, ring: Tensor, first_row: int) -> None:
-    """Along x: row r of taps R x w x (9 D, or more) -> place `(first_row + r) % S` of ring S x 3 x W x D."""
+    """Along x: row r of taps R x w x (9 D) -> place `(first_row + r) % S` of ring S x 3 x W x D."""
     rows, coarse_width = taps.shape[:2]
     places, _, width, channels = ring.shape
     x_axis = axis(coarse_width, width, taps.dtype)
     sizes = (places, first_row, width, channels)
-    source = (_flat(taps), taps.shape[2], coarse_width)
-    run(_widen, _widen_team, 3 * rows, *source, rows, _flat(ring), *sizes, *x_axis)
+    run(_widen, _widen_team, 3 * rows, _flat(taps), coarse_width, rows, _flat(ring), *sizes, *x_axis)
 
 
 def heighten(ring: Tensor, coarse_height: int, out: Tensor, first_row: int, rows: int, onto: bool) -> None:
@@ -244,20 +243,13 @@ def heighten(ring: Tensor, coarse_height: int, out: Tensor, first_row: int, rows
 def upsample(x: Tensor, height: int, first_row: int, out: Tensor) -> None:
     """Bilinear: x h x w x C -> out R x W x C, rows `first_row` to `first_row + R` of a map of `height` rows."""
     nothing = x.new_empty(0)
-    _run_upsample(x, height, first_row, out, nothing, nothing, nothing)
+    add_upsampled(nothing, nothing, nothing, x, height, first_row, out)
 
 
-def add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
-    """relu(x * scale + shift) + `coarse` resized to x: N x H x W x C, C, C, N x h x w x C, contiguous."""
-    out = torch.empty_like(x)
-    for image in range(x.shape[0]):
-        _run_upsample(coarse[image], x.shape[1], 0, out[image], x[image], scale, shift)
-    return out
-
-
-def _run_upsample(
-    x: Tensor, height: int, first_row: int, out: Tensor, base: Tensor, scale: Tensor, shift: Tensor
+def add_upsampled(
+    base: Tensor, scale: Tensor, shift: Tensor, x: Tensor, height: int, first_row: int, out: Tensor
 ) -> None:
+    """`upsample`, and relu(base * scale + shift) added, unless it is empty: base R x W x C, scale and shift C."""
     rows, width, channels = out.shape
     sizes = (rows, first_row, width, channels)
     added = (_flat(base), base.numel() > 0, scale.numpy(), shift.numpy())

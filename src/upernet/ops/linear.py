@@ -1,19 +1,27 @@
-"""Linear layers: by oneDNN on CPUs, where `F.linear` would go to a slower library."""
+"""Linear layers: by oneDNN or in Numba on CPUs, where `F.linear` would go to a slower library."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from upernet.ops.choice import OVERRIDES, Choice
+from upernet.ops.choice import OVERRIDES, Choice, fault_of_numba
+
+LANES = 16
 
 
-def choose_linear(x: Tensor, weight: Tensor) -> Choice:
+def choose_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choice:
     """The kernel of `linear` for these arguments, and why.
 
     - `torch` is `F.linear`.
     - `convolution` is the same product as a 1x1 convolution over channels-last rows, which PyTorch hands to oneDNN.
+    - `numba` is for the numbers of outputs that oneDNN is slow with. It has no gradient.
     """
     if "linear" in OVERRIDES:
         return Choice(OVERRIDES["linear"], "asked for with use_kernel")
@@ -21,11 +29,19 @@ def choose_linear(x: Tensor, weight: Tensor) -> Choice:
         return Choice("torch", f"x is on {x.device.type}")
     if x.dtype not in (torch.float32, torch.bfloat16) or x.dtype != weight.dtype:
         return Choice("torch", f"oneDNN does not multiply {x.dtype} by {weight.dtype}")
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return Choice("torch", "oneDNN is not built into PyTorch, or switched off")
     if x.numel() == 0:
         return Choice("torch", "x is empty")
-    return Choice("convolution", "oneDNN's products are faster than F.linear's")
+    if weight.shape[0] % LANES == 0:
+        if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
+            return Choice("convolution", "oneDNN's products are faster than F.linear's")
+        return Choice("torch", "oneDNN is not built into PyTorch, or switched off")
+    slow = f"oneDNN is slow where outputs are not a multiple of {LANES}"
+    differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    if differentiated or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return Choice("torch", slow)
+    if fault := fault_of_numba("products_numba"):
+        return Choice("torch", fault)
+    return Choice("numba", slow)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -34,11 +50,51 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Args:
         weight, bias: D x C, D.
     """
-    kernel = choose_linear(x, weight).kernel
+    kernel = choose_linear(x, weight, bias).kernel
     if kernel == "torch":
         return F.linear(x, weight, bias)
+    if kernel == "numba":
+        return torch.ops.upernet.linear(x, weight, bias)
     if kernel != "convolution":
-        raise ValueError(f"linear has no kernel {kernel}: choose from torch, convolution")
+        raise ValueError(f"linear has no kernel {kernel}: choose from torch, convolution, numba")
     rows = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
     out = F.conv2d(rows, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.conv2d` with a kernel of one pixel: N x C x H x W -> N x D x H x W.
+
+    Args:
+        weight, bias: D x C x 1 x 1, D.
+    """
+    rows, matrix = x.permute(0, 2, 3, 1), weight.flatten(1)
+    if choose_linear(rows, matrix, bias).kernel != "numba":
+        return F.conv2d(x, weight, bias)
+    return linear(rows, matrix, bias).permute(0, 3, 1, 2)
+
+
+def _run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    from upernet.ops.products_numba import Products
+
+    if weight.dim() != 2 or x.shape[-1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
+        raise ValueError(f"linear: a weight of shape {tuple(weight.shape)} does not fit x of {tuple(x.shape)}")
+    rows = x.detach().reshape(-1, 1, x.shape[-1]).contiguous()
+    out = x.new_empty(*x.shape[:-1], weight.shape[0])
+    Products(weight[None], None if bias is None else bias[None])(rows, out)
+    return out
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+_library = torch.library.Library("upernet", "FRAGMENT")  # not custom_op: see dcnv3
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+_library.impl("linear", _run, "CompositeExplicitAutograd")
+torch.library.register_fake("upernet::linear", _fake, lib=_library)
+
+
+@register_flop_formula(torch.ops.upernet.linear)
+def _flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * weight[0]

@@ -27,17 +27,15 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
     rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
     some = max(1, HIDDEN_VALUES // weight1.shape[0])
     in_steps = (
-        OVERRIDES.get("mlp") != "torch"
+        rows > some
+        and OVERRIDES.get("mlp") != "torch"
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
     )
     if not in_steps:
-        return linear(F.gelu(linear(x, weight1, bias1)), weight2, bias2)
-    flat = x.reshape(rows, -1)
-    parts = []
-    for start in range(0, rows, some):
-        hidden = linear(flat[start : start + some], weight1, bias1)
-        parts.append(linear(torch.ops.aten.gelu_(hidden), weight2, bias2))
-    out = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return out.view(*x.shape[:-1], -1)
+        hidden = linear(x, weight1, bias1)
+        hidden = F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
+        return linear(hidden, weight2, bias2)
+    steps = [mlp(part, weight1, bias1, weight2, bias2) for part in x.reshape(rows, -1).split(some)]
+    return torch.cat(steps).view(*x.shape[:-1], -1)

@@ -13,6 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 import llvmlite.binding
+import numpy as np
+import torch
 import torch.nn.functional as F
 from llvmlite import ir
 from numba import types
@@ -43,11 +45,13 @@ def _tile(
     b: Any,
     b_at: Any,
     depth: Any,
+    base: Any,
+    base_at: Any,
     c: Any,
     c_at: Any,
     c_step: Any,
 ) -> Any:
-    """c[r, 0:PANEL] = sum over k of a[r, k] b[k, 0:PANEL], for r in 0 .. rows; rows must be a literal.
+    """c[r, 0:PANEL] = base[0:PANEL] + sum over k of a[r, k] b[k, 0:PANEL], for r in 0 .. rows, which is a literal.
 
     Row r of a begins at a_at + r a_step, that of c at c_at + r c_step, row k of b at b_at + k PANEL.
     """
@@ -56,7 +60,9 @@ def _tile(
     count = rows.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, a_array, a_first, a_stride, b_array, b_first, steps, c_array, c_first, c_stride = args
+        _, a_array, a_first, a_stride, b_array, b_first, steps, base_array, base_first, c_array, c_first, c_stride = (
+            args
+        )
         vector = context.get_value_type(Lanes(a.dtype))
         width = a.dtype.bitwidth // 8
         integer = a_first.type
@@ -67,6 +73,17 @@ def _tile(
         def times(value: Any, factor: int) -> Any:
             return builder.mul(value, ir.Constant(integer, factor))
 
+        def vectors(first: Any) -> list[Any]:
+            steps = (ir.Constant(integer, v * LANES) for v in range(VECTORS))
+            return [builder.bitcast(builder.gep(first, [step]), vector.as_pointer()) for step in steps]
+
+        def loaded(first: Any) -> list[Any]:
+            values = [builder.load(address) for address in vectors(first)]
+            for value in values:
+                value.align = width
+            return values
+
+        start = loaded(data(base, base_array, base_first))
         row_of_a = [builder.gep(data(a, a_array, a_first), [times(a_stride, r)]) for r in range(count)]
         panel = data(b, b_array, b_first)
         entry = builder.block
@@ -77,14 +94,10 @@ def _tile(
         k = builder.phi(integer)
         k.add_incoming(ir.Constant(integer, 0), entry)
         sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(count)]
-        for phi in (phi for row in sums for phi in row):
-            phi.add_incoming(ir.Constant(vector, None), entry)
-        here = builder.gep(panel, [times(k, PANEL)])
-        right = []
-        for v in range(VECTORS):
-            address = builder.gep(here, [ir.Constant(integer, v * LANES)])
-            right.append(builder.load(builder.bitcast(address, vector.as_pointer())))
-            right[-1].align = width
+        for row in sums:
+            for phi, value in zip(row, start, strict=True):
+                phi.add_incoming(value, entry)
+        right = loaded(builder.gep(panel, [times(k, PANEL)]))
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         undefined = ir.Constant(vector, ir.Undefined)
         for r in range(count):
@@ -100,44 +113,52 @@ def _tile(
         builder.position_at_end(done)
         target = data(c, c_array, c_first)
         for r in range(count):
-            row = builder.gep(target, [times(c_stride, r)])
-            for v in range(VECTORS):
-                address = builder.bitcast(builder.gep(row, [ir.Constant(integer, v * LANES)]), vector.as_pointer())
-                value = next(value for value, block in sums[r][v].incomings if block is loop)
-                builder.store(value, address).align = width
+            for phi, address in zip(sums[r], vectors(builder.gep(target, [times(c_stride, r)])), strict=True):
+                total = next(value for value, block in phi.incomings if block is loop)
+                builder.store(total, address).align = width
         return context.get_dummy_value()
 
     index = types.intp
-    return types.none(rows, a, index, index, b, index, index, c, index, index), generate
+    return types.none(rows, a, index, index, b, index, index, base, index, c, index, index), generate
 
 
 @jit
-def _multiply(counter, x, weight, out, rows, batch, depth, panels):
-    """x R x G x K, weight G x panels x K x PANEL, out R x G x (panels PANEL)."""
+def _multiply(counter, x, weight, base, out, rows, batch, depth, outputs):
+    """x R x G x K, weight G x panels x K x PANEL, base G x (panels PANEL), out R x G x D."""
+    panels = -(-outputs // PANEL)
     row_blocks = -(-rows // ROWS_PER_UNIT)
     panel_blocks = -(-panels // PANELS_PER_UNIT)
-    x_step = batch * depth
-    step = batch * panels * PANEL
+    edge = np.empty(ROWS * PANEL, x.dtype)
     while True:
         unit = take(counter)
         if unit >= batch * panel_blocks * row_blocks:
             return
         g = unit // (panel_blocks * row_blocks)
-        first_panel = unit // row_blocks % panel_blocks * PANELS_PER_UNIT
-        first_row = unit % row_blocks * ROWS_PER_UNIT
-        stop = min(first_row + ROWS_PER_UNIT, rows)
-        for panel in range(g * panels + first_panel, g * panels + min(first_panel + PANELS_PER_UNIT, panels)):
-            a, b, c = g * depth, panel * depth * PANEL, panel * PANEL
-            r = first_row
-            while r + ROWS <= stop:
-                _tile(ROWS, x, a + r * x_step, x_step, weight, b, depth, out, c + r * step, step)
-                r += ROWS
-            while r + FEW_ROWS <= stop:
-                _tile(FEW_ROWS, x, a + r * x_step, x_step, weight, b, depth, out, c + r * step, step)
-                r += FEW_ROWS
+        first = unit // row_blocks % panel_blocks * PANELS_PER_UNIT
+        r0 = unit % row_blocks * ROWS_PER_UNIT
+        stop = min(r0 + ROWS_PER_UNIT, rows)
+        for panel in range(first, min(first + PANELS_PER_UNIT, panels)):
+            at = (g * panels + panel) * PANEL
+            valid = min(PANEL, outputs - panel * PANEL)
+            r = r0
             while r < stop:
-                _tile(1, x, a + r * x_step, x_step, weight, b, depth, out, c + r * step, step)
-                r += 1
+                a, a_step = (r * batch + g) * depth, batch * depth
+                c, c_step = (r * batch + g) * outputs + panel * PANEL, batch * outputs
+                target, t, t_step = (out, c, c_step) if valid == PANEL else (edge, 0, PANEL)
+                if r + ROWS <= stop:
+                    count = ROWS
+                    _tile(ROWS, x, a, a_step, weight, at * depth, depth, base, at, target, t, t_step)
+                elif r + FEW_ROWS <= stop:
+                    count = FEW_ROWS
+                    _tile(FEW_ROWS, x, a, a_step, weight, at * depth, depth, base, at, target, t, t_step)
+                else:
+                    count = 1
+                    _tile(1, x, a, a_step, weight, at * depth, depth, base, at, target, t, t_step)
+                if valid < PANEL:
+                    for i in range(count):
+                        for j in range(valid):
+                            out[c + i * c_step + j] = edge[i * PANEL + j]
+                r += count
 
 
 @jit
@@ -146,20 +167,23 @@ def _multiply_team(openmp, threads, args):
 
 
 class Products:
-    """Matrix products of rows with each of G weights G x D x K, which are copied into panels."""
+    """Products of rows with each of G weights G x D x K, which are copied into panels, plus a bias G x D."""
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
         self.batch, self.outputs, self.depth = weight.shape
-        self.columns = -(-self.outputs // PANEL) * PANEL
-        """D rounded up to whole panels."""
-        padded = F.pad(weight.detach(), (0, 0, 0, self.columns - self.outputs))
+        missing = -self.outputs % PANEL
+        padded = F.pad(weight.detach(), (0, 0, 0, missing))
         self.panels = padded.unflatten(1, (-1, PANEL)).transpose(2, 3).contiguous()
+        self.base = weight.new_zeros(padded.shape[:2]) if bias is None else F.pad(bias.detach(), (0, missing))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """R x G x K, contiguous -> R x G x `columns`."""
-        out = x.new_empty(len(x), self.batch, self.columns)
-        panels = self.columns // PANEL
-        units = self.batch * -(-panels // PANELS_PER_UNIT) * -(-len(x) // ROWS_PER_UNIT)
-        flat = (each.numpy().reshape(-1) for each in (x, self.panels, out))
-        run(_multiply, _multiply_team, units, *flat, len(x), self.batch, self.depth, panels)
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """x R x G x K, written to out R x G x D, both contiguous."""
+        units = self.batch * -(-self.outputs // (PANEL * PANELS_PER_UNIT)) * -(-len(x) // ROWS_PER_UNIT)
+        flat = (each.detach().numpy().reshape(-1) for each in (x, self.panels, self.base, out))
+        run(_multiply, _multiply_team, units, *flat, len(x), self.batch, self.depth, self.outputs)
         return out
+
+
+def try_one_pixel() -> None:
+    """Compile, or load, the kernel, and run it."""
+    Products(torch.zeros(1, 1, 1))(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))

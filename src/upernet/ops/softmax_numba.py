@@ -1,4 +1,4 @@
-"""Softmax over short runs, and its gradient, for Numba: blocks of whole runs, so that all but the sums is vectorised."""
+"""Softmax over short runs, and its gradient, for Numba: in blocks of whole runs, whose exponentials are vectorised."""
 
 # pyright: reportCallIssue=false
 # Numba calls an intrinsic with fewer arguments than its definition has.

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from upernet.ops.fusion_numba import axis, heighten, upsample, widen
+from upernet.ops.fusion_numba import add_upsampled, axis, heighten, upsample, widen
 from upernet.ops.fusion_weights import Forms
 from upernet.ops.lanes import LANES
 from upernet.ops.products_numba import Products
+from upernet.ops.scratch import scratch
 from upernet.ops.winograd_numba import input_transform, output_transform
 
 BLOCK_TILES = 256
 """Tiles that are multiplied at a time, if rows of tiles are not longer. Fewer, and reading the weights takes longer."""
 GEMM_ROWS = 252
 """Pixels of a coarse map that are multiplied at a time, at least, for the same reason."""
+LATERAL_PIXELS = 1024
+"""Pixels that are multiplied at a time before the coarser map is added: with 512 channels, 2 MiB."""
 
 
 def block_rows(height: int, width: int) -> int:
@@ -42,7 +45,8 @@ class Winograd:
         self.maps, self.weight, self.block = maps, weight, block
         self.height, self.width = maps[0].shape[:2]
         tiles = block // 4 * -(-self.width // 4)
-        self.values = maps[0].new_empty(tiles, 36, sum(x.shape[2] for x in maps))
+        self.values = scratch("tiles", (tiles, 36, sum(x.shape[2] for x in maps)), maps[0].dtype)
+        self.products = scratch("products", (tiles, 36, weight.outputs), maps[0].dtype)
         self.upsampled = [
             None if x.shape[:2] == maps[0].shape[:2] else x.new_empty(block + 2, self.width, x.shape[2]) for x in maps
         ]
@@ -58,7 +62,7 @@ class Winograd:
                 x = upsampled[: stop - first]
             input_transform(x, top - first, self.values, channel)
             channel += x.shape[2]
-        output_transform(self.weight(self.values), out, top, onto, scale, shift, relu)
+        output_transform(self.weight(self.values, self.products), out, top, onto, scale, shift, relu)
 
 
 class Coarse:
@@ -90,7 +94,9 @@ class Coarse:
         last = self._needed(top)[1]
         while self.done <= last:
             new = self.x[self.done : self.done + self.at_least]
-            widen(self.taps(new.flatten(0, 1)[:, None]).view(*new.shape[:2], -1), self.ring, self.done)
+            products = scratch("products", (*new.shape[:2], self.taps.outputs), new.dtype)
+            self.taps(new.flatten(0, 1)[:, None], products.flatten(0, 1)[:, None])
+            widen(products, self.ring, self.done)
             self.done += new.shape[0]
         heighten(self.ring, self.x.shape[0], out, top, min(self.block, self.height - top), onto)
 
@@ -132,6 +138,21 @@ def add_coarse(coarse: Sequence[Tensor], taps: Sequence[Products], out: Tensor) 
     for image in range(images):
         for x, form in zip(coarse, taps, strict=True):
             Coarse(x[image], form, height, width, height).add(out[image], 0, onto=True)
+
+
+def lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+    """As `upernet.ops.fusion.lateral`: x N x H x W x C, weight D x C, coarse N x h x w x D -> N x H x W x D."""
+    images, height, width, _ = x.shape
+    product = Products(weight[None])
+    out = x.new_empty(images, height, width, len(weight))
+    rows = max(1, LATERAL_PIXELS // width)
+    for image in range(images):
+        for top in range(0, height, rows):
+            part = out[image, top : top + rows]
+            base = scratch("products", tuple(part.shape), x.dtype)
+            product(x[image, top : top + rows].flatten(0, 1)[:, None], base.flatten(0, 1)[:, None])
+            add_upsampled(base, scale, shift, coarse[image], height, top, part)
+    return out
 
 
 def try_one_pixel() -> None:

@@ -114,9 +114,7 @@ def _backward_axis(source, at, step, target, to, to_step):
 
 
 @jit
-def _output_transform(
-    counter, products, step, out, height, width, channels, top, columns, tiles, onto, scale, shift, relu
-):
+def _output_transform(counter, products, out, height, width, channels, top, columns, tiles, onto, scale, shift, relu):
     half = np.empty(24 * LANES, out.dtype)
     result = np.empty(16 * LANES, out.dtype)
     while True:
@@ -126,9 +124,9 @@ def _output_transform(
         y0 = top + 4 * (tile // columns)
         x0 = 4 * (tile % columns)
         for c in range(0, channels, LANES):
-            at = 36 * tile * step + c
+            at = 36 * tile * channels + c
             for j in range(6):
-                _backward_axis(products, at + j * step, 6 * step, half, j * LANES, 6 * LANES)
+                _backward_axis(products, at + j * channels, 6 * channels, half, j * LANES, 6 * LANES)
             for i in range(4):
                 _backward_axis(half, 6 * i * LANES, LANES, result, 4 * i * LANES, LANES)
             factor, offset = load(scale, c), load(shift, c)
@@ -173,7 +171,7 @@ def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int) -> 
 def output_transform(
     products: Tensor, out: Tensor, top: int, onto: bool, scale: Tensor, shift: Tensor, relu: bool
 ) -> None:
-    """products tiles x 36 x D (or more) -> out H x W x D, from row `top` on, scaled, shifted and rectified.
+    """products tiles x 36 x D -> out H x W x D, from row `top` on, scaled, shifted and rectified.
 
     With `onto`, what `out` holds before is added to the convolution's result first.
     """
@@ -183,6 +181,6 @@ def output_transform(
         _output_transform,
         _output_team,
         products.shape[0],
-        *(source, products.shape[2], target, height, width, channels, top, -(-width // 4), products.shape[0], onto),
+        *(source, target, height, width, channels, top, -(-width // 4), products.shape[0], onto),
         *(scale.numpy(), shift.numpy(), relu),
     )
