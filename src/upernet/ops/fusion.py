@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from upernet.ops.choice import OVERRIDES, Choice, fault_of_numba
+from upernet.ops.linear import linear
 
 MIN_TILES = 16
 """Of 4 x 4 outputs. With fewer, reading the transformed weights takes as long as a direct convolution."""
@@ -89,7 +90,7 @@ def upsample_conv3x3(
         resized = torch.cat([resize_like(x, maps[0]) for x in maps], dim=1)
         return _finish(F.conv2d(resized, weight, padding=1), scale, shift, relu)
     if kernel == "torch":
-        return _finish(_sum_of_convolutions(maps, weight, _channels(maps)), scale, shift, relu)
+        return _finish(_sum_of_convolutions(maps, _split(weight, maps)), scale, shift, relu)
     if kernel == "direct" and _differentiated(*maps, weight, scale, shift):
         return _finish(_differentiable(maps, weight), scale, shift, relu)
     if kernel not in ("direct", "winograd"):
@@ -195,12 +196,16 @@ def _tiles(x: Tensor) -> int:
     return -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
 
 
-def _sum_of_convolutions(maps: Sequence[Tensor], weight: Tensor, channels: Sequence[range]) -> Tensor:
-    """Of each map, resized to the first, with its channels of the weight."""
-    kernels = [weight[:, each.start : each.stop] for each in channels]
-    out = F.conv2d(maps[0], kernels[0], padding=1)
-    for x, kernel in zip(maps[1:], kernels[1:], strict=True):
-        out += F.conv2d(resize_like(x, maps[0]), kernel, padding=1)
+def _split(weight: Tensor, maps: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The weight of each map. (Slices would each have a gradient as large as the whole.)"""
+    return weight.split([x.shape[1] for x in maps], dim=1)
+
+
+def _sum_of_convolutions(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Of each map, resized to the first, with its own weight."""
+    out = F.conv2d(maps[0], weights[0], padding=1)
+    for x, weight in zip(maps[1:], weights[1:], strict=True):
+        out += F.conv2d(resize_like(x, maps[0]), weight, padding=1)
     return out
 
 
@@ -213,15 +218,12 @@ def _finish(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -
 
 
 def _differentiable(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
-    coarse, channels = _coarse(maps, winograd=False), _channels(maps)
+    coarse, weights = _coarse(maps, winograd=False), _split(weight, maps)
     fine = [k for k in range(len(maps)) if k not in coarse]
-    out = _sum_of_convolutions([maps[k] for k in fine], weight, [channels[k] for k in fine])
+    out = _sum_of_convolutions([maps[k] for k in fine], [weights[k] for k in fine])
     if not coarse:
         return out
-    products = [
-        maps[k].permute(0, 2, 3, 1) @ weight[:, channels[k].start : channels[k].stop].permute(1, 2, 3, 0).flatten(1)
-        for k in coarse
-    ]
+    products = [linear(maps[k].permute(0, 2, 3, 1), weights[k].permute(2, 3, 0, 1).flatten(0, 2)) for k in coarse]
     return out + upsample_taps(products, *maps[0].shape[2:]).permute(0, 3, 1, 2)
 
 
@@ -276,7 +278,8 @@ def _run_conv3x3(
         out = kernels.convolve(fine_rows, transformed, coarse_rows, tap_forms, scale, shift, relu)
         return out.permute(0, 3, 1, 2)
     fine_maps = [x.permute(0, 3, 1, 2) for x in fine_rows]
-    out = _sum_of_convolutions(fine_maps, weight.detach(), [channels[k] for k in fine])
+    weights = _split(weight.detach(), maps)
+    out = _sum_of_convolutions(fine_maps, [weights[k] for k in fine])
     out = out.permute(0, 2, 3, 1).contiguous()
     kernels.add_coarse(coarse_rows, tap_forms, out)
     return _finish(out.permute(0, 3, 1, 2), scale, shift, relu)
