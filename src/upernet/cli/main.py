@@ -12,6 +12,7 @@ from typing import NoReturn
 import typer
 
 from upernet.cli import data
+from upernet.cli.bench import bench
 from upernet.cli.convert import convert
 from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
@@ -36,6 +37,7 @@ app.command()(download)
 app.command()(train)
 app.command()(evaluate)
 app.command()(convert)
+app.command()(bench)
 app.add_typer(data.app, name="data")
 
 

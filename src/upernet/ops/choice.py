@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from torch import Tensor
+
 OVERRIDES: dict[str, str] = {}
+_recordings: list[list[Decision]] = []
 
 
 class Choice(NamedTuple):
@@ -18,6 +21,35 @@ class Choice(NamedTuple):
 
     kernel: str
     reason: str
+
+
+class Decision(NamedTuple):
+    """One call of an operator: which kernel ran for what, and why."""
+
+    operator: str
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: str
+    kernel: str
+    reason: str
+
+
+def decide(operator: str, choice: Choice, *tensors: Tensor) -> str:
+    """The kernel of a choice, which is written down where `recorded_decisions` listens."""
+    for recording in _recordings:
+        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+        recording.append(Decision(operator, shapes, str(tensors[0].dtype).removeprefix("torch."), *choice))
+    return choice.kernel
+
+
+@contextmanager
+def recorded_decisions() -> Iterator[list[Decision]]:
+    """The decisions of all operators called inside a with block, in any thread, in the order of the calls."""
+    recording: list[Decision] = []
+    _recordings.append(recording)
+    try:
+        yield recording
+    finally:
+        _recordings[:] = [each for each in _recordings if each is not recording]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from upernet.ops import dcnv3_torch
-from upernet.ops.choice import OVERRIDES, Choice, fault_of_numba
+from upernet.ops.choice import OVERRIDES, Choice, decide, fault_of_numba
 from upernet.ops.sampling import Sampling
 
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -121,12 +121,12 @@ def _sampling(geometry: Sequence[Any]) -> Sampling:
 
 
 def _run_forward(x: Tensor, offset: Tensor, mask: Tensor, *geometry: Any) -> Tensor:
-    forward, _ = _kernel(choose_dcnv3(x).kernel)
+    forward, _ = _kernel(decide("dcnv3", choose_dcnv3(x), x, offset, mask))
     return forward(x, offset, mask, _sampling(geometry)).to(x.dtype)
 
 
 def _run_backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, *geometry: Any) -> Gradients:
-    _, backward = _kernel(choose_dcnv3(x).kernel)
+    _, backward = _kernel(decide("dcnv3_backward", choose_dcnv3(x), x, offset, mask))
     g_x, g_offset, g_mask = backward(grad, x, offset, mask, _sampling(geometry))
     return (
         g_x.to(x.dtype).contiguous(),

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from upernet.ops.choice import OVERRIDES, Choice, fault_of_numba
+from upernet.ops.choice import OVERRIDES, Choice, decide, fault_of_numba
 from upernet.ops.linear import linear
 
 MIN_TILES = 16
@@ -85,7 +85,7 @@ def upsample_conv3x3(
         ValueError: shapes do not fit together.
     """
     _check(maps, weight, scale, shift)
-    kernel = choose_conv3x3(maps, weight, scale, shift).kernel
+    kernel = decide("conv3x3", choose_conv3x3(maps, weight, scale, shift), *maps, weight)
     if kernel == "concat":
         resized = torch.cat([resize_like(x, maps[0]) for x in maps], dim=1)
         return _finish(F.conv2d(resized, weight, padding=1), scale, shift, relu)
@@ -127,7 +127,7 @@ def lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Ten
         ValueError: shapes do not fit together.
     """
     _check_lateral(x, weight, scale, shift, coarse)
-    if choose_lateral(x, weight, coarse).kernel == "torch":
+    if decide("lateral", choose_lateral(x, weight, coarse), x, weight, coarse) == "torch":
         return _finish(F.conv2d(x, weight), scale, shift, relu=True) + resize_like(coarse, x)
     return torch.ops.upernet.lateral(x, weight, scale, shift, coarse)
 

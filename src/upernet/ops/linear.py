@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from upernet.ops.choice import OVERRIDES, Choice, fault_of_numba
+from upernet.ops.choice import OVERRIDES, Choice, decide, fault_of_numba
 
 LANES = 16
 
@@ -50,7 +50,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Args:
         weight, bias: D x C, D.
     """
-    kernel = choose_linear(x, weight, bias).kernel
+    kernel = decide("linear", choose_linear(x, weight, bias), x, weight)
     if kernel == "torch":
         return F.linear(x, weight, bias)
     if kernel == "numba":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upernet.ops.choice import OVERRIDES, Choice, fault_of_numba
+from upernet.ops.choice import OVERRIDES, Choice, decide, fault_of_numba
 
 
 def choose_grouped_softmax(x: Tensor) -> Choice:
@@ -32,7 +32,7 @@ def grouped_softmax(x: Tensor, groups: int) -> Tensor:
     """
     if groups < 1 or x.shape[-1] < 1 or x.shape[-1] % groups:
         raise ValueError(f"grouped_softmax: {x.shape[-1]} channels cannot be divided into {groups} runs")
-    kernel = choose_grouped_softmax(x).kernel
+    kernel = decide("grouped_softmax", choose_grouped_softmax(x), x)
     if kernel == "torch":
         return x.unflatten(-1, (groups, -1)).softmax(-1).flatten(-2)
     if kernel != "numba":

@@ -1,0 +1,91 @@
+"""upernet bench MODEL"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def bench(
+    model: Annotated[str, typer.Argument(help="Name of a model (random weights will do), or a checkpoint file.")],
+    size: Annotated[str, typer.Option(help="Height and width of the images in pixels: 512, or 480x640.")] = "512",
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs; the median counts.")] = 7,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the CPU.", show_default="as many as torch takes")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Time the kernels of the published implementation in turn with them.")
+    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say which kernel each operator chose, and why.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")] = "cpu",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, kernels included.")] = False,
+) -> None:
+    """Time the forward pass of a model on this machine."""
+    from json import dumps
+
+    import torch
+    from rich.console import Console
+
+    from upernet.checkpoints import load_checkpoint, shipped_checkpoint
+    from upernet.inference.bench import bench as measure
+    from upernet.models import create_model, list_models
+
+    height, width = _size(size)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    path = shipped_checkpoint(model) if model in list_models() else Path(model)
+    network = create_model(model) if path is None else load_checkpoint(path)[0]
+    result = measure(network, height, width, batch, repeats=repeats, compare=compare, device=device)
+    result = {
+        "model": model,
+        "size": [height, width],
+        "batch": batch,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        **result,
+    }
+    if json:
+        print(dumps(result, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    images = f"{batch} x {height} x {width}"
+    console.print(
+        f"{model}, {images} on {device}, {result['threads']} threads: {1000 * result['seconds']:.1f} ms "
+        f"(median of {repeats}), {result['images_per_second']:.2f} images/s"
+    )
+    if compare:
+        console.print(
+            f"published implementation's kernels: {1000 * result['plain_seconds']:.1f} ms, {result['ratio']:.2f} times "
+            "as long"
+        )
+        for level, error in result["error"].items():
+            agreement = 100 * result["agreement"][level]
+            console.print(
+                f"{level}: logits differ by {error:.1e} of their spread at most, the class agrees on {agreement:.2f} %"
+            )
+    for line in _lines(result["kernels"]) if explain else ():
+        console.print(line)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """`512` -> (512, 512), `480x640` -> (480, 640)."""
+    from upernet.errors import UpernetError
+
+    sides = text.lower().split("x")
+    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise UpernetError(f"--size {text}: give pixels, for example 512, or 480x640 for height and width.")
+    return int(sides[0]), int(sides[-1])
+
+
+def _lines(kernels: list[dict[str, Any]]) -> list[str]:
+    """One per operator and decision; --json has one per size of the inputs."""
+    from collections import Counter
+
+    calls: Counter[tuple[str, str, str]] = Counter()
+    for row in kernels:
+        calls[row["operator"], row["kernel"], row["reason"]] += row["calls"]
+    return [f"{operator}: {kernel}, {count} times ({reason})" for (operator, kernel, reason), count in calls.items()]
