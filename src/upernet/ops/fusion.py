@@ -8,6 +8,8 @@ that is f times coarser, that takes 9 / f^2 multiplications instead of 9.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -25,6 +27,9 @@ MIN_CHANNELS = 64
 """Of input and output. With fewer, the transforms take longer than the products save."""
 LANES = 16
 """What channels must be a multiple of for the Numba kernels."""
+MAX_SIDE = 2**15
+"""Of maps for the Triton kernels, which count with 32 bits."""
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:
@@ -39,16 +44,21 @@ def choose_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Tensor | Non
 
     - `concat` is the published way: resize, concatenate, convolve.
     - `torch` convolves each map by itself and adds, without the large concatenation.
-    - `direct` convolves maps as large as the first like that, and coarser ones at their own resolution.
+    - `direct` convolves maps as large as the first like that, and coarser ones at their own resolution, with a Numba
+      kernel on CPUs and a Triton kernel on GPUs (`use_kernel(upsample_taps="triton")` overrides that).
     - `winograd` sends the first map through Winograd's transforms, and others along with it where that takes as few
       multiplications as their own resolution. It has no gradient.
     """
     first = maps[0]
     if "conv3x3" in OVERRIDES:
         return Choice(OVERRIDES["conv3x3"], "asked for with use_kernel")
+    has_coarse = bool(_coarse(maps, winograd=False))
+    if first.device.type == "cuda":
+        if reason := _needs_torch_on_gpu(*maps, weight):
+            return Choice("torch", reason)
+        return Choice("direct", "coarse maps") if has_coarse else Choice("torch", "no map is coarser than the first")
     if reason := _needs_torch(*maps) or _needs_torch_for(weight, first):
         return Choice("torch", reason)
-    has_coarse = bool(_coarse(maps, winograd=False))
     if _differentiated(*maps, weight, *others):
         wanted = Choice("direct" if has_coarse else "torch", "with gradients")
     elif _tiles(first) >= MIN_TILES and min(weight.shape[0], first.shape[1]) >= MIN_CHANNELS:
@@ -77,20 +87,22 @@ def upsample_conv3x3(
         scale, shift: D.
 
     Returns:
-        N x D x h_1 x w_1; channels-last in memory if the kernel is `direct` or `winograd`.
+        N x D x h_1 x w_1; on a CPU and without gradients, channels-last in memory if the kernel is `direct` or
+        `winograd`.
 
     Raises:
         ValueError: shapes do not fit together.
     """
     _check(maps, weight, scale, shift)
     kernel = choose_conv3x3(maps, weight, scale, shift).kernel
+    differentiated = _differentiated(*maps, weight, scale, shift)
     if kernel == "concat":
         resized = torch.cat([resize_like(x, maps[0]) for x in maps], dim=1)
         return _finish(F.conv2d(resized, weight, padding=1), scale, shift, relu)
     if kernel == "torch":
         return _finish(_sum_of_convolutions(maps, weight, _channels(maps)), scale, shift, relu)
-    if kernel == "direct" and _differentiated(*maps, weight, scale, shift):
-        return _finish(_differentiable(maps, weight), scale, shift, relu)
+    if kernel == "direct" and (_language("upsample_taps", maps[0]) == "triton" or differentiated):
+        return _finish(_direct(maps, weight), scale, shift, relu)
     if kernel not in ("direct", "winograd"):
         raise ValueError(f"upsample_conv3x3 has no kernel {kernel}: choose from concat, torch, direct, winograd")
     return torch.ops.upernet.upsample_conv3x3(list(maps), weight, scale, shift, relu, kernel == "winograd")
@@ -100,10 +112,13 @@ def choose_add_resized(x: Tensor, coarse: Tensor) -> Choice:
     """The kernel of `add_resized` for these arguments, and why."""
     if "add_resized" in OVERRIDES:
         return Choice(OVERRIDES["add_resized"], "asked for with use_kernel")
-    if reason := _needs_torch(x, coarse):
+    on_gpu = x.device.type == "cuda"
+    if reason := (_needs_torch_on_gpu if on_gpu else _needs_torch)(x, coarse):
         return Choice("torch", reason)
     if _differentiated(x, coarse):
         return Choice("torch", "with gradients")
+    if on_gpu:
+        return Choice("triton", "one pass instead of four")
     if not torch.compiler.is_compiling() and (fault := fault_of_numba("winograd")):
         return Choice("torch", fault)
     return Choice("numba", "one pass instead of four")
@@ -118,7 +133,7 @@ def add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tens
         coarse: N x C x h x w.
 
     Returns:
-        N x C x H x W; channels-last in memory if the kernel is not `torch`.
+        N x C x H x W; channels-last in memory if the kernel is `numba`, or if it is `triton` and x is.
 
     Raises:
         ValueError: shapes do not fit together.
@@ -170,6 +185,33 @@ def _needs_torch_for(weight: Tensor, x: Tensor) -> str:
     return ""
 
 
+def _needs_torch_on_gpu(*tensors: Tensor) -> str:
+    """Why the Triton kernels cannot take these maps, and a weight if there is one; empty if they can."""
+    if not HAS_TRITON:
+        return "Triton is not installed"
+    types = {x.dtype for x in tensors}
+    floats = {torch.float32, torch.float16, torch.bfloat16}
+    if not types <= floats | {torch.float64}:
+        return f"there is no other kernel for {tensors[0].dtype} on a GPU"
+    if len(types) > 1 and not (torch.is_autocast_enabled("cuda") and types <= floats):
+        return "maps and weights differ in type"
+    if any(max(x.shape[2:]) > MAX_SIDE for x in tensors):
+        return f"a map is longer than {MAX_SIDE} pixels"
+    return "" if all(x.numel() for x in tensors) else "a map is empty"
+
+
+def _language(operator: str, x: Tensor) -> str:
+    """In which an operator's kernel for this map is written."""
+    return OVERRIDES.get(operator, "triton" if x.device.type == "cuda" else "numba")
+
+
+def _kernels(language: str) -> Any:
+    """The module of `upernet.ops` with the kernels in a language."""
+    if language not in ("numba", "triton"):
+        raise ValueError(f"there is no kernel {language}: choose from numba, triton")
+    return importlib.import_module(f"upernet.ops.fusion_{language}")
+
+
 def _differentiated(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
@@ -207,24 +249,31 @@ def _finish(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -
     return x.relu() if relu else x
 
 
-def _differentiable(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
+def _direct(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """With gradients."""
     coarse, channels = _coarse(maps, winograd=False), _channels(maps)
     fine = [k for k in range(len(maps)) if k not in coarse]
     out = _sum_of_convolutions([maps[k] for k in fine], weight, [channels[k] for k in fine])
     if not coarse:
         return out
-    products = [
-        maps[k].permute(0, 2, 3, 1) @ weight[:, channels[k].start : channels[k].stop].permute(1, 2, 3, 0).flatten(1)
-        for k in coarse
-    ]
+    products = [_products(maps[k], weight[:, channels[k].start : channels[k].stop]) for k in coarse]
     return out + upsample_taps(products, *maps[0].shape[2:]).permute(0, 3, 1, 2)
+
+
+def _products(x: Tensor, weight: Tensor) -> Tensor:
+    """Of each pixel with the nine taps: N x h x w x (9 D)."""
+    if _language("upsample_taps", x) == "triton":  # a convolution, so that it rounds to TF32 where convolutions do
+        taps = weight.permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
+        return F.conv2d(x.contiguous(memory_format=torch.channels_last), taps).permute(0, 2, 3, 1)
+    return x.permute(0, 2, 3, 1) @ weight.permute(1, 2, 3, 0).flatten(1)
 
 
 def upsample_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
     """Resize and shift the products of coarse maps with the nine taps of a 3x3 kernel, and add all.
 
     Args:
-        products: N x h_k x w_k x (9 D) each, contiguous, taps by rows; a CPU's float32 or float64, D a multiple of 16.
+        products: N x h_k x w_k x (9 D) each, contiguous, taps by rows; a GPU's of any float type, or a CPU's float32 or
+            float64 with D a multiple of 16.
 
     Returns:
         N x height x width x D.
@@ -233,20 +282,19 @@ def upsample_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor
 
 
 def _run_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
-    from upernet.ops import fusion_numba
-
+    language = _language("upsample_taps", products[0])
+    lanes = LANES if language == "numba" else 1
     images, *_, channels = products[0].shape
-    if channels % (9 * LANES) or any(x.shape[0] != images or x.shape[3] != channels for x in products):
-        raise ValueError(f"upsample_taps: products must have one N, and 9 D channels with D a multiple of {LANES}")
-    return fusion_numba.upsample_taps(products, height, width)
+    if channels % (9 * lanes) or any(x.shape[0] != images or x.shape[3] != channels for x in products):
+        raise ValueError(f"upsample_taps: products must have one N, and 9 D channels with D a multiple of {lanes}")
+    return _kernels(language).upsample_taps(products, height, width)
 
 
 def _run_taps_gradient(grad: Tensor, height: int, width: int) -> Tensor:
-    from upernet.ops import fusion_numba
-
-    if grad.shape[3] % LANES:
+    language = _language("upsample_taps", grad)
+    if language == "numba" and grad.shape[3] % LANES:
         raise ValueError(f"upsample_taps_gradient: channels must be a multiple of {LANES}, not {grad.shape[3]}")
-    return fusion_numba.upsample_taps_gradient(grad, height, width)
+    return _kernels(language).upsample_taps_gradient(grad, height, width)
 
 
 def _run_conv3x3(
@@ -278,18 +326,20 @@ def _run_conv3x3(
 
 
 def _run_add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
-    from upernet.ops import fusion_numba
-
     _check_add_resized(x, scale, shift, coarse)
+    kernels = _kernels(language := _language("add_resized", x))
+    if language == "triton":
+        return kernels.add_resized(x, scale, shift, coarse)
     if reason := _needs_torch(x, coarse):
         raise ValueError(f"add_resized: {reason}")
     x, coarse = (each.detach().permute(0, 2, 3, 1).contiguous() for each in (x, coarse))
     scale, shift = (each.detach().to(x).contiguous() for each in (scale, shift))
-    return fusion_numba.add_resized(x, scale, shift, coarse).permute(0, 3, 1, 2)
+    return kernels.add_resized(x, scale, shift, coarse).permute(0, 3, 1, 2)
 
 
 def _fake_add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.channels_last)
+    last = _language("add_resized", x) == "numba" or x.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty_like(x, memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _fake_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
