@@ -107,7 +107,7 @@ def _upsample_taps_gradient(
         for j in range(readers_x):
             weight = weight_y * _weight(first_x + j, column, coarse_width, width, SUM)
             x = first_x + j - tap % 3 + 1
-            valid = pixel_valid & (weight > 0) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            valid = (weight > 0) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
             address = (y.to(tl.int64) * width + x)[:, None] * channels + channel[None, :]
             value = tl.load(grad + address, mask=valid[:, None] & channel_valid, other=0.0).to(SUM)
             total += weight[:, None] * value
