@@ -34,7 +34,8 @@ class Conv3x3BnRelu(ConvBnRelu):
         """N x C_k x h_k x w_k each -> N x D x h_1 x w_1."""
         conv, norm, relu = self.parts
         maps = (input, *others)
-        if _folds(norm) and choose_conv3x3(maps, conv.weight).kernel in ("direct", "winograd"):
+        on_cpu = input.device.type == "cpu"  # a GPU's batch norm is one pass and keeps the type that autocast chose
+        if _folds(norm) and on_cpu and choose_conv3x3(maps, conv.weight).kernel in ("direct", "winograd"):
             return upsample_conv3x3(maps, conv.weight, *_folded(norm), relu=True)
         return relu(norm(upsample_conv3x3(maps, conv.weight)))
 

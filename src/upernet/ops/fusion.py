@@ -8,6 +8,8 @@ that is f times coarser, that takes 9 / f^2 multiplications instead of 9.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Sequence
 from itertools import accumulate
@@ -27,6 +29,9 @@ MIN_CHANNELS = 64
 """Of input and output. With fewer, the transforms take longer than the products save."""
 LANES = 16
 """What channels must be a multiple of for the Numba kernels."""
+MAX_SIDE = 2**15
+"""Of maps for the Triton kernels, which count with 32 bits."""
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:
@@ -41,16 +46,21 @@ def choose_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Tensor | Non
 
     - `concat` is the published way: resize, concatenate, convolve.
     - `torch` convolves each map by itself and adds, without the large concatenation.
-    - `direct` convolves maps as large as the first like that, and coarser ones at their own resolution.
+    - `direct` convolves maps as large as the first like that, and coarser ones at their own resolution, with a Numba
+      kernel on CPUs and a Triton kernel on GPUs (`use_kernel(upsample_taps="triton")` overrides that).
     - `winograd` sends the first map through Winograd's transforms, and others along with it where that takes as few
       multiplications as their own resolution. It has no gradient.
     """
     first = maps[0]
     if "conv3x3" in OVERRIDES:
         return Choice(OVERRIDES["conv3x3"], "asked for with use_kernel")
+    has_coarse = bool(_coarse(maps, winograd=False))
+    if first.device.type == "cuda":
+        if reason := _needs_torch_on_gpu(*maps, weight):
+            return Choice("torch", reason)
+        return Choice("direct", "coarse maps") if has_coarse else Choice("torch", "no map is coarser than the first")
     if reason := _needs_torch(*maps) or _needs_torch_for(weight, first):
         return Choice("torch", reason)
-    has_coarse = bool(_coarse(maps, winograd=False))
     if _differentiated(*maps, weight, *others):
         wanted = Choice("direct" if has_coarse else "torch", "with gradients")
     elif _tiles(first) >= MIN_TILES and min(weight.shape[0], first.shape[1]) >= MIN_CHANNELS:
@@ -79,7 +89,8 @@ def upsample_conv3x3(
         scale, shift: D.
 
     Returns:
-        N x D x h_1 x w_1; channels-last in memory if the kernel is `direct` or `winograd`.
+        N x D x h_1 x w_1; on a CPU and without gradients, channels-last in memory if the kernel is `direct` or
+        `winograd`.
 
     Raises:
         ValueError: shapes do not fit together.
@@ -91,8 +102,9 @@ def upsample_conv3x3(
         return _finish(F.conv2d(resized, weight, padding=1), scale, shift, relu)
     if kernel == "torch":
         return _finish(_sum_of_convolutions(maps, _split(weight, maps)), scale, shift, relu)
-    if kernel == "direct" and _differentiated(*maps, weight, scale, shift):
-        return _finish(_differentiable(maps, weight), scale, shift, relu)
+    by_triton = _language("upsample_taps", maps[0]) == "triton"
+    if kernel == "direct" and (by_triton or _differentiated(*maps, weight, scale, shift)):
+        return _finish(_direct(maps, weight), scale, shift, relu)
     if kernel not in ("direct", "winograd"):
         raise ValueError(f"upsample_conv3x3 has no kernel {kernel}: choose from concat, torch, direct, winograd")
     return torch.ops.upernet.upsample_conv3x3(list(maps), weight, scale, shift, relu, kernel == "winograd")
@@ -102,10 +114,17 @@ def choose_lateral(x: Tensor, weight: Tensor, coarse: Tensor) -> Choice:
     """The kernel of `lateral` for these arguments, and why."""
     if "lateral" in OVERRIDES:
         return Choice(OVERRIDES["lateral"], "asked for with use_kernel")
-    if reason := _needs_torch(x, coarse) or _needs_torch_for(weight, x):
+    on_gpu = x.device.type == "cuda"
+    if on_gpu:
+        reason = _needs_torch_on_gpu(x, coarse, weight)
+    else:
+        reason = _needs_torch(x, coarse) or _needs_torch_for(weight, x)
+    if reason:
         return Choice("torch", reason)
     if _differentiated(x, weight, coarse):
         return Choice("torch", "with gradients")
+    if on_gpu:
+        return Choice("triton", "one pass after the product instead of four")
     if not torch.compiler.is_compiling() and (fault := fault_of_numba("winograd")):
         return Choice("torch", fault)
     return Choice("numba", "some rows at a time, which stay in the cache from the product to the sum")
@@ -121,14 +140,19 @@ def lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Ten
         coarse: N x D x h x w.
 
     Returns:
-        N x D x H x W; channels-last in memory if the kernel is not `torch`.
+        N x D x H x W; channels-last in memory if the kernel is `numba`.
 
     Raises:
         ValueError: shapes do not fit together.
     """
     _check_lateral(x, weight, scale, shift, coarse)
-    if decide("lateral", choose_lateral(x, weight, coarse), x, weight, coarse) == "torch":
+    kernel = decide("lateral", choose_lateral(x, weight, coarse), x, weight, coarse)
+    if kernel == "torch":
         return _finish(F.conv2d(x, weight), scale, shift, relu=True) + resize_like(coarse, x)
+    if kernel == "triton":
+        return torch.ops.upernet.add_resized(F.conv2d(x, weight), scale, shift, coarse)
+    if kernel != "numba":
+        raise ValueError(f"lateral has no kernel {kernel}: choose from torch, numba, triton")
     return torch.ops.upernet.lateral(x, weight, scale, shift, coarse)
 
 
@@ -176,6 +200,33 @@ def _needs_torch_for(weight: Tensor, x: Tensor) -> str:
     return ""
 
 
+def _needs_torch_on_gpu(*tensors: Tensor) -> str:
+    """Why the Triton kernels cannot take these maps, and a weight if there is one; empty if they can."""
+    if not HAS_TRITON:
+        return "Triton is not installed"
+    types = {x.dtype for x in tensors}
+    floats = {torch.float32, torch.float16, torch.bfloat16}
+    if not types <= floats | {torch.float64}:
+        return f"there is no other kernel for {tensors[0].dtype} on a GPU"
+    if len(types) > 1 and not (torch.is_autocast_enabled("cuda") and types <= floats):
+        return "maps and weights differ in type"
+    if any(max(x.shape[2:]) > MAX_SIDE for x in tensors):
+        return f"a map is longer than {MAX_SIDE} pixels"
+    return "" if all(x.numel() for x in tensors) else "a map is empty"
+
+
+def _language(operator: str, x: Tensor) -> str:
+    """In which an operator's kernel for this map is written."""
+    return OVERRIDES.get(operator, "triton" if x.device.type == "cuda" else "numba")
+
+
+def _kernels(language: str) -> Any:
+    """The module of `upernet.ops` with the kernels in a language."""
+    if language not in ("numba", "triton"):
+        raise ValueError(f"there is no kernel {language}: choose from numba, triton")
+    return importlib.import_module(f"upernet.ops.fusion_{language}")
+
+
 def _differentiated(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
@@ -217,21 +268,31 @@ def _finish(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -
     return x.relu() if relu else x
 
 
-def _differentiable(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
+def _direct(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """With gradients."""
     coarse, weights = _coarse(maps, winograd=False), _split(weight, maps)
     fine = [k for k in range(len(maps)) if k not in coarse]
     out = _sum_of_convolutions([maps[k] for k in fine], [weights[k] for k in fine])
     if not coarse:
         return out
-    products = [linear(maps[k].permute(0, 2, 3, 1), weights[k].permute(2, 3, 0, 1).flatten(0, 2)) for k in coarse]
+    products = [_products(maps[k], weights[k]) for k in coarse]
     return out + upsample_taps(products, *maps[0].shape[2:]).permute(0, 3, 1, 2)
+
+
+def _products(x: Tensor, weight: Tensor) -> Tensor:
+    """Of each pixel with the nine taps: N x h x w x (9 D)."""
+    taps = weight.permute(2, 3, 0, 1).flatten(0, 2)
+    if _language("upsample_taps", x) == "triton":  # a convolution, so that it rounds to TF32 where convolutions do
+        return F.conv2d(x.contiguous(memory_format=torch.channels_last), taps[:, :, None, None]).permute(0, 2, 3, 1)
+    return linear(x.permute(0, 2, 3, 1), taps)
 
 
 def upsample_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
     """Resize and shift the products of coarse maps with the nine taps of a 3x3 kernel, and add all.
 
     Args:
-        products: N x h_k x w_k x (9 D) each, contiguous, taps by rows; a CPU's float32 or float64, D a multiple of 16.
+        products: N x h_k x w_k x (9 D) each, contiguous, taps by rows; a GPU's of any float type, or a CPU's float32 or
+            float64 with D a multiple of 16.
 
     Returns:
         N x height x width x D.
@@ -240,20 +301,19 @@ def upsample_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor
 
 
 def _run_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
-    from upernet.ops import fusion_numba
-
+    language = _language("upsample_taps", products[0])
+    lanes = LANES if language == "numba" else 1
     images, *_, channels = products[0].shape
-    if channels % (9 * LANES) or any(x.shape[0] != images or x.shape[3] != channels for x in products):
-        raise ValueError(f"upsample_taps: products must have one N, and 9 D channels with D a multiple of {LANES}")
-    return fusion_numba.upsample_taps(products, height, width)
+    if channels % (9 * lanes) or any(x.shape[0] != images or x.shape[3] != channels for x in products):
+        raise ValueError(f"upsample_taps: products must have one N, and 9 D channels with D a multiple of {lanes}")
+    return _kernels(language).upsample_taps(products, height, width)
 
 
 def _run_taps_gradient(grad: Tensor, height: int, width: int) -> Tensor:
-    from upernet.ops import fusion_numba
-
-    if grad.shape[3] % LANES:
+    language = _language("upsample_taps", grad)
+    if language == "numba" and grad.shape[3] % LANES:
         raise ValueError(f"upsample_taps_gradient: channels must be a multiple of {LANES}, not {grad.shape[3]}")
-    return fusion_numba.upsample_taps_gradient(grad, height, width)
+    return _kernels(language).upsample_taps_gradient(grad, height, width)
 
 
 def _run_conv3x3(
@@ -301,6 +361,17 @@ def _fake_lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coars
     return x.new_empty(images, height, width, weight.shape[0]).permute(0, 3, 1, 2)
 
 
+def _run_add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+    if coarse.shape[:2] != x.shape[:2] or not tuple(scale.shape) == tuple(shift.shape) == (x.shape[1],):
+        raise ValueError(f"add_resized: maps {tuple(x.shape)} and {tuple(coarse.shape)} must agree in N and C")
+    return _kernels("triton").add_resized(x, scale, shift, coarse)
+
+
+def _fake_add_resized(x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty_like(x, memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
 def _fake_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
     return products[0].new_empty(products[0].shape[0], height, width, products[0].shape[3] // 9)
 
@@ -338,6 +409,7 @@ for _schema, _kernel, _fake in (
         _run_taps_gradient,
         _fake_taps_gradient,
     ),
+    ("add_resized(Tensor x, Tensor scale, Tensor shift, Tensor coarse) -> Tensor", _run_add_resized, _fake_add_resized),
     (
         "lateral(Tensor x, Tensor weight, Tensor scale, Tensor shift, Tensor coarse) -> Tensor",
         _run_lateral,
