@@ -29,7 +29,8 @@ def main() -> None:
         measure("pixels", f"{side} x {side}", 1, side)
     for batch in batches:
         measure("batch", f"{size} x {size}, batch of {batch}", batch, size)
-    for threads in range(1, arguments.threads + 1):
+    doublings = {2**power for power in range(arguments.threads.bit_length())}
+    for threads in sorted(doublings | {arguments.threads}):
         torch.set_num_threads(threads)
         measure("threads", f"{size} x {size}, {threads} thread{'s' if threads > 1 else ''}", 1, size)
     save(arguments, groups=groups)
