@@ -13,6 +13,8 @@ import re
 import sys
 from pathlib import Path
 
+import benchmark_tables
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "README.md",
@@ -115,26 +117,6 @@ def internimage_t_camvid(width: int = 30) -> list[str]:
     return [f"Mean loss of each {width} of {len(losses)} iterations: {', '.join(f'{mean:.2f}' for mean in means)}."]
 
 
-def speed() -> list[str]:
-    """What `python -m benchmarks.speed` wrote."""
-    result = read("speed")
-    lines = [f"| {result['threads']} threads, median of {result['repeats']} | plain | fast | ratio |"]
-    lines += ["| --- | --- | --- | --- |"]
-    for name, case in result["cases"].items():
-        plain, fast = (f"{1000 * case[f'{kind}_seconds']:.0f} ms" for kind in ("plain", "fast"))
-        lines.append(f"| {name} | {plain} | {fast} | {case['ratio']:.1f} |")
-    memory = result["peak_memory_2048x2048"]
-    lines.append(f"| peak memory, T at 2048 | {memory['plain_gib']:.1f} GiB | {memory['fast_gib']:.1f} GiB | |")
-    agreement = result["agreement"]
-    return [
-        *lines,
-        "",
-        f"T at 512: logits of both differ by {agreement['relative_error']:.0e} of their spread, the class agrees on "
-        f"{100 * agreement['argmax_agreement']:.2f} % of the pixels. T at 512x2048 takes "
-        f"{result['multiplications_512x2048'] / 1e9:.0f} G multiply-adds, what Winograd saves not counted.",
-    ]
-
-
 def up_to_date(text: str) -> str:
     def table(match: re.Match[str]) -> str:
         pages = {
@@ -142,8 +124,8 @@ def up_to_date(text: str) -> str:
             "texture_heads": texture_heads,
             "camvid_val": camvid_val,
             "ade20k": ade20k,
-            "speed": speed,
             "internimage_t_camvid": internimage_t_camvid,
+            **benchmark_tables.TABLES,
         }
         lines = pages[match[2]]() if match[2] in pages else details(match[2])
         return "\n".join([match[1].rstrip("\n"), "", *lines, "", match[3]])

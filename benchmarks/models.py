@@ -1,0 +1,140 @@
+"""Whole networks with the same weights, the official way and fast; and the time that T's multiplications would take.
+
+    python -m benchmarks.models [--threads 2] [--repeats 5] [--json OUT]
+
+The roofline is what T's remaining multiplications at 512 x 512, Winograd's savings counted, take at the best rate that
+this machine reaches in float32 in any of `RATES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.networks import agreement, head, network, official_way
+from benchmarks.side_by_side import Run, command_line, compare, save, show, show_agreement
+from upernet.models import UPerNet
+
+NETWORKS = ("T", "S", "B")
+SIZES = (512, 1024)
+COUNTED_AT = (512, 2048)
+"""Height and width of the image whose multiply-adds the published tables give."""
+
+
+def alternatives(model: UPerNet) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What is compared, each photos -> object logits; the first is what the others are compared with.
+
+    THE PLACE FOR ANOTHER ONE, for example of another precision: one more entry.
+    """
+
+    def forward(images: Tensor) -> Tensor:
+        return model(images)["object"]
+
+    return {"official": official_way()(forward), "fast": forward}
+
+
+def whole(model: UPerNet, size: int, repeats: int) -> dict[str, Any]:
+    """Times of all alternatives, and how far their logits are from the first's."""
+    images = torch.randn(1, 3, size, size)
+    functions = alternatives(model)
+    result = compare({name: lambda f=f: f(images) for name, f in functions.items()}, repeats)
+    (_, reference), *others = [(name, f(images)) for name, f in functions.items()]
+    return result | {"agreement": {name: agreement(logits, reference) for name, logits in others}}
+
+
+def parts(model: UPerNet, size: int) -> dict[str, Run]:
+    images = torch.randn(1, 3, size, size)
+    features = model.backbone(images)
+    return {"backbone": lambda: model.backbone(images), "UPerHead": lambda: head(model, features)}
+
+
+def multiply_adds(model: UPerNet, height: int, width: int, winograd: bool) -> int:
+    """Of one image as it runs here: by Winograd's transforms as many as there are, or as if convolved directly."""
+    savings = {torch.ops.upernet.upsample_conv3x3: winograd_operations} if winograd else None
+    with FlopCounterMode(display=False, custom_mapping=savings) as counter:
+        model(torch.randn(1, 3, height, width))
+    return counter.get_total_flops() // 2
+
+
+def winograd_operations(maps: Any, weight: Any, scale: Any, shift: Any, relu: bool, winograd: bool, **_: Any) -> int:
+    """Of `upsample_conv3x3`, from shapes: 36 products for 4 x 4 outputs instead of 144.
+
+    A map that takes fewer at its own resolution goes that way.
+    """
+    images, _, height, width = maps[0]
+    tiles = -(-height // 4) * -(-width // 4)
+    fine = 36 * tiles if winograd else 9 * height * width
+    products = sum(channels * min(9 * h * w, fine) for _, channels, h, w in maps)
+    return 2 * images * weight[0] * products
+
+
+def rates(side: int) -> dict[str, tuple[Run, int]]:
+    """Ways to multiply in float32, all with 512 channels at side x side pixels, and the multiply-adds of each."""
+    pixels, channels = side * side, 512
+    rows, kernel1 = torch.randn(pixels, channels), torch.randn(channels, channels, 1, 1)
+    maps, kernel3 = torch.randn(1, channels, side, side), torch.randn(channels, channels, 3, 3)
+    last, kernel1_last = (x.contiguous(memory_format=torch.channels_last) for x in (maps, kernel1))
+    square = torch.randn(8 * side, 8 * side)
+    batch, factors = torch.randn(36, pixels // 16, channels), torch.randn(36, channels, channels)
+    return {
+        "square matrices": (lambda: square @ square, (8 * side) ** 3),
+        "linear": (lambda: F.linear(rows, kernel1[:, :, 0, 0]), pixels * channels**2),
+        "bmm of 36": (lambda: batch @ factors, 36 * (pixels // 16) * channels**2),
+        "1x1 convolution, channels-last": (lambda: F.conv2d(last, kernel1_last), pixels * channels**2),
+        "3x3 convolution": (lambda: F.conv2d(maps, kernel3, padding=1), 9 * pixels * channels**2),
+        "3x3 convolution, channels-last": (lambda: F.conv2d(last, kernel3, padding=1), 9 * pixels * channels**2),
+    }
+
+
+def roofline(model: UPerNet, size: int, repeats: int, seconds: float) -> dict[str, Any]:
+    """`seconds`: what `model` takes for a photo of `size` x `size`."""
+    candidates = rates(side=size // 4)
+    times = compare({name: run for name, (run, _) in candidates.items()}, repeats)["seconds"]
+    reached = {name: macs / times[name]["median"] for name, (_, macs) in candidates.items()}
+    macs = multiply_adds(model, size, size, winograd=True)
+    least = macs / max(reached.values())
+    return {
+        "multiply_adds": macs,
+        "multiply_adds_per_second": reached,
+        "seconds": least,
+        "measured_seconds": seconds,
+        "measured_over_roofline": seconds / least,
+    }
+
+
+@torch.inference_mode()
+def main() -> None:
+    arguments = command_line(__doc__)
+    letters, sizes = (("T",), (64,)) if arguments.quick else (NETWORKS, SIZES)
+    rows: dict[str, Any] = {}
+    for letter in letters:
+        model = network(letter, tiny=arguments.quick)
+        for size in sizes:
+            name = f"{letter} at {size}"
+            rows[name] = whole(model, size, arguments.repeats)
+            show(name, rows[name])
+            show_agreement(rows[name]["agreement"])
+        for part, run in parts(model, sizes[0]).items():
+            name = f"{letter} at {sizes[0]}, {part}"
+            rows[name] = compare({"official": official_way()(run), "fast": run}, arguments.repeats)
+            show(name, rows[name])
+
+    model, size = network("T", tiny=arguments.quick), sizes[0]
+    limit = roofline(model, size, arguments.repeats, rows[f"T at {size}"]["seconds"]["fast"]["median"])
+    for name, rate in limit["multiply_adds_per_second"].items():
+        print(f"{name:<40} {rate / 1e9:>8.1f} G multiply-adds per second")
+    print(f"T at {size}: {limit['multiply_adds'] / 1e9:.1f} G multiply-adds left, {1000 * limit['seconds']:.0f} ms at")
+    print(f"the best rate; measured: {limit['measured_over_roofline']:.2f} times as long")
+    height, width = (size, size) if arguments.quick else COUNTED_AT
+    macs = multiply_adds(model, height, width, winograd=False)
+    print(f"T at {height} x {width}, Winograd's savings not counted: {macs / 1e9:.1f} G multiply-adds")
+    save(arguments, rows=rows, roofline=limit, direct={"height": height, "width": width, "multiply_adds": macs})
+
+
+if __name__ == "__main__":
+    main()

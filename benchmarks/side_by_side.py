@@ -1,0 +1,115 @@
+"""What all benchmarks share: alternatives measured in turns in one process, on a fixed number of threads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numba
+import torch
+
+from upernet.files import write_text
+
+Run = Callable[[], object]
+
+
+def command_line(documentation: str | None) -> argparse.Namespace:
+    """Options that all benchmarks have; torch gets its threads, and its random numbers a seed."""
+    parser = argparse.ArgumentParser(description=(documentation or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2, help="that everything measured runs on (default: 2)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count, after one to warm up (default: 5)")
+    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and networks, to try the benchmark itself")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    return arguments
+
+
+def compare(runs: Mapping[str, Run], repeats: int, pause: float = 0.0) -> dict[str, Any]:
+    """Time `runs` in turns: one round to warm up (compile, prepare weights, fill caches), then `repeats` that count.
+
+    Every second round goes backwards, so that nobody always follows the same one.
+
+    Args:
+        pause: seconds between two runs, in which the threads of the first go to sleep, if each brings its own.
+
+    Returns:
+        {"seconds": {name: {"median", "lowest", "highest"}}, "ratio": {name: the first one's median over its own}}.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, run in list(runs.items())[:: -1 if repeat % 2 else 1]:
+            time.sleep(pause)
+            start = time.perf_counter()
+            run()
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    return summary(seconds)
+
+
+def summary(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """What `compare` returns, of measured seconds."""
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    first = next(iter(medians.values()))
+    return {
+        "seconds": {
+            name: {"median": medians[name], "lowest": min(values), "highest": max(values)}
+            for name, values in seconds.items()
+        },
+        "ratio": {name: first / median for name, median in medians.items()},
+    }
+
+
+def show(name: str, result: Mapping[str, Any]) -> None:
+    """Print one comparison: a line per alternative with its median, its range and the ratio to the first."""
+    print(name)
+    for alternative, times in result["seconds"].items():
+        median, lowest, highest = (1000 * times[key] for key in ("median", "lowest", "highest"))
+        between = f"({lowest:.1f} to {highest:.1f})"
+        print(f"  {alternative:<40} {median:>9.1f} ms {between:>22} {result['ratio'][alternative]:>7.2f} x", flush=True)
+
+
+def show_agreement(differences: Mapping[str, Mapping[str, float]]) -> None:
+    """Print what `networks.agreement` says about each alternative."""
+    for alternative, values in differences.items():
+        print(f"  {alternative}: logits differ by {values['relative_error']:.1e} of their spread,", end=" ")
+        print(f"{100 * values['argmax_agreement']:.3f} % of the pixels have the same class", flush=True)
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what it was measured."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numba": numba.__version__,
+    }
+
+
+def _processor() -> str:
+    """The processor's name; `platform` knows it on Windows and macOS only."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def save(arguments: argparse.Namespace, **results: Any) -> None:
+    """Write the results, if a file is asked for, with the machine and the number of rounds."""
+    if arguments.json:
+        content = {"machine": machine(), "repeats": arguments.repeats, **results}
+        write_text(arguments.json, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,154 @@
+"""Tables of docs/performance.md from what `python -m benchmarks.NAME` wrote to docs/results/benchmarks/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "benchmarks"
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(*rows: list[str]) -> list[str]:
+    """Markdown; the first row is the header."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], f"|{' --- |' * len(rows[0])}", *lines[1:]]
+
+
+def duration(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{1000 * seconds:.{1 if seconds < 0.01 else 0}f} ms"
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def conditions(result: Mapping[str, Any]) -> str:
+    machine, repeats = result["machine"], result["repeats"]
+    return f"{machine['threads']} threads, median of {repeats}"
+
+
+def comparisons(result: Mapping[str, Any], rows: Mapping[str, Any], title: str = "") -> list[str]:
+    """A row per comparison: times, and for all but the first alternative how many times faster than the first it is."""
+    first, *others = next(iter(rows.values()))["seconds"]
+    header = [title or conditions(result), first, *(heading for name in others for heading in (name, "ratio"))]
+    body = []
+    for name, row in rows.items():
+        cells = [name, duration(row["seconds"][first]["median"])]
+        for other in others:
+            cells += [duration(row["seconds"][other]["median"]), f"{row['ratio'][other]:.1f}"]
+        body.append(cells)
+    return table(header, *body)
+
+
+def machine() -> list[str]:
+    about = read("models")["machine"]
+    return [
+        f"Measured on: {about['processor']}, {about['cores']} cores, {about['vectors']}; {about['system']}, Python "
+        f"{about['python']}, torch {about['torch']}, Numba {about['numba']}."
+    ]
+
+
+def operators() -> list[str]:
+    result = read("operators")
+    return comparisons(result, result["rows"])
+
+
+def models() -> list[str]:
+    result = read("models")
+    lines = comparisons(result, result["rows"])
+    differences = [row["agreement"] for row in result["rows"].values() if "agreement" in row]
+    for name in differences[0]:
+        error = max(values[name]["relative_error"] for values in differences)
+        same = min(values[name]["argmax_agreement"] for values in differences)
+        lines += [
+            "",
+            f"Logits of *{name}* differ from the first by at most {error:.0e} of their spread, and the class agrees on "
+            f"at least {100 * same:.3f} % of the pixels.",
+        ]
+    return lines
+
+
+def roofline() -> list[str]:
+    result = read("models")
+    limit, direct = result["roofline"], result["direct"]
+    rates = limit["multiply_adds_per_second"]
+    best = max(rates, key=lambda name: rates[name])
+    return [
+        *table(
+            [conditions(result), "multiply-adds per second"],
+            *([name, f"{rate / 1e9:.0f} G"] for name, rate in rates.items()),
+        ),
+        "",
+        f"T at {direct['height']} x {direct['width']} takes {direct['multiply_adds'] / 1e9:.0f} G multiply-adds, what "
+        f"Winograd saves not counted. At 512 x 512 and with Winograd {limit['multiply_adds'] / 1e9:.1f} G are left, "
+        f"{duration(limit['seconds'])} at the rate of {best}; T takes {duration(limit['measured_seconds'])}, "
+        f"{limit['measured_over_roofline']:.2f} times as long.",
+    ]
+
+
+def peers() -> list[str]:
+    """A row per network or program, from the fastest on."""
+    result = read("peers")
+    fast = result["seconds"]["fast"]["median"]
+    rows = [[conditions(result), "time", "over fast", "logits differ by", "same class"]]
+    for name, times in sorted(result["seconds"].items(), key=lambda item: item[1]["median"]):
+        values = result["agreement"].get(name)
+        agreement = ["", ""]
+        if values:
+            agreement = [f"{values['relative_error']:.0e}", f"{100 * values['argmax_agreement']:.3f} %"]
+        rows.append([name, duration(times["median"]), f"{times['median'] / fast:.1f}", *agreement])
+    return table(*rows)
+
+
+def training() -> list[str]:
+    result = read("training")
+    return comparisons(result, result["rows"])
+
+
+def memory() -> list[str]:
+    rows = read("memory")["rows"]
+    header = ["peak memory of the process", *next(iter(rows.values()))]
+    return table(header, *([name, *map(gigabytes, row.values())] for name, row in rows.items()))
+
+
+def scaling() -> list[str]:
+    result = read("scaling")
+    lines = []
+    for group, rows in result["groups"].items():
+        what = f"median of {result['repeats']}" if group == "threads" else conditions(result)
+        lines += ["", *comparisons(result, rows, f"{group}; {what}")]
+    return lines[1:]
+
+
+def cold_start() -> list[str]:
+    result = read("cold_start")
+    whole, forward = result["rows"]
+    seconds = result["rows"][whole]["seconds"]
+    photos = 1 / result["rows"][forward]["seconds"]["fast"]["median"]
+    return [
+        *table(
+            [f"`{whole}`, {conditions(result)}", "seconds"],
+            ["first ever", f"{seconds['first ever']['median']:.1f}"],
+            ["with compiled kernels in the cache", f"{seconds['filled cache']['median']:.1f}"],
+            *([f"of these, {step}", f"{value:.2f}"] for step, value in result["steps"].items() if step[:6] != "second"),
+            ["a second parse in the same process", f"{result['steps']['second parse']:.2f}"],
+        ),
+        "",
+        *comparisons(result, {forward: result["rows"][forward]}),
+        "",
+        f"That is {photos:.1f} photos per second.",
+    ]
+
+
+TABLES = {
+    function.__name__: function
+    for function in (machine, operators, models, roofline, peers, training, memory, scaling, cold_start)
+}

@@ -1,0 +1,129 @@
+"""Every benchmark runs, in its `--quick` form, and writes what the documents are made from."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from upernet.ops import dcnv3, upsample_conv3x3, use_kernel
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run a benchmark and read its file."""
+
+    def run(name: str, threads: int = 1) -> dict[str, Any]:
+        out = tmp_path / "results" / f"{name}.json"
+        monkeypatch.setattr(
+            sys, "argv", [name, "--quick", "--threads", str(threads), "--repeats", "1", "--json", str(out)]
+        )
+        importlib.import_module(f"benchmarks.{name}").main()
+        result = json.loads(out.read_text(encoding="utf-8"))
+        assert result["repeats"] == 1 and result["machine"]["threads"] == threads
+        return result
+
+    return run
+
+
+def assert_compared(result: dict[str, Any], *alternatives: str) -> None:
+    assert set(alternatives) <= set(result["seconds"]) == set(result["ratio"])
+    first = next(iter(result["seconds"].values()))["median"]
+    for name, times in result["seconds"].items():
+        assert 0 < times["lowest"] <= times["median"] <= times["highest"]
+        assert result["ratio"][name] == pytest.approx(first / times["median"])
+
+
+@pytest.mark.parametrize("name", ["operators", "training"])
+def test_official_beside_fast(run: Any, name: str):
+    rows = run(name)["rows"]
+    assert rows
+    for row in rows.values():
+        assert_compared(row, "official", "fast")
+
+
+def test_models(run: Any):
+    result = run("models")
+    assert len(result["rows"]) == 3
+    for row in result["rows"].values():
+        assert_compared(row, "official", "fast")
+    whole, *_ = result["rows"].values()
+    assert whole["agreement"]["fast"]["relative_error"] < 1e-4
+    assert whole["agreement"]["fast"]["argmax_agreement"] > 0.999
+    limit = result["roofline"]
+    best = max(limit["multiply_adds_per_second"].values())
+    assert limit["seconds"] == pytest.approx(limit["multiply_adds"] / best)
+    assert limit["multiply_adds"] <= result["direct"]["multiply_adds"]
+
+
+def test_peers_that_are_installed(run: Any):
+    result = run("peers")
+    assert_compared(result, "official", "fast", "official, bf16 autocast")
+    assert not set(result["seconds"]) & set(result["skipped"])
+    for name in ("ONNX Runtime", "OpenVINO"):
+        assert name in result["skipped"] or result["agreement"][name]["relative_error"] < 1e-4
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
+def test_memory(run: Any):
+    for row in run("memory")["rows"].values():
+        assert 2**27 < row["official"] < 2**33 and 2**27 < row["fast"] < 2**33
+
+
+def test_scaling(run: Any):
+    groups = run("scaling", threads=2)["groups"]
+    assert [len(group) for group in groups.values()] == [2, 2, 2]
+    for row in chain(*(group.values() for group in groups.values())):
+        assert_compared(row, "official", "fast")
+
+
+def test_cold_start(run: Any):
+    result = run("cold_start")
+    whole, forward = result["rows"].values()
+    assert_compared(whole, "first ever", "filled cache")
+    assert_compared(forward, "official", "fast")
+    assert all(seconds > 0 for seconds in result["steps"].values())
+
+
+@pytest.mark.parametrize("kernel", ["direct", "winograd"])
+def test_multiplications_are_counted_as_they_are_done(kernel: str):
+    from benchmarks.models import winograd_operations
+
+    maps = [torch.randn(1, 64, 16, 16), torch.randn(1, 32, 8, 8), torch.randn(1, 16, 2, 2)]
+    formula = {torch.ops.upernet.upsample_conv3x3: winograd_operations}
+    counter = FlopCounterMode(display=False, custom_mapping=formula)
+    with use_kernel(conv3x3=kernel), torch.inference_mode(), counter:
+        upsample_conv3x3(maps, torch.randn(48, 112, 3, 3))
+    direct, winograd = 9 * (16 * 16 * 64 + 8 * 8 * 32 + 2 * 2 * 16), 36 * 16 * (64 + 32) + 9 * 2 * 2 * 16
+    assert counter.get_total_flops() // 2 == 48 * (direct if kernel == "direct" else winograd)
+
+
+def test_plain_dcnv3_is_dcnv3():
+    from benchmarks.networks import PlainDcnv3
+
+    x, offset, mask = torch.randn(1, 5, 6, 16), torch.randn(1, 5, 6, 36), torch.rand(1, 5, 6, 18)
+    expected = dcnv3(x, offset, mask, groups=2)
+    with PlainDcnv3():
+        actual = dcnv3(x, offset, mask, groups=2)
+        half = dcnv3(x.bfloat16(), offset, mask, groups=2)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    assert half.dtype == torch.bfloat16
