@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.networks import official_and_fast, official_way
 from benchmarks.side_by_side import Run, command_line, compare, save, show
 from upernet.models.internimage import VARIANTS
-from upernet.ops import add_resized, dcnv3, upsample_conv3x3
+from upernet.ops import dcnv3, grouped_softmax, lateral, linear, upsample_conv3x3
 from upernet.ops.mlp import mlp
 
 WIDTH = 512
@@ -117,13 +117,46 @@ def fusion_in_training(size: int) -> dict[str, Run]:
 
 
 def laterals(size: int) -> dict[str, Run]:
-    """The top-down path's three additions."""
-    maps = pyramid(size)
+    """The top-down path's three steps."""
+    steps = []
+    for level, (fine, coarse) in zip(levels(size), pairwise(pyramid(size)), strict=False):
+        weight = torch.randn(WIDTH, level.channels, 1, 1) / 10
+        steps.append((torch.randn(1, level.channels, *fine.shape[2:]), weight, coarse))
     scale, shift = torch.rand(WIDTH) + 0.5, torch.randn(WIDTH)
 
     def run() -> None:
-        for x, coarse in pairwise(maps):
-            add_resized(x, scale, shift, coarse)
+        for x, weight, coarse in steps:
+            lateral(x, weight, scale, shift, coarse)
+
+    return official_and_fast(torch.inference_mode()(run))
+
+
+def linears(size: int) -> dict[str, Run]:
+    """Projections, offsets and masks of DCNv3."""
+    inputs = []
+    for level in levels(size):
+        x = torch.randn(1, level.side, level.side, level.channels)
+        widths = (level.channels, level.channels, 18 * level.groups, 9 * level.groups)
+        inputs.append((level.depth, x, [(torch.randn(width, level.channels), torch.randn(width)) for width in widths]))
+
+    def run() -> None:
+        for depth, x, parameters in inputs:
+            for _ in range(depth):
+                for weight, bias in parameters:
+                    linear(x, weight, bias)
+
+    return official_and_fast(torch.inference_mode()(run))
+
+
+def softmaxes(size: int) -> dict[str, Run]:
+    inputs = [
+        (level.depth, level.groups, torch.randn(1, level.side, level.side, 9 * level.groups)) for level in levels(size)
+    ]
+
+    def run() -> None:
+        for depth, groups, x in inputs:
+            for _ in range(depth):
+                grouped_softmax(x, groups)
 
     return official_and_fast(torch.inference_mode()(run))
 
@@ -151,7 +184,9 @@ ROWS: dict[str, Callable[[int], dict[str, Run]]] = {
     "upsample_conv3x3, fusion layer, forward and backward": fusion_in_training,
     "upsample_conv3x3, PPM bottleneck": ppm_bottleneck,
     "upsample_conv3x3, one map of 512 channels at stride 4": single_map,
-    "add_resized, three laterals": laterals,
+    "lateral, three steps": laterals,
+    "linear, 120 of DCNv3": linears,
+    "grouped_softmax, 30 layers": softmaxes,
     "mlp, 30 layers": mlps,
 }
 
