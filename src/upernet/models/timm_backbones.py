@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ def create_timm_backbone(name: str, pretrained: bool, drop_path: float = 0.0, fe
         raise UpernetError(f"backbone {name!r} cannot be made: {error}.") from error
     if getattr(backbone, "output_fmt", "NCHW") != "NCHW" and not is_swin:
         raise UpernetError(f"backbone {name!r} has its channels last, which the decoder does not take; choose another.")
-    info: FeatureInfo = backbone.feature_info
+    info = cast(FeatureInfo, backbone.feature_info)
     last_at = {stride: index for index, stride in enumerate(info.reduction())}
     missing = [stride for stride in STRIDES if stride not in last_at]
     if missing:
@@ -60,7 +60,7 @@ class AdaptedFeatures(nn.Module):
         super().__init__()
         self.body = body
         self.is_swin = is_swin
-        info: FeatureInfo = body.feature_info  # pyright: ignore[reportAssignmentType]
+        info = cast(FeatureInfo, body.feature_info)
         described = [entry | {"module": f"body.{entry['module'].replace('.', '_')}"} for entry in info.info]
         self.feature_info = FeatureInfo(described, info.out_indices)
         self.norms = None
