@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import Result, Run
 from painted_network import four_quarters, paint
 from PIL import Image
@@ -80,6 +81,20 @@ def test_short_side(photos: Path, run: Run) -> None:
     native, reduced = (np.asarray(Image.open(photos / f"at{side}" / "b" / "object_confidence.png")) for side in (0, 32))
     assert native.shape == reduced.shape == (64, 96)
     assert (native != reduced).any()
+
+
+def test_threads(photos: Path, run: Run) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (3, 1):
+            assert run("parse", "in/b.png", "--threads", threads, "--out", f"by{threads}").status == 0
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name in ("object.png", "object_confidence.png"):
+        assert (photos / "by1" / "b" / name).read_bytes() == (photos / "by3" / "b" / name).read_bytes()
+    refused = run("parse", "in/b.png", "--threads", 0)
+    assert refused.status == 2 and "--threads" in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_a_broken_file_among_good_ones(photos: Path, run: Run) -> None:

@@ -35,6 +35,9 @@ def parse(
             show_default="the model's own",
         ),
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads that a CPU computes with.", show_default="all cores")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print all parses as one JSON object.")] = False,
 ) -> None:
     """Parse photos into scene, objects, parts, materials and textures.
@@ -46,6 +49,7 @@ def parse(
     import sys
     from json import dumps
 
+    import torch
     from rich.console import Console
     from rich.progress import Progress
 
@@ -67,6 +71,8 @@ def parse(
         if json:
             print(dumps({"parses": [], "failures": failures}, indent=2))
         raise typer.Exit(2)
+    if threads is not None:
+        torch.set_num_threads(threads)
     parser = load(model, device, short_side="card" if short_side is None else short_side or None)
     wanted = parser.select_levels(None if levels is None else filter(str.strip, levels.split(",")))
     folder = None if json and out is None else out or Path("parses")

@@ -20,7 +20,7 @@ from upernet.inference.labeling import label_maps
 from upernet.inference.level_map import UNSURE, LevelMap
 from upernet.inference.parse import Parse
 from upernet.inference.tiling import PIXEL_BUDGET, dense_logits, image_logits
-from upernet.models import UPerNet, list_models
+from upernet.models import UPerNet, list_models, prepare_for_inference
 from upernet.recipe import load_recipe
 
 SCENE_SHORT_SIDE = 256
@@ -33,7 +33,8 @@ class Parser:
     """Parses photos with one model.
 
     Args:
-        model: put into eval mode and moved to `device`.
+        model: put into eval mode and moved to `device`. What runs may be a copy with batch norms folded, which does not
+            see what becomes of the weights later.
         card: of its checkpoint; read are `name`, `short_side` and `thresholds` ({level: probability below which a label
             is unsure}).
         device: as torch writes it: "cpu", "cuda", "cuda:1", "mps".
@@ -59,6 +60,7 @@ class Parser:
             raise UpernetError(f"short side {self.short_side}: give a number of pixels, 1 or more.")
         self.device = usable_device(device)
         self.model = model.eval().to(self.device)
+        self._network = prepare_for_inference(self.model)
         self.thresholds: dict[str, float] = dict(self.card.get("thresholds") or {})
 
     @property
@@ -121,7 +123,7 @@ class Parser:
 
     def _scene(self, photo: Image.Image) -> list[tuple[str, float]]:
         view = _reduced(photo, SCENE_SHORT_SIDE, PIXEL_BUDGET)
-        logits = image_logits(self.model, np.asarray(view), "scene", self.device)
+        logits = image_logits(self._network, np.asarray(view), "scene", self.device)
         probabilities = logits.softmax(dim=0).tolist()
         names = self.model.taxonomy.levels["scene"].names
         return sorted(zip(names, probabilities, strict=True), key=lambda pair: -pair[1])
@@ -130,7 +132,7 @@ class Parser:
         taxonomy = self.model.taxonomy
         needed = [*levels, "object"] if "part" in levels and "object" not in levels else levels
         view = photo if self.short_side is None else _reduced(photo, self.short_side)
-        logits = dense_logits(self.model, np.asarray(view), needed, self.device)
+        logits = dense_logits(self._network, np.asarray(view), needed, self.device)
         found = label_maps(logits, (view.height, view.width), (photo.height, photo.width), taxonomy.part_groups)
         self._hide_unsure(found)
         return {
