@@ -12,6 +12,8 @@ from command_line import Result, Run
 from painted_network import four_quarters, paint
 from PIL import Image
 
+from upernet.ops.choice import fault_of_bfloat16
+
 pytestmark = pytest.mark.usefixtures("painted_model")
 
 
@@ -150,3 +152,16 @@ def test_a_full_disk_is_reported_and_earlier_results_stay(
     assert result.status == 2
     assert "No space left on device" in sentences(result)[0]
     assert {path: path.read_bytes() for path in (photos / "parses").rglob("*.*")} == before
+
+
+@pytest.mark.skipif(bool(fault_of_bfloat16()), reason=f"bfloat16: {fault_of_bfloat16()}")
+def test_bfloat16(photos: Path, run: Run) -> None:
+    assert run("parse", "in/b.png", "--out", "exact").status == 0
+    assert run("parse", "in/b.png", "--out", "out", "--precision", "bf16").status == 0
+    labels = [np.asarray(Image.open(photos / folder / "b" / "object.png")) for folder in ("exact", "out")]
+    assert (labels[0] == labels[1]).mean() > 0.95
+
+
+def test_an_unknown_precision(photos: Path, run: Run) -> None:
+    done = run("parse", "in/b.png", "--precision", "int1")
+    assert done.status == 2 and "int1" in done.stderr and not (photos / "parses").exists()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from official_network import needs_reference, relative_error, tiny_model
 from torch import nn
 
 import upernet
+from upernet.errors import UpernetError
 from upernet.models import UPerNet, prepare_for_inference
+from upernet.ops.choice import fault_of_bfloat16
 from upernet.recipe import ModelSpec
 from upernet.taxonomy import load_taxonomy
 
@@ -81,3 +84,41 @@ def test_a_norm_of_batches_alone_stays() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)).eval()
     images = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(prepare_for_inference(network)(images), network(images))
+
+
+needs_bfloat16 = pytest.mark.skipif(bool(fault_of_bfloat16()), reason=f"bfloat16: {fault_of_bfloat16()}")
+
+
+@needs_reference
+@needs_bfloat16
+@pytest.mark.parametrize("style", ["t", "l", "h"])
+def test_bfloat16_is_near_and_leaves_the_network_alone(style: str) -> None:
+    model = tiny_model(style).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(2, 3, 96, 130)
+    prepared = prepare_for_inference(model, "bf16")
+    with torch.inference_mode():
+        expected, found = model(images)["object"], prepared(images)["object"]
+    assert found.dtype == torch.float32
+    assert 1e-5 < relative_error(found, expected) < 0.1  # eight bits, a few layers one after the other
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@needs_bfloat16
+def test_bfloat16_by_winograd_and_at_the_resolution_of_coarse_maps() -> None:
+    torch.manual_seed(0)
+    spec = ModelSpec(backbone="tf_efficientnet_lite0", decoder_channels=64)
+    model = with_statistics(UPerNet(spec, load_taxonomy("everyday"))).float()
+    images = torch.randn(1, 3, 97, 160)
+    with torch.inference_mode():
+        expected, found = model(images), prepare_for_inference(model, "bf16")(images)
+    for level in expected:
+        assert 0 < relative_error(found[level], expected[level]) < 0.1, level
+
+
+def test_bfloat16_is_refused_where_it_would_not_be_faster() -> None:
+    with torch.device("meta"):
+        model = upernet.create_model("everyday")
+    with pytest.raises(UpernetError, match="for CPUs, not meta"):
+        prepare_for_inference(model, "bf16")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from upernet.ops.products_numba import Products
+from upernet.ops.products_numba import Products, as_numpy
 from upernet.ops.threads import in_team, jit, run, take
 from upernet.ops.winograd_numba import kernel_transform
 
@@ -48,7 +48,7 @@ def _hash_team(openmp, threads, args):
 
 def fingerprint(x: Tensor) -> bytes:
     """Differs if any bit of `x` differs (for a single change surely, for several with a chance of 2^-32 or less)."""
-    words = x.contiguous().numpy().reshape(-1).view(np.uint32)
+    words = as_numpy(x.contiguous()).view(np.uint32)
     states = np.empty((-(-words.size // WORDS), LINES), np.uint32)
     run(_hash, _hash_team, len(states), words, states)
     return states.tobytes()
