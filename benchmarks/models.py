@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import agreement, head, network, official_way
 from benchmarks.side_by_side import Run, command_line, compare, save, show, show_agreement
-from upernet.models import UPerNet
+from upernet.models import UPerNet, prepare_for_inference
+from upernet.ops.choice import fault_of_bfloat16
 
 NETWORKS = ("T", "S", "B")
 SIZES = (512, 1024)
@@ -29,13 +30,17 @@ COUNTED_AT = (512, 2048)
 def alternatives(model: UPerNet) -> dict[str, Callable[[Tensor], Tensor]]:
     """What is compared, each photos -> object logits; the first is what the others are compared with.
 
-    THE PLACE FOR ANOTHER ONE, for example of another precision: one more entry.
+    Another way to run a network is one more entry.
     """
 
     def forward(images: Tensor) -> Tensor:
         return model(images)["object"]
 
-    return {"official": official_way()(forward), "fast": forward}
+    ways = {"official": official_way()(forward), "fast": forward}
+    if not fault_of_bfloat16():
+        reduced = prepare_for_inference(model, "bf16")
+        ways["fast, bf16"] = lambda images: reduced(images)["object"]
+    return ways
 
 
 def whole(model: UPerNet, size: int, repeats: int) -> dict[str, Any]:

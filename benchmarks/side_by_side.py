@@ -20,13 +20,15 @@ from upernet.files import write_text
 Run = Callable[[], object]
 
 
-def command_line(documentation: str | None) -> argparse.Namespace:
-    """Options that all benchmarks have; torch gets its threads, and its random numbers a seed."""
+def command_line(documentation: str | None, *paths: str) -> argparse.Namespace:
+    """Options that all benchmarks have, and `paths` that this one needs; torch gets its threads and a seed."""
     parser = argparse.ArgumentParser(description=(documentation or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="that everything measured runs on (default: 2)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count, after one to warm up (default: 5)")
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and networks, to try the benchmark itself")
+    for name in paths:
+        parser.add_argument(name, type=Path, **({"required": True} if name.startswith("-") else {}))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

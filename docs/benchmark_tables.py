@@ -148,7 +148,56 @@ def cold_start() -> list[str]:
     ]
 
 
+def precision() -> list[str]:
+    result = read("precision")
+    miou = result["miou"]
+    return [
+        f"InternImage-T, trained by `docs/recipes/internimage_t_camvid_512.yaml`, on {result['photos']} test photos of "
+        f"CamVid: mIoU {miou['fp32']:.4f} in float32 and {miou['bf16']:.4f} in bfloat16, the same class on "
+        f"{100 * result['argmax_agreement']:.2f} % of the pixels."
+    ]
+
+
+def targets() -> list[str]:
+    """What was aimed at, what was reached."""
+    rows = {name: read(name)["rows"] for name in ("operators", "models", "training", "memory", "cold_start")}
+    models, limit = rows["models"], read("models")["roofline"]
+    agreement = models["T at 512"]["agreement"]["fast"]
+    whole, forward = rows["cold_start"]
+    parse = rows["cold_start"][whole]["seconds"]["filled cache"]["median"]
+    photos = 1 / rows["cold_start"][forward]["seconds"]["fast"]["median"]
+    (step,) = rows["training"].values()
+    lines: list[list[str]] = []
+
+    def aim(what: str, wanted: float, reached: float, unit: str, digits: int, least: bool = True) -> None:
+        met = reached >= wanted if least else reached <= wanted
+        bound = f"{'at least' if least else 'at most'} {wanted:g} {unit}".strip()
+        lines.append([what, bound, f"{reached:.{digits}f} {unit}".strip(), "" if met else "missed"])
+
+    aim("DCNv3, forward", 12, rows["operators"]["dcnv3, 30 layers, forward"]["ratio"]["fast"], "x", 1)
+    aim("DCNv3, backward", 6, rows["operators"]["dcnv3, 30 layers, backward alone"]["ratio"]["fast"], "x", 1)
+    aim("UPerHead of T at 512", 3.5, models["T at 512, UPerHead"]["ratio"]["fast"], "x", 2)
+    aim("T at 512", 3.5, models["T at 512"]["ratio"]["fast"], "x", 2)
+    aim("B at 512", 3, models["B at 512"]["ratio"]["fast"], "x", 2)
+    aim("error of T's logits, in their spread", 1e-4, agreement["relative_error"], "", 6, least=False)
+    aim("pixels with the same class", 99.99, 100 * agreement["argmax_agreement"], "%", 3)
+    macs = read("models")["direct"]["multiply_adds"] / 1e9
+    aim("multiply-adds of T at 512 x 2048, before Winograd", 540, macs, "G", 0, least=False)
+    aim("T at 512, over its roofline", 1.4, limit["measured_over_roofline"], "x", 2, least=False)
+    aim("training step of T at 256, batch of 2", 2, step["ratio"]["fast"], "x", 2)
+    aim("T at 512 in bf16", 6, models["T at 512"]["ratio"]["fast, bf16"], "x", 2)
+    aim("bf16, trained T: pixels with the same class", 99.5, 100 * read("precision")["argmax_agreement"], "%", 2)
+    for name, row in rows["memory"].items():
+        official, fast = (row[way] / 2**30 for way in ("official", "fast"))
+        aim(f"peak memory of {name}", round(official, 2), fast, "GiB", 2, least=False)
+    aim("`upernet parse`, one photo, whole process", 4, parse, "s", 1, least=False)
+    aim("`everyday` at 360 x 480", 10, photos, "photos/s", 1)
+    return table(["", "target", "reached", ""], *lines)
+
+
 TABLES = {
     function.__name__: function
-    for function in (machine, operators, models, roofline, peers, training, memory, scaling, cold_start)
+    for function in (
+        *(machine, targets, operators, models, roofline, precision, peers, training, memory, scaling, cold_start),
+    )
 }
