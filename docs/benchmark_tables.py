@@ -195,9 +195,35 @@ def targets() -> list[str]:
     return table(["", "target", "reached", ""], *lines)
 
 
+def speed() -> list[str]:
+    """Of T at 512, for the README."""
+    result = read("models")["rows"]["T at 512"]
+    names = {"official": "official way", "fast": "`upernet`", "fast, bf16": "`upernet`, bf16"}
+    rows = [
+        [names[way], duration(times["median"]), f"{result['ratio'][way]:.1f}"]
+        for way, times in result["seconds"].items()
+    ]
+    about = read("models")["machine"]
+    title = f"InternImage-T, 512 x 512, {about['threads']} threads of {about['processor']}"
+    return table([title, "time", "times as fast"], *rows)
+
+
 TABLES = {
     function.__name__: function
     for function in (
-        *(machine, targets, operators, models, roofline, precision, peers, training, memory, scaling, cold_start),
+        *(
+            speed,
+            machine,
+            targets,
+            operators,
+            models,
+            roofline,
+            precision,
+            peers,
+            training,
+            memory,
+            scaling,
+            cold_start,
+        ),
     )
 }

@@ -14,7 +14,7 @@ from upernet.ops.fusion_numba import add_upsampled, axis, heighten, upsample, wi
 from upernet.ops.fusion_weights import Forms
 from upernet.ops.lanes import LANES
 from upernet.ops.products_numba import Products
-from upernet.ops.scratch import scratch
+from upernet.ops.scratch import empty, scratch
 from upernet.ops.winograd_numba import input_transform, output_transform
 
 BLOCK_TILES = 256
@@ -121,7 +121,7 @@ def convolve(
     """
     images, height, width, _ = fine[0].shape
     block = block_rows(height, width)
-    out = fine[0].new_empty(images, height, width, weight.outputs)
+    out = empty(images, height, width, weight.outputs, dtype=fine[0].dtype)
     for image in range(images):
         sources = [Coarse(x[image], form, height, width, block) for x, form in zip(coarse, taps, strict=True)]
         convolution = Winograd([x[image] for x in fine], weight, block)
@@ -144,7 +144,7 @@ def lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Ten
     """As `upernet.ops.fusion.lateral`: x N x H x W x C, weight D x C, coarse N x h x w x D -> N x H x W x D."""
     images, height, width, _ = x.shape
     product = Products(weight[None])
-    out = x.new_empty(images, height, width, len(weight))
+    out = empty(images, height, width, len(weight), dtype=x.dtype)
     rows = max(1, LATERAL_PIXELS // width)
     for image in range(images):
         for top in range(0, height, rows):
