@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from upernet.ops.products_numba import Products
+from upernet.ops.products_numba import PANEL, Products
 from upernet.ops.threads import in_team, jit, run, take
-from upernet.ops.winograd_numba import kernel_transform
+from upernet.ops.winograd_weights_numba import kernel_transform
 
 WORDS = 2**16
 """Words of 32 bits that are hashed by one thread at a time."""
@@ -82,7 +81,7 @@ class Forms:
 
     def winograd(self, channels: list[range]) -> Products:
         """36 products per tile, for the input channels in these ranges, transformed in float64."""
-        return self._form(("winograd", *channels), lambda: Products(_winograd(self.weight, channels)))
+        return self._form(("winograd", *channels), lambda: _winograd(self.weight, channels))
 
     def taps(self, channels: range) -> Products:
         """One product per pixel, with the nine taps for these input channels."""
@@ -95,18 +94,14 @@ class Forms:
         return form
 
 
-def _winograd(weight: Tensor, channels: list[range]) -> Tensor:
-    """36 x D x K."""
-    transform = torch.from_numpy(kernel_transform())
-    form = weight.new_empty(36, weight.shape[0], sum(map(len, channels)))
+def _winograd(weight: Tensor, channels: list[range]) -> Products:
+    outputs = weight.shape[0]
+    panels = weight.new_empty(36, -(-outputs // PANEL), sum(map(len, channels)), PANEL)
     first = 0
     for chosen in channels:
-        for c in range(chosen.start, chosen.stop, 64):  # a piece at a time, because float64 takes twice the memory
-            piece = weight[:, c : min(c + 64, chosen.stop)].double()
-            values = torch.einsum("ia,jb,dcab->ijdc", transform, transform, piece)
-            form[:, :, first : first + piece.shape[1]] = values.flatten(0, 1)
-            first += piece.shape[1]
-    return form
+        kernel_transform(weight[:, chosen.start : chosen.stop], False, panels, first)
+        first += len(chosen)
+    return Products.of_panels(panels, outputs)
 
 
 def _taps(weight: Tensor, channels: range) -> Tensor:
