@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 import upernet
 from upernet.checkpoints import load_checkpoint
-from upernet.models.backbones import PaddedSwinBlock
+from upernet.models.timm_backbones import PaddedSwinBlock
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, the peer to compare with")
 STAGES = ["stage1", "stage2", "stage3", "stage4"]

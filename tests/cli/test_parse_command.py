@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import Result, Run
 from painted_network import four_quarters, paint
 from PIL import Image
+
+from upernet.ops.choice import fault_of_bfloat16
 
 pytestmark = pytest.mark.usefixtures("painted_model")
 
@@ -82,6 +85,20 @@ def test_short_side(photos: Path, run: Run) -> None:
     assert (native != reduced).any()
 
 
+def test_threads(photos: Path, run: Run) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (3, 1):
+            assert run("parse", "in/b.png", "--threads", threads, "--out", f"by{threads}").status == 0
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name in ("object.png", "object_confidence.png"):
+        assert (photos / "by1" / "b" / name).read_bytes() == (photos / "by3" / "b" / name).read_bytes()
+    refused = run("parse", "in/b.png", "--threads", 0)
+    assert refused.status == 2 and "--threads" in refused.stderr and "Traceback" not in refused.stderr
+
+
 def test_a_broken_file_among_good_ones(photos: Path, run: Run) -> None:
     good = (photos / "in" / "b.png").read_bytes()
     (photos / "in" / "cut.png").write_bytes(good[: len(good) // 2])
@@ -135,3 +152,16 @@ def test_a_full_disk_is_reported_and_earlier_results_stay(
     assert result.status == 2
     assert "No space left on device" in sentences(result)[0]
     assert {path: path.read_bytes() for path in (photos / "parses").rglob("*.*")} == before
+
+
+@pytest.mark.skipif(bool(fault_of_bfloat16()), reason=f"bfloat16: {fault_of_bfloat16()}")
+def test_bfloat16(photos: Path, run: Run) -> None:
+    assert run("parse", "in/b.png", "--out", "exact").status == 0
+    assert run("parse", "in/b.png", "--out", "out", "--precision", "bf16").status == 0
+    labels = [np.asarray(Image.open(photos / folder / "b" / "object.png")) for folder in ("exact", "out")]
+    assert (labels[0] == labels[1]).mean() > 0.95
+
+
+def test_an_unknown_precision(photos: Path, run: Run) -> None:
+    done = run("parse", "in/b.png", "--precision", "int1")
+    assert done.status == 2 and "int1" in done.stderr and not (photos / "parses").exists()

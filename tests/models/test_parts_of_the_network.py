@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from upernet.errors import UpernetError
 from upernet.models import Preprocess
-from upernet.models.backbones import STRIDES, create_backbone
+from upernet.models.backbones import create_backbone
 from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
+from upernet.models.features import STRIDES
 from upernet.models.heads import TextureHead
 
 

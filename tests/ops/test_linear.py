@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from upernet.ops import choose_linear, linear, use_kernel
 from upernet.ops.linear import conv1x1
-from upernet.ops.products_numba import FEW_ROWS, PANEL, ROWS, ROWS_PER_UNIT, Products
+from upernet.ops.products_numba import FEW_ROWS, HAS_BFLOAT16, PANEL, ROWS, ROWS_PER_UNIT, Products
 
 KERNELS = ["torch", "convolution", "numba"]
 AROUND = [0, 1, FEW_ROWS, ROWS - 1, ROWS, 2 * ROWS + FEW_ROWS + 1, ROWS_PER_UNIT - 1, ROWS_PER_UNIT + 5]
@@ -83,7 +83,9 @@ def test_gradients_are_torchs_own(outputs):
 def test_the_kernel_is_chosen_from_the_arguments():
     x, wide, odd = torch.randn(7, 8), torch.randn(32, 8), torch.randn(9, 8)
     assert choose_linear(x, wide).kernel == "convolution"
-    assert choose_linear(x.bfloat16(), wide.bfloat16()).kernel == "convolution"
+    assert choose_linear(x, wide.bfloat16()).kernel == choose_linear(x, odd.bfloat16()).kernel == "bfloat16"
+    assert linear(x, odd.bfloat16(), odd[:, 0]).dtype == torch.float32
+    assert linear(x.bfloat16(), odd.bfloat16()).dtype == torch.bfloat16
     assert choose_linear(x, odd).kernel == "numba"
     assert choose_linear(x, wide.clone().requires_grad_()).kernel == "convolution"
     assert choose_linear(x, odd.clone().requires_grad_()).kernel == "torch"
@@ -95,7 +97,7 @@ def test_the_kernel_is_chosen_from_the_arguments():
     with torch.autocast("cpu", torch.bfloat16):
         assert choose_linear(x, odd).kernel == "torch"
         assert linear(x, wide).dtype == linear(x, odd).dtype == torch.bfloat16
-    with use_kernel(linear="other"), pytest.raises(ValueError, match="torch, convolution, numba"):
+    with use_kernel(linear="other"), pytest.raises(ValueError, match="torch, convolution, numba, bfloat16"):
         linear(x, wide)
 
 
@@ -115,3 +117,24 @@ def test_the_operator_is_registered_as_torch_wants_it():
         assert counter.get_total_flops() == 2 * 15 * 8 * 9
     with pytest.raises(ValueError, match="does not fit"):
         torch.ops.upernet.linear(x, weight[:, :7], None)
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor does not multiply bfloat16")
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.sampled_from(AROUND) | st.integers(0, 40),
+    batch=st.integers(1, 4),
+    pairs=st.integers(1, 30),
+    outputs=st.sampled_from([PANEL - 1, PANEL, PANEL + 1, 5 * PANEL]) | st.integers(1, 150),
+    biased=st.booleans(),
+)
+def test_products_of_bfloat16_are_summed_in_float32(rows, batch, pairs, outputs, biased):
+    torch.manual_seed(0)
+    x, weight = (torch.randn(*shape, batch, 2 * pairs).bfloat16() for shape in ((rows,), (outputs,)))
+    weight = weight.transpose(0, 1).contiguous()
+    bias = torch.randn(batch, outputs) if biased else None
+    out = torch.empty(rows, batch, outputs)
+    Products(weight, bias)(x, out)
+    expected = torch.einsum("rgk,gdk->rgd", x.double(), weight.double())
+    expected = expected if bias is None else expected + bias.double()
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=5e-5)

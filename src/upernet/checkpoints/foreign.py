@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from timm.models import is_model
 from torch import Tensor
 
 from upernet.models.internimage import VARIANTS
@@ -83,6 +82,8 @@ def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
     if SWIN_STEM in tensors:
         name = SWIN.get((_size(tensors, SWIN_STEM), _depths(tensors, r"body\.layers_(\d)\.blocks")))
         rows = _size(tensors, "backbone.body.layers_0.blocks.0.attn.relative_position_bias_table")
+        from timm.models import is_model
+
         full = f"{name}_{SWIN_WINDOW.get(rows)}"
         return full if is_model(full) else None
     if RESNET_BLOCK in tensors:

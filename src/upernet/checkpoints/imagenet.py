@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +15,6 @@ from upernet.checkpoints.foreign import backbone_of
 from upernet.checkpoints.formats import own_names
 from upernet.checkpoints.weights import read_weights
 from upernet.errors import UpernetError
-from upernet.models.backbones import AdaptedFeatures
 
 
 def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
@@ -31,6 +29,8 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
     Raises:
         UpernetError: no such package or file, it cannot be read, or its tensors do not fit the backbone.
     """
+    from upernet.models.timm_backbones import AdaptedFeatures
+
     path = _path(name, source)
     weights = read_weights(path)
     own = backbone.state_dict()
@@ -77,6 +77,8 @@ def _timm_names(
 
 def _renamed(state: Mapping[str, Tensor], name: str, path: Path) -> dict[str, Tensor]:
     """`state` under timm's names: both list the same layers in the same order, so shapes and last names must agree."""
+    import timm
+
     with torch.device("meta"):
         target = timm.create_model(name).state_dict()
     pairs = list(zip(target.items(), state.items(), strict=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,8 +13,9 @@ def bench(
     size: Annotated[str, typer.Option(help="Height and width of the images in pixels: 512, or 480x640.")] = "512",
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs; the median counts.")] = 7,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the products.")] = "fp32",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the CPU.", show_default="as many as torch takes")
+        int | None, typer.Option(min=1, max=1024, help="Threads that a CPU computes with.", show_default="all cores")
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Time the kernels of the published implementation in turn with them.")
@@ -38,15 +39,14 @@ def bench(
         torch.set_num_threads(threads)
     path = shipped_checkpoint(model) if model in list_models() else Path(model)
     network = create_model(model) if path is None else load_checkpoint(path)[0]
-    result = measure(network, height, width, batch, repeats=repeats, compare=compare, device=device)
+    options = {"repeats": repeats, "compare": compare, "device": device, "precision": precision}
     result = {
         "model": model,
         "size": [height, width],
         "batch": batch,
-        "device": device,
         "threads": torch.get_num_threads(),
-        "repeats": repeats,
-        **result,
+        **options,
+        **measure(network, height, width, batch, **options),
     }
     if json:
         print(dumps(result, indent=2))
@@ -54,7 +54,7 @@ def bench(
     console = Console(highlight=False, soft_wrap=True)
     images = f"{batch} x {height} x {width}"
     console.print(
-        f"{model}, {images} on {device}, {result['threads']} threads: {1000 * result['seconds']:.1f} ms "
+        f"{model}, {images} in {precision} on {device}, {result['threads']} threads: {1000 * result['seconds']:.1f} ms "
         f"(median of {repeats}), {result['images_per_second']:.2f} images/s"
     )
     if compare:

@@ -21,11 +21,15 @@ def evaluate(
     stride: Annotated[int | None, typer.Option(help="From window to window; default: 2/3 of the window.")] = None,
     json: Annotated[Path | None, typer.Option(help="File to write all scores to.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads that a CPU computes with.", show_default="all cores")
+    ] = None,
 ) -> None:
     """Score a model, per level, on the data of a recipe; under torchrun, on several processes."""
     from contextlib import nullcontext
     from json import dumps
 
+    import torch
     from rich.console import Console
     from rich.progress import Progress
 
@@ -39,6 +43,8 @@ def evaluate(
     from upernet.recipe import load_recipe
     from upernet.training.distributed import join_world, leave_world
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     chosen = load_recipe(recipe)
     if device is not None:
         usable_device(device)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from upernet.inference.parser import usable_device
-from upernet.models import UPerNet
+from upernet.models import Precision, UPerNet, prepare_for_inference
 from upernet.ops import PLAIN, use_kernel
 from upernet.ops.choice import recorded_decisions
 
@@ -25,6 +25,7 @@ def bench(
     repeats: int = 7,
     compare: bool = False,
     device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """Time `model`'s forward pass on random images, and list what its operators chose.
 
@@ -32,9 +33,10 @@ def bench(
         model: put into eval mode and moved to `device`.
         height, width, batch: of the images.
         repeats: runs that are timed, after one that is not.
-        compare: also time the kernels of the published implementation (`upernet.ops.PLAIN`) on the same weights, in
-            turn with the others, and compare the logits.
+        compare: also time the kernels of the published implementation (`upernet.ops.PLAIN`) on the same weights in
+            float32, in turn with the others, and compare the logits.
         device: as torch writes it.
+        precision: as `prepare_for_inference` takes it, by which the model goes first, as in a `Parser`.
 
     Returns:
         `seconds` (median of the repeats), `images_per_second` and `kernels`: one entry per operator and kind of input,
@@ -43,26 +45,28 @@ def bench(
         with the same class).
 
     Raises:
-        UpernetError: the device is not there.
+        UpernetError: the device is not there or cannot compute in `precision`.
     """
     where = usable_device(device)
     model = model.eval().to(where)
     images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(where)
-    configurations: dict[str, dict[str, str]] = {"fast": {}} | ({"plain": PLAIN} if compare else {})
+    ways: dict[str, tuple[UPerNet, dict[str, str]]] = {"fast": (prepare_for_inference(model, precision), {})}
+    if compare:
+        ways["plain"] = model, PLAIN
     logits: dict[str, dict[str, torch.Tensor]] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in configurations}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     kernels: list[dict[str, Any]] = []
     for repeat in range(repeats + 1):
-        for name, overrides in configurations.items():
+        for name, (network, overrides) in ways.items():
             with use_kernel(**overrides):
                 if repeat == 0:  # this one compiles, lays out weights and fills caches
                     with recorded_decisions() as decisions:
-                        logits[name] = model(images)
+                        logits[name] = network(images)
                     if name == "fast":
                         kernels = [dict(d._asdict(), calls=calls) for d, calls in Counter(decisions).items()]
                     continue
                 start = time.perf_counter()
-                model(images)
+                network(images)
                 _wait(where)
                 seconds[name].append(time.perf_counter() - start)
     median = statistics.median(seconds["fast"])

@@ -21,6 +21,8 @@ from upernet.taxonomy import PartGroup
 RESULT_FILE = "parse.json"
 RANKED = 5
 """Scenes written to JSON."""
+PNG_LEVEL = 3
+"""Of zlib. Its default takes twice as long for files that are 5 % smaller."""
 
 
 class Parse:
@@ -178,10 +180,10 @@ class Parse:
             # Files appear in reverse order when the stack unwinds, so parse.json last.
             writing(RESULT_FILE).write_text(json.dumps(self._dict_for(folder), indent=2) + "\n", encoding="utf-8")
             for level, level_map in self.maps.items():
-                _label_image(level_map).save(writing(f"{level}.png"))
+                _label_image(level_map).save(writing(f"{level}.png"), compress_level=PNG_LEVEL)
                 confidence = np.rint(255 * level_map.confidence).astype(np.uint8)
-                Image.fromarray(confidence).save(writing(f"{level}_confidence.png"))
-                self.overlay(level).save(writing(f"{level}_overlay.png"))
+                Image.fromarray(confidence).save(writing(f"{level}_confidence.png"), compress_level=PNG_LEVEL)
+                self.overlay(level).save(writing(f"{level}_overlay.png"), compress_level=PNG_LEVEL)
             self.sheet().save(writing("sheet.jpg"), quality=92, subsampling=0)
         return folder
 

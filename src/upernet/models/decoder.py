@@ -51,7 +51,7 @@ class Lateral(ConvBnRelu):
         conv, norm, relu = self.parts
         if _folds(norm) and choose_lateral(input, conv.weight, coarse).kernel != "torch":
             return lateral(input, conv.weight, *_folded(norm), coarse)
-        x = relu(norm(conv(input)))
+        x = relu(norm(F.conv2d(input, conv.weight.to(input.dtype))))
         return x + resize_like(coarse, x)
 
 

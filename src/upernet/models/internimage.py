@@ -12,12 +12,12 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 from pydantic import Field, ValidationError, model_validator
-from timm.layers.drop import DropPath
-from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from upernet.errors import UpernetError
+from upernet.models.features import STRIDES, DropPath, Feature, FeatureInfo
+from upernet.models.initialization import initialize
 from upernet.ops import dcnv3, grouped_softmax, linear
 from upernet.ops.mlp import mlp
 from upernet.settings import Settings
@@ -103,13 +103,9 @@ class InternImage(nn.Module):
         rates = torch.linspace(0, spec.drop_path_rate, sum(spec.depths), device="cpu").split(spec.depths)
         self.levels = nn.ModuleList(Level(spec, level, rates[level].tolist()) for level in range(4))
         self.feature_info = FeatureInfo(
-            [
-                {"num_chs": spec.channels * 2**level, "reduction": 4 * 2**level, "module": f"levels.{level}"}
-                for level in range(4)
-            ],
-            out_indices=(0, 1, 2, 3),
+            *(Feature(spec.channels * 2**level, STRIDES[level], f"levels.{level}") for level in range(4))
         )
-        self.apply(_initialize)
+        initialize(self, _initialize)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the input of each block for the backward pass, and compute the block again there."""

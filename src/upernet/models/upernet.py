@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from upernet.errors import UpernetError
 from upernet.models.backbones import backbone_normalization, create_backbone, feature_info
 from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
 from upernet.models.heads import PixelHead, SceneHead, TextureHead
+from upernet.models.initialization import initialize
 from upernet.recipe import ModelSpec
 from upernet.taxonomy import Taxonomy
 
@@ -26,8 +28,9 @@ class Preprocess(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+        for name, values in (("mean", mean), ("std", std)):
+            pixels = np.float32(255) * np.asarray(values, np.float32)  # torch's meta arithmetic imports its compiler
+            self.register_buffer(name, torch.tensor(pixels).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """[N x] 3 x H x W -> the same shape, float32."""
@@ -80,7 +83,7 @@ class UPerNet(nn.Module):
             self.auxiliary = PixelHead(channels[-2], spec.auxiliary_channels, num_logits, spec.dropout)
         for name, module in self.named_children():
             if name != "backbone":
-                module.apply(_initialize)
+                initialize(module, _initialize)
 
     @property
     def levels(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 OVERRIDES: dict[str, str] = {}
@@ -66,6 +67,18 @@ def use_kernel(**kernels: str) -> Iterator[None]:
     finally:
         OVERRIDES.clear()
         OVERRIDES.update(before)
+
+
+@functools.cache
+def fault_of_bfloat16() -> str:
+    """Why bfloat16 would not be faster than float32 on this CPU, empty if it is."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "oneDNN does not multiply bfloat16 on this processor"
+    if fault := fault_of_numba("products_numba"):
+        return fault
+    from upernet.ops.products_numba import HAS_BFLOAT16
+
+    return "" if HAS_BFLOAT16 else "this processor has no AVX-512 instructions for bfloat16"
 
 
 @functools.cache

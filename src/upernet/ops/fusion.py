@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from upernet.ops.choice import OVERRIDES, Choice, decide, fault_of_numba
+from upernet.ops.choice import OVERRIDES, Choice, decide, fault_of_bfloat16, fault_of_numba
 from upernet.ops.linear import linear
 
 MIN_TILES = 16
@@ -93,7 +93,8 @@ def upsample_conv3x3(
 
     Args:
         maps: N x C_k x h_k x w_k each, of any memory format. A single one makes this a convolution.
-        weight: D x (C_1 + C_2 + ...) x 3 x 3.
+        weight: D x (C_1 + C_2 + ...) x 3 x 3, of the maps' type; or bfloat16 with float32 maps, for products of
+            bfloat16 that are summed in float32.
         scale, shift: D.
 
     Returns:
@@ -107,7 +108,7 @@ def upsample_conv3x3(
     kernel = decide("conv3x3", choose_conv3x3(maps, weight, scale, shift), *maps, weight)
     if kernel == "concat":
         resized = torch.cat([resize_like(x, maps[0]) for x in maps], dim=1)
-        return _finish(F.conv2d(resized, weight, padding=1), scale, shift, relu)
+        return _finish(F.conv2d(resized, weight.to(resized.dtype), padding=1), scale, shift, relu)
     if kernel == "torch":
         return _finish(_sum_of_convolutions(maps, _split(weight, maps)), scale, shift, relu)
     by_triton = _language("upsample_taps", maps[0]) == "triton"
@@ -144,7 +145,7 @@ def lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Ten
 
     Args:
         x: N x C x H x W, of any memory format.
-        weight: D x C x 1 x 1.
+        weight: D x C x 1 x 1, of x's type or bfloat16 as in `upsample_conv3x3`.
         scale, shift: D.
         coarse: N x D x h x w.
 
@@ -157,7 +158,7 @@ def lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Ten
     _check_lateral(x, weight, scale, shift, coarse)
     kernel = decide("lateral", choose_lateral(x, weight, coarse), x, weight, coarse)
     if kernel == "torch":
-        return _finish(F.conv2d(x, weight), scale, shift, relu=True) + resize_like(coarse, x)
+        return _finish(F.conv2d(x, weight.to(x.dtype)), scale, shift, relu=True) + resize_like(coarse, x)
     if kernel == "triton":
         return torch.ops.upernet.add_resized(F.conv2d(x, weight), scale, shift, coarse)
     if kernel != "numba":
@@ -207,9 +208,11 @@ def _unfit(*maps: Tensor) -> str:
 
 
 def _needs_torch_for(weight: Tensor, x: Tensor) -> str:
-    if weight.shape[0] % LANES or weight.dtype != x.dtype:
-        return f"the weight is not of {x.dtype} or its outputs are not a multiple of {LANES}"
-    return ""
+    if weight.shape[0] % LANES:
+        return f"outputs are not a multiple of {LANES}"
+    if weight.dtype == torch.bfloat16 and x.dtype == torch.float32:
+        return fault_of_bfloat16()
+    return "" if weight.dtype == x.dtype else f"the weight is not of {x.dtype}"
 
 
 def _needs_torch_on_gpu(*tensors: Tensor) -> str:
@@ -267,7 +270,7 @@ def _worth_training(x: Tensor, weight: Tensor) -> bool:
 
 def _split(weight: Tensor, maps: Sequence[Tensor]) -> Sequence[Tensor]:
     """The weight of each map. (Slices would each have a gradient as large as the whole.)"""
-    return weight.split([x.shape[1] for x in maps], dim=1)
+    return weight.to(maps[0].dtype).split([x.shape[1] for x in maps], dim=1)
 
 
 def _conv2d(x: Tensor, weight: Tensor) -> Tensor:
@@ -377,7 +380,7 @@ def _run_one(rows: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
 
     x, applied = rows.transpose(1, -1), weight.transpose(0, 1) if adjoint else weight
     _check([x], applied)
-    if reason := _unfit(x) or _needs_torch_for(applied, x):
+    if reason := _unfit(x, applied) or _needs_torch_for(applied, x):
         raise ValueError(f"conv3x3: {reason}")
     return winograd_gradient.convolution(rows.detach().contiguous(), weight.detach(), adjoint)
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from upernet.ops.products_numba import PANEL, Products
+from upernet.ops.products_numba import PANEL, Products, as_numpy
 from upernet.ops.threads import in_team, jit, run, take
 from upernet.ops.winograd_weights_numba import kernel_transform
 
 WORDS = 2**16
 """Words of 32 bits that are hashed by one thread at a time."""
 LINES = 64
+PIECE = 128
+"""Input channels of a weight that are transformed at a time, because bfloat16 goes through float32."""
 PRIME = np.uint32(16777619)
 
 
@@ -47,7 +50,7 @@ def _hash_team(openmp, threads, args):
 
 def fingerprint(x: Tensor) -> bytes:
     """Differs if any bit of `x` differs (for a single change surely, for several with a chance of 2^-32 or less)."""
-    words = x.contiguous().numpy().reshape(-1).view(np.uint32)
+    words = as_numpy(x.contiguous()).view(np.uint32)
     states = np.empty((-(-words.size // WORDS), LINES), np.uint32)
     run(_hash, _hash_team, len(states), words, states)
     return states.tobytes()
@@ -95,12 +98,21 @@ class Forms:
 
 
 def _winograd(weight: Tensor, channels: list[range]) -> Products:
-    outputs = weight.shape[0]
-    panels = weight.new_empty(36, -(-outputs // PANEL), sum(map(len, channels)), PANEL)
+    outputs, depth = weight.shape[0], sum(map(len, channels))
+    pair = 2 if weight.dtype == torch.bfloat16 else 1
+    panels = weight.new_empty(36, -(-outputs // PANEL), depth // pair, PANEL, pair)
     first = 0
     for chosen in channels:
-        kernel_transform(weight[:, chosen.start : chosen.stop], False, panels, first)
-        first += len(chosen)
+        for c in range(chosen.start, chosen.stop, PIECE):
+            piece = weight[:, c : min(c + PIECE, chosen.stop)]
+            last = first + piece.shape[1]
+            if pair == 1:
+                kernel_transform(piece, False, panels[..., 0], first)
+            else:
+                values = torch.empty(*panels.shape[:2], piece.shape[1], PANEL)
+                kernel_transform(piece.float(), False, values, 0)
+                panels[:, :, first // 2 : last // 2] = values.unflatten(2, (-1, 2)).transpose(3, 4)
+            first = last
     return Products.of_panels(panels, outputs)
 
 

@@ -34,13 +34,28 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, lanes, ir.VectorType(manager.lookup(lanes.dtype).get_value_type(), LANES))
 
 
+class BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite has no type for. Arrays of it come as int16, because NumPy has none either."""
+
+    intrinsic_name = "bf16"
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat)
+
+    def __hash__(self) -> int:
+        return hash(BFloat)
+
+
 def _lane_numbers(numbers: list[int]) -> ir.Constant:
     return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), numbers)
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), context.get_value_type(Lanes(array_type.dtype)).as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
 @intrinsic
@@ -48,7 +63,8 @@ def load(typing: Any, array: Any, index: Any) -> Any:
     """array[index : index + LANES] of a contiguous array with one dimension."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = builder.load(_address(context, builder, array, args[0], args[1]))
+        vector = context.get_value_type(Lanes(array.dtype))
+        value = builder.load(_address(context, builder, array, args[0], args[1], vector))
         value.align = array.dtype.bitwidth // 8
         return value
 
@@ -57,10 +73,14 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
-    """array[index : index + LANES] = lanes."""
+    """array[index : index + LANES] = lanes; where the array is int16, rounded to the nearest bfloat16, ties to even."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _address(context, builder, array, args[0], args[1])).align = array.dtype.bitwidth // 8
+        value = args[2]
+        if array.dtype == types.int16:
+            value = builder.fptrunc(value, ir.VectorType(BFloat(), LANES))
+        address = _address(context, builder, array, args[0], args[1], value.type)
+        builder.store(value, address).align = array.dtype.bitwidth // 8
         return context.get_dummy_value()
 
     return types.none(array, types.intp, lanes), generate

@@ -22,12 +22,15 @@ def choose_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choi
     - `torch` is `F.linear`.
     - `convolution` is the same product as a 1x1 convolution over channels-last rows, which PyTorch hands to oneDNN.
     - `numba` is for the numbers of outputs that oneDNN is slow with. It has no gradient.
+    - `bfloat16` rounds x to it, because the weight is.
     """
     if "linear" in OVERRIDES:
         return Choice(OVERRIDES["linear"], "asked for with use_kernel")
     if x.device.type != "cpu":
         return Choice("torch", f"x is on {x.device.type}")
-    if x.dtype not in (torch.float32, torch.bfloat16) or x.dtype != weight.dtype:
+    if weight.dtype == torch.bfloat16:
+        return Choice("bfloat16", "the weight is bfloat16")
+    if x.dtype != torch.float32 or weight.dtype != torch.float32:
         return Choice("torch", f"oneDNN does not multiply {x.dtype} by {weight.dtype}")
     if x.numel() == 0:
         return Choice("torch", "x is empty")
@@ -37,7 +40,7 @@ def choose_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choi
         return Choice("torch", "oneDNN is not built into PyTorch, or switched off")
     slow = f"oneDNN is slow where outputs are not a multiple of {LANES}"
     differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    if differentiated or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if differentiated or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return Choice("torch", slow)
     if fault := fault_of_numba("products_numba"):
         return Choice("torch", fault)
@@ -45,18 +48,21 @@ def choose_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choi
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight^T + bias: ... x C -> ... x D.
+    """x weight^T + bias: ... x C -> ... x D, in the type of x.
 
     Args:
-        weight, bias: D x C, D.
+        weight, bias: D x C, D. If the weight is bfloat16, the product is one of bfloat16.
     """
     kernel = decide("linear", choose_linear(x, weight, bias), x, weight)
     if kernel == "torch":
         return F.linear(x, weight, bias)
+    if kernel == "bfloat16":
+        bias = None if bias is None else bias.to(weight.dtype)
+        return F.linear(x.to(weight.dtype), weight, bias).to(x.dtype)
     if kernel == "numba":
         return torch.ops.upernet.linear(x, weight, bias)
     if kernel != "convolution":
-        raise ValueError(f"linear has no kernel {kernel}: choose from torch, convolution, numba")
+        raise ValueError(f"linear has no kernel {kernel}: choose from torch, convolution, numba, bfloat16")
     rows = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
     out = F.conv2d(rows, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
@@ -69,7 +75,7 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight, bias: D x C x 1 x 1, D.
     """
     rows, matrix = x.permute(0, 2, 3, 1), weight.flatten(1)
-    if choose_linear(rows, matrix, bias).kernel != "numba":
+    if choose_linear(rows, matrix, bias).kernel not in ("numba", "bfloat16"):
         return F.conv2d(x, weight, bias)
     return linear(rows, matrix, bias).permute(0, 3, 1, 2)
 

@@ -21,7 +21,7 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
     computes all rows at once.
 
     Args:
-        weight1, bias1: H x C, H.
+        weight1, bias1: H x C, H. If they are bfloat16, so is the hidden layer.
         weight2, bias2: D x H, D.
     """
     rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
@@ -34,6 +34,8 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
         and not torch.compiler.is_compiling()
     )
     if not in_steps:
+        if weight1.dtype == torch.bfloat16 and x.dtype == torch.float32:  # so is the hidden layer then
+            return mlp(x.bfloat16(), weight1, bias1, weight2, bias2).float()
         hidden = linear(x, weight1, bias1)
         hidden = F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
         return linear(hidden, weight2, bias2)

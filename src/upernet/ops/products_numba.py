@@ -3,6 +3,9 @@
 What PyTorch calls for float32 matrices (MKL) reaches less than half of some processors; oneDNN, which it calls for
 convolutions, packs the weights anew in each call. Here, a packed weight is a row of panels, PANEL outputs wide and K
 deep, that are read from start to end. A tile of the result, ROWS x PANEL, stays in registers while it is summed up.
+
+Weights may be bfloat16 where the processor multiplies it. Then so are the rows; sums and the result are float32. Numba
+sees pairs of neighbours in K as int32, which is what the instruction takes.
 """
 
 # pyright: reportCallIssue=false
@@ -18,20 +21,25 @@ import torch
 import torch.nn.functional as F
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from upernet.ops.lanes import LANES, Lanes
+from upernet.ops.lanes import LANES, BFloat, Lanes
 from upernet.ops.threads import in_team, jit, run, take
 
-WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+FEATURES = llvmlite.binding.get_host_cpu_features()
+WIDE = bool(FEATURES.get("avx512f"))
+HAS_BFLOAT16 = WIDE and bool(FEATURES.get("avx512bf16"))
+DOT_PRODUCT = "llvm.x86.avx512bf16.dpbf16ps.512"
+"""Of LANES pairs of bfloat16, added to LANES float32."""
 VECTORS = 2 if WIDE else 1
 """Vectors of LANES outputs in a panel. With ROWS, what the registers hold: 32 of 16 floats, or 16 of 8."""
-ROWS = 12 if WIDE else 6
+ROWS = 8 if WIDE else 6
 FEW_ROWS = 4
 PANEL = VECTORS * LANES
 PANELS_PER_UNIT = 4
-ROWS_PER_UNIT = 252
+ROWS_PER_UNIT = 256
 """Whole tiles of ROWS. What one thread multiplies before it takes on the next, so that both stay in its cache."""
 
 
@@ -66,8 +74,11 @@ def _tile(
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, a_array, a_first, a_stride, a_stride_k, b_array, b_first, b_stride, steps, *sums_and_result = args
         base_array, base_first, base_stride, c_array, c_first, c_stride = sums_and_result
-        vector = context.get_value_type(Lanes(a.dtype))
-        width = a.dtype.bitwidth // 8
+        vector = context.get_value_type(Lanes(c.dtype))
+        width = c.dtype.bitwidth // 8
+        in_pairs = a.dtype == types.int32
+        factor = ir.VectorType(ir.IntType(32), LANES) if in_pairs else vector
+        pairs = ir.VectorType(BFloat(), 2 * LANES)
         integer = a_first.type
 
         def data(array_type: Any, array: Any, first: Any) -> Any:
@@ -76,18 +87,25 @@ def _tile(
         def times(value: Any, factor: int) -> Any:
             return builder.mul(value, ir.Constant(integer, factor))
 
-        def vectors(first: Any) -> list[Any]:
+        def vectors(first: Any, kind: Any) -> list[Any]:
             steps = (ir.Constant(integer, v * LANES) for v in range(VECTORS))
-            return [builder.bitcast(builder.gep(first, [step]), vector.as_pointer()) for step in steps]
+            return [builder.bitcast(builder.gep(first, [step]), kind.as_pointer()) for step in steps]
 
-        def loaded(first: Any) -> list[Any]:
-            values = [builder.load(address) for address in vectors(first)]
+        def loaded(first: Any, kind: Any) -> list[Any]:
+            values = [builder.load(address) for address in vectors(first, kind)]
             for value in values:
                 value.align = width
             return values
 
+        def multiply_add(left: Any, right: Any, total: Any) -> Any:
+            if not in_pairs:
+                return builder.fadd(total, builder.fmul(left, right, flags=["contract"]), flags=["contract"])
+            function = ir.FunctionType(vector, [vector, pairs, pairs])
+            dot_product = cgutils.get_or_insert_function(builder.module, function, DOT_PRODUCT)
+            return builder.call(dot_product, [total, builder.bitcast(left, pairs), builder.bitcast(right, pairs)])
+
         first_of_base = data(base, base_array, base_first)
-        start = [loaded(builder.gep(first_of_base, [times(base_stride, r)])) for r in range(count)]
+        start = [loaded(builder.gep(first_of_base, [times(base_stride, r)]), vector) for r in range(count)]
         row_of_a = [builder.gep(data(a, a_array, a_first), [times(a_stride, r)]) for r in range(count)]
         panel = data(b, b_array, b_first)
         entry = builder.block
@@ -104,16 +122,16 @@ def _tile(
         for row, values in zip(sums, start, strict=True):
             for phi, value in zip(row, values, strict=True):
                 phi.add_incoming(value, entry)
-        right = loaded(builder.gep(panel, [b_k]))
+        right = loaded(builder.gep(panel, [b_k]), factor)
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        undefined = ir.Constant(vector, ir.Undefined)
+        undefined = ir.Constant(factor, ir.Undefined)
         for r in range(count):
             number = builder.load(builder.gep(row_of_a[r], [a_k]))
+            number.align = width
             first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
             left = builder.shuffle_vector(first, undefined, zeros)
             for v in range(VECTORS):
-                product = builder.fmul(left, right[v], flags=["contract"])
-                sums[r][v].add_incoming(builder.fadd(sums[r][v], product, flags=["contract"]), loop)
+                sums[r][v].add_incoming(multiply_add(left, right[v], sums[r][v]), loop)
         following = builder.add(k, ir.Constant(integer, 1))
         k.add_incoming(following, loop)
         a_k.add_incoming(builder.add(a_k, a_stride_k), loop)
@@ -122,7 +140,7 @@ def _tile(
         builder.position_at_end(done)
         target = data(c, c_array, c_first)
         for r in range(count):
-            for phi, address in zip(sums[r], vectors(builder.gep(target, [times(c_stride, r)])), strict=True):
+            for phi, address in zip(sums[r], vectors(builder.gep(target, [times(c_stride, r)]), vector), strict=True):
                 total = next(value for value, block in phi.incomings if block is loop)
                 builder.store(total, address).align = width
         return context.get_dummy_value()
@@ -155,7 +173,7 @@ def _multiply(counter, x, weight, base, out, rows, batch, depth, outputs):
     panels = -(-outputs // PANEL)
     row_blocks = -(-rows // ROWS_PER_UNIT)
     panel_blocks = -(-panels // PANELS_PER_UNIT)
-    edge = np.empty(ROWS_PER_UNIT * PANEL, x.dtype)
+    edge = np.empty(ROWS_PER_UNIT * PANEL, out.dtype)
     while True:
         unit = take(counter)
         if unit >= batch * panel_blocks * row_blocks:
@@ -205,45 +223,70 @@ def _multiply_team(openmp, threads, args):
 
 
 class Products:
-    """Products of rows with each of G weights G x D x K, which are copied into panels, plus a bias G x D."""
+    """Products of rows with each of G weights G x D x K, which are copied into panels, plus a bias G x D.
+
+    Raises:
+        ValueError: weights are bfloat16, and K is odd or the processor does not multiply it.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        self.batch, self.outputs, self.depth = weight.shape
-        missing = -self.outputs % PANEL
-        padded = F.pad(weight.detach(), (0, 0, 0, missing))
-        self.panels = padded.unflatten(1, (-1, PANEL)).transpose(2, 3).contiguous()
-        self.base = weight.new_zeros(padded.shape[:2]) if bias is None else F.pad(bias.detach(), (0, missing))
+        pair = 2 if weight.dtype == torch.bfloat16 else 1
+        if pair == 2 and (weight.shape[2] % 2 or not HAS_BFLOAT16):
+            raise ValueError(f"there are no bfloat16 products here with {weight.shape[2]} terms: use float32")
+        padded = F.pad(weight.detach(), (0, 0, 0, -weight.shape[1] % PANEL))
+        panels = padded.unflatten(1, (-1, PANEL)).unflatten(3, (-1, pair))
+        self._keep(panels.transpose(2, 3).contiguous(), weight.shape[1], bias)
 
     @classmethod
     def of_panels(cls, panels: Tensor, outputs: int) -> Products:
-        """With weights that are panels already: G x P x K x PANEL, any numbers beyond the outputs."""
+        """With weights that are panels already, G x P x K x PANEL x 1, or of bfloat16 G x P x (K / 2) x PANEL x 2.
+
+        The last panel's numbers beyond the outputs may be any.
+        """
         products = cls.__new__(cls)
-        products.batch, _, products.depth, _ = panels.shape
-        products.outputs, products.panels = outputs, panels
-        products.base = panels.new_zeros(panels.shape[0], panels.shape[1] * PANEL)
+        products._keep(panels, outputs, None)
         return products
 
+    def _keep(self, panels: Tensor, outputs: int, bias: Tensor | None) -> None:
+        self.panels, self.outputs = panels, outputs
+        self.batch, count, rows, _, self.pair = panels.shape
+        self.depth = rows * self.pair
+        self.dtype = panels.dtype
+        """Of the rows."""
+        self.result_dtype = torch.float32 if self.pair == 2 else self.dtype
+        base = torch.zeros(self.batch, outputs) if bias is None else bias.detach()
+        self.base = F.pad(base.to(self.result_dtype), (0, count * PANEL - outputs))
+
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        """x R x G x K, written to out R x G x D, both contiguous."""
+        """x R x G x K, written to out R x G x D of `result_dtype`, both contiguous."""
         units = self.batch * -(-self.outputs // (PANEL * PANELS_PER_UNIT)) * -(-len(x) // ROWS_PER_UNIT)
-        flat = (each.detach().numpy().reshape(-1) for each in (x, self.panels, self.base, out))
-        run(_multiply, _multiply_team, units, *flat, len(x), self.batch, self.depth, self.outputs)
+        flat = (as_numpy(each, self.pair) for each in (x.detach(), self.panels))
+        sums = (as_numpy(each) for each in (self.base, out.detach()))
+        run(_multiply, _multiply_team, units, *flat, *sums, len(x), self.batch, self.depth // self.pair, self.outputs)
         return out
 
 
 def transposed_product(a: Tensor, b: Tensor, out: Tensor, onto: bool) -> None:
-    """out[g] = a[g]^T b[g] [+ out[g] if `onto`] for each g.
+    """out[g] = a[g]^T b[g] [+ out[g] if `onto`] for each g, in float32 or float64.
 
     Args:
         a, b: G x T x R and G x T x D, D a multiple of PANEL.
         out: G x R x D; all contiguous.
     """
     batch, rows, outputs = out.shape
-    flat = [each.numpy().reshape(-1) for each in (a, b, out)]
-    base = flat[2] if onto else np.zeros(PANEL, flat[2].dtype)
+    left, right, sums = as_numpy(a), as_numpy(b), as_numpy(out)
+    base = sums if onto else np.zeros(PANEL, sums.dtype)
     units = batch * (outputs // PANEL) * -(-rows // ROWS_PER_UNIT)
     sizes = (batch, a.shape[1], rows, outputs, onto)
-    run(_multiply_transposed, _multiply_transposed_team, units, *flat[:2], base, flat[2], *sizes)
+    run(_multiply_transposed, _multiply_transposed_team, units, left, right, base, sums, *sizes)
+
+
+def as_numpy(x: Tensor, pair: int = 1) -> np.ndarray:
+    """The numbers of a contiguous tensor in a row; those of bfloat16 as int16, or int32 that hold a `pair` of 2."""
+    flat = x.reshape(-1)
+    if x.dtype != torch.bfloat16:
+        return flat.numpy()
+    return flat.view(torch.int32 if pair == 2 else torch.int16).numpy()
 
 
 def try_one_pixel() -> None:

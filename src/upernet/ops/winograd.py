@@ -19,7 +19,7 @@ from upernet.ops.winograd_numba import input_transform, output_transform
 
 BLOCK_TILES = 256
 """Tiles that are multiplied at a time, if rows of tiles are not longer. Fewer, and reading the weights takes longer."""
-GEMM_ROWS = 252
+GEMM_ROWS = 256
 """Pixels of a coarse map that are multiplied at a time, at least, for the same reason."""
 LATERAL_PIXELS = 1024
 """Pixels that are multiplied at a time before the coarser map is added: with 512 channels, 2 MiB."""
@@ -45,7 +45,7 @@ class Winograd:
         self.maps, self.weight, self.block = maps, weight, block
         self.height, self.width = maps[0].shape[:2]
         tiles = block // 4 * -(-self.width // 4)
-        self.values = scratch("tiles", (tiles, 36, sum(x.shape[2] for x in maps)), maps[0].dtype)
+        self.values = scratch("tiles", (tiles, 36, sum(x.shape[2] for x in maps)), weight.dtype)
         self.products = scratch("products", (tiles, 36, weight.outputs), maps[0].dtype)
         self.upsampled = [
             None if x.shape[:2] == maps[0].shape[:2] else x.new_empty(block + 2, self.width, x.shape[2]) for x in maps
@@ -95,7 +95,7 @@ class Coarse:
         while self.done <= last:
             new = self.x[self.done : self.done + self.at_least]
             products = scratch("products", (*new.shape[:2], self.taps.outputs), new.dtype)
-            self.taps(new.flatten(0, 1)[:, None], products.flatten(0, 1)[:, None])
+            self.taps(new.flatten(0, 1)[:, None].to(self.taps.dtype), products.flatten(0, 1)[:, None])
             widen(products, self.ring, self.done)
             self.done += new.shape[0]
         heighten(self.ring, self.x.shape[0], out, top, min(self.block, self.height - top), onto)
@@ -150,7 +150,7 @@ def lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Ten
         for top in range(0, height, rows):
             part = out[image, top : top + rows]
             base = scratch("products", tuple(part.shape), x.dtype)
-            product(x[image, top : top + rows].flatten(0, 1)[:, None], base.flatten(0, 1)[:, None])
+            product(x[image, top : top + rows].flatten(0, 1)[:, None].to(product.dtype), base.flatten(0, 1)[:, None])
             add_upsampled(base, scale, shift, coarse[image], height, top, part)
     return out
 

@@ -28,8 +28,8 @@ def convolution(x: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
     With `adjoint`, N x H x W x D -> N x H x W x C: from gradients of the result to those of x.
     """
     outputs, depth = weight.shape[:2][:: -1 if adjoint else 1]
-    panels = scratch("panels", (36, -(-outputs // PANEL), depth, PANEL), x.dtype)
-    kernel_transform(weight, adjoint, panels, 0)
+    panels = scratch("panels", (36, -(-outputs // PANEL), depth, PANEL, 1), x.dtype)
+    kernel_transform(weight, adjoint, panels[..., 0], 0)
     one = x.new_ones(outputs)
     return convolve([x], Products.of_panels(panels, outputs), [], [], one, 0 * one, False)
 

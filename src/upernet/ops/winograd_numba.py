@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from upernet.ops.lanes import LANES, add, fill, load, multiply_add, store
+from upernet.ops.products_numba import as_numpy
 from upernet.ops.threads import in_team, jit, run, take
 
 # Polynomials are evaluated at 0, +-P, +-Q and infinity. With P Q = 1 there are fewer and smaller factors than with the
@@ -39,7 +40,7 @@ def rectify(typing: Any, lanes: Any) -> Any:
 @jit
 def _forward_axis(source, at, step, target, to, to_step):
     """Six inputs of one row or column of a tile -> their six transformed values."""
-    kind = target.dtype.type
+    kind = source.dtype.type
     p, q = fill(kind(P)), fill(kind(Q))
     minus_p, minus_q = fill(kind(-P)), fill(kind(-Q))
     minus_pp, minus_qq = fill(kind(-P * P)), fill(kind(-Q * Q))
@@ -191,13 +192,14 @@ def _gradient_team(openmp, threads, args):
 def memory(x: Tensor) -> np.ndarray:
     """All numbers from the first of `x` to its last, as they lie in memory."""
     last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return x.as_strided((last + 1,), (1,)).numpy()
+    return as_numpy(x.as_strided((last + 1,), (1,)))
 
 
 def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int) -> None:
-    """x H x W x C -> channels `first_channel` to `first_channel + C` of values tiles x 36 x K, each K contiguous.
+    """x H x W x C -> channels `first_channel` to `first_channel + C` of values tiles x 36 x K, bfloat16 or x's type.
 
-    Tiles go by rows, whose first has its outputs at rows `top` to `top + 3` of `x`. Outside `x` are zeros.
+    Tiles go by rows, whose first has its outputs at rows `top` to `top + 3` of `x`. Outside `x` are zeros. Of `values`,
+    channels are contiguous, tiles and the 36 may be anywhere.
     """
     height, width, channels = x.shape
     row, step = values.stride()[:2]

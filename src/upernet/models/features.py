@@ -1,0 +1,52 @@
+"""What all backbones have in common: features with a description, and stochastic depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+STRIDES = (4, 8, 16, 32)
+"""Of C2, C3, C4 and C5."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    channels: int
+    stride: int
+    module: str
+    """Name, inside the backbone, of the last module that takes part in it."""
+
+
+class FeatureInfo:
+    """The features that a backbone returns, in order. timm's class of this name answers the same questions."""
+
+    def __init__(self, *features: Feature):
+        self._features = features
+
+    def channels(self) -> list[int]:
+        return [feature.channels for feature in self._features]
+
+    def reduction(self) -> list[int]:
+        """Strides."""
+        return [feature.stride for feature in self._features]
+
+    def module_name(self) -> list[str]:
+        return [feature.module for feature in self._features]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch per image with probability `drop_prob`.
+
+    What is kept is divided by 1 - drop_prob.
+    """
+
+    def __init__(self, drop_prob: float):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.drop_prob == 0:
+            return x
+        kept = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.drop_prob)
+        return x * kept.div_(1 - self.drop_prob)
