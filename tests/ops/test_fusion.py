@@ -108,12 +108,13 @@ def test_many_bands_of_coarse_rows(monkeypatch):
             torch.testing.assert_close(upsample_conv3x3(maps, weight), plain(maps, weight))
 
 
+@pytest.mark.parametrize("kernel", ["direct", "winograd"])
 @settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(SIZES, min_size=2, max_size=4), n=st.integers(1, 2))
-def test_gradients_as_the_plain_way(sizes, n):
+def test_gradients_as_the_plain_way(kernel, sizes, n):
     maps, weight = arguments(sizes, n, dtype=torch.float64)
     inputs = [x.requires_grad_() for x in (*maps, weight)]
-    with use_kernel(conv3x3="direct"):
+    with use_kernel(conv3x3=kernel):
         y = upsample_conv3x3(maps, weight)
     expected = plain(maps, weight)
     torch.testing.assert_close(y, expected)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -31,7 +31,12 @@ LANES = 16
 """What channels must be a multiple of for the Numba kernels."""
 MAX_SIDE = 2**15
 """Of maps for the Triton kernels, which count with 32 bits."""
+MIN_TRAINED = 128
+"""Channels of input and output, and tiles of all images, for Winograd's transforms in training. With fewer, it takes as
+long to transform the weight three times."""
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+Convolution = Callable[[Tensor, Tensor], Tensor]
 
 
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:
@@ -49,7 +54,8 @@ def choose_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Tensor | Non
     - `direct` convolves maps as large as the first like that, and coarser ones at their own resolution, with a Numba
       kernel on CPUs and a Triton kernel on GPUs (`use_kernel(upsample_taps="triton")` overrides that).
     - `winograd` sends the first map through Winograd's transforms, and others along with it where that takes as few
-      multiplications as their own resolution. It has no gradient.
+      multiplications as their own resolution. With gradients, it is `direct` with Winograd's transforms in place of
+      `conv2d`, forward and backward.
     """
     first = maps[0]
     if "conv3x3" in OVERRIDES:
@@ -62,6 +68,8 @@ def choose_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Tensor | Non
     if reason := _needs_torch(*maps) or _needs_torch_for(weight, first):
         return Choice("torch", reason)
     if _differentiated(*maps, weight, *others):
+        if _worth_training(first, weight) and not (fault := fault_of_numba("winograd_gradient")):
+            return Choice("winograd", f"with gradients, at least {MIN_TRAINED} channels and as many tiles")
         wanted = Choice("direct" if has_coarse else "torch", "with gradients")
     elif _tiles(first) >= MIN_TILES and min(weight.shape[0], first.shape[1]) >= MIN_CHANNELS:
         wanted = Choice("winograd", f"at least {MIN_CHANNELS} channels and {MIN_TILES} tiles")
@@ -104,10 +112,11 @@ def upsample_conv3x3(
     if kernel == "torch":
         return _finish(_sum_of_convolutions(maps, _split(weight, maps)), scale, shift, relu)
     by_triton = _language("upsample_taps", maps[0]) == "triton"
-    if kernel == "direct" and (by_triton or _differentiated(*maps, weight, scale, shift)):
-        return _finish(_direct(maps, weight), scale, shift, relu)
     if kernel not in ("direct", "winograd"):
         raise ValueError(f"upsample_conv3x3 has no kernel {kernel}: choose from concat, torch, direct, winograd")
+    if (kernel == "direct" and by_triton) or _differentiated(*maps, weight, scale, shift):
+        convolve = _conv3x3 if kernel == "winograd" else _conv2d
+        return _finish(_direct(maps, weight, convolve), scale, shift, relu)
     return torch.ops.upernet.upsample_conv3x3(list(maps), weight, scale, shift, relu, kernel == "winograd")
 
 
@@ -182,14 +191,17 @@ def _check_lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coar
 
 
 def _needs_torch(*maps: Tensor) -> str:
-    """Why the Numba kernels cannot take these maps, empty if they can."""
+    """Why the Numba kernels are not for these maps, empty if they are."""
+    return "autocast has its own types" if torch.is_autocast_enabled("cpu") else _unfit(*maps)
+
+
+def _unfit(*maps: Tensor) -> str:
+    """Why the Numba kernels cannot take these maps, autocast or not, empty if they can."""
     first = maps[0]
     if first.device.type != "cpu" or first.dtype not in (torch.float32, torch.float64):
         return f"there is no other kernel for {first.dtype} on {first.device.type}"
     if any(x.dtype != first.dtype for x in maps):
         return "maps differ in type"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast has its own types"
     if any(x.shape[1] % LANES for x in maps):
         return f"channels are not a multiple of {LANES}"
     return "" if all(x.numel() for x in maps) else "a map is empty"
@@ -250,16 +262,31 @@ def _tiles(x: Tensor) -> int:
     return -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
 
 
+def _worth_training(x: Tensor, weight: Tensor) -> bool:
+    """Winograd's transforms in training, as measured; in float32, for which products are cheap enough."""
+    enough = min(x.shape[1], weight.shape[0], x.shape[0] * _tiles(x)) >= MIN_TRAINED
+    return enough and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
 def _split(weight: Tensor, maps: Sequence[Tensor]) -> Sequence[Tensor]:
     """The weight of each map. (Slices would each have a gradient as large as the whole.)"""
     return weight.to(maps[0].dtype).split([x.shape[1] for x in maps], dim=1)
 
 
-def _sum_of_convolutions(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+def _conv2d(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x, weight, padding=1)
+
+
+def _conv3x3(x: Tensor, weight: Tensor) -> Tensor:
+    """The same by Winograd's transforms, gradients included."""
+    return torch.ops.upernet.conv3x3(x.permute(0, 2, 3, 1), weight, False).permute(0, 3, 1, 2)
+
+
+def _sum_of_convolutions(maps: Sequence[Tensor], weights: Sequence[Tensor], convolve: Convolution = _conv2d) -> Tensor:
     """Of each map, resized to the first, with its own weight."""
-    out = F.conv2d(maps[0], weights[0], padding=1)
+    out = convolve(maps[0], weights[0])
     for x, weight in zip(maps[1:], weights[1:], strict=True):
-        out += F.conv2d(resize_like(x, maps[0]), weight, padding=1)
+        out += convolve(resize_like(x, maps[0]), weight)
     return out
 
 
@@ -271,11 +298,11 @@ def _finish(x: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool) -
     return x.relu() if relu else x
 
 
-def _direct(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
+def _direct(maps: Sequence[Tensor], weight: Tensor, convolve: Convolution) -> Tensor:
     """With gradients."""
     coarse, weights = _coarse(maps, winograd=False), _split(weight, maps)
     fine = [k for k in range(len(maps)) if k not in coarse]
-    out = _sum_of_convolutions([maps[k] for k in fine], [weights[k] for k in fine])
+    out = _sum_of_convolutions([maps[k] for k in fine], [weights[k] for k in fine], convolve)
     if not coarse:
         return out
     products = [_products(maps[k], weights[k]) for k in coarse]
@@ -348,6 +375,34 @@ def _run_conv3x3(
     return _finish(out.permute(0, 3, 1, 2), scale, shift, relu)
 
 
+def _run_one(rows: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
+    from upernet.ops import winograd_gradient
+
+    x, applied = rows.transpose(1, -1), weight.transpose(0, 1) if adjoint else weight
+    _check([x], applied)
+    if reason := _unfit(x, applied) or _needs_torch_for(applied, x):
+        raise ValueError(f"conv3x3: {reason}")
+    return winograd_gradient.convolution(rows.detach().contiguous(), weight.detach(), adjoint)
+
+
+def _fake_one(rows: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
+    return rows.new_empty(*rows.shape[:3], weight.shape[1 if adjoint else 0])
+
+
+def _run_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    from upernet.ops import winograd_gradient
+
+    if grad.dim() != 4 or x.dim() != 4 or grad.shape[:3] != x.shape[:3]:
+        raise ValueError(f"conv3x3_weight_gradient: {tuple(grad.shape)} and {tuple(x.shape)} must agree in N, H and W")
+    if reason := _unfit(x.transpose(1, -1), grad.transpose(1, -1)):
+        raise ValueError(f"conv3x3_weight_gradient: {reason}")
+    return winograd_gradient.weight_gradient(grad.detach().contiguous(), x.detach().contiguous())
+
+
+def _fake_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    return x.new_empty(grad.shape[3], x.shape[3], 3, 3)
+
+
 def _run_lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
     from upernet.ops import winograd as kernels
 
@@ -404,6 +459,30 @@ def _gradient_of_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return upsample_taps([grad], *ctx.size), None, None
 
 
+def _save_one(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.adjoint = inputs[2]
+
+
+def _gradients_of_one(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    (x, weight), gradients = ctx.saved_tensors, torch.ops.upernet.conv3x3_weight_gradient
+    for_x = torch.ops.upernet.conv3x3(grad, weight, not ctx.adjoint) if ctx.needs_input_grad[0] else None
+    if not ctx.needs_input_grad[1]:
+        return for_x, None, None
+    return for_x, gradients(x, grad) if ctx.adjoint else gradients(grad, x), None
+
+
+def _save_both(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients_of_weight_gradient(ctx: Any, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The weight's gradient is linear in both arguments, as the convolution is in x and the weight."""
+    (grad, x), wanted = ctx.saved_tensors, ctx.needs_input_grad
+    convolve = torch.ops.upernet.conv3x3
+    return convolve(x, weight, False) if wanted[0] else None, convolve(grad, weight, True) if wanted[1] else None
+
+
 _library = torch.library.Library("upernet", "FRAGMENT")  # not custom_op: see dcnv3
 for _schema, _kernel, _fake in (
     ("upsample_taps(Tensor[] products, SymInt height, SymInt width) -> Tensor", _run_taps, _fake_taps),
@@ -424,6 +503,8 @@ for _schema, _kernel, _fake in (
         _run_conv3x3,
         _fake_conv3x3,
     ),
+    ("conv3x3(Tensor rows, Tensor weight, bool adjoint) -> Tensor", _run_one, _fake_one),
+    ("conv3x3_weight_gradient(Tensor grad, Tensor x) -> Tensor", _run_weight_gradient, _fake_weight_gradient),
 ):
     _name = _schema.partition("(")[0]
     _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
@@ -432,6 +513,10 @@ for _schema, _kernel, _fake in (
 torch.library.register_autograd("upernet::upsample_taps", _gradients, setup_context=_save_sizes, lib=_library)
 torch.library.register_autograd(
     "upernet::upsample_taps_gradient", _gradient_of_gradient, setup_context=_save_size, lib=_library
+)
+torch.library.register_autograd("upernet::conv3x3", _gradients_of_one, setup_context=_save_one, lib=_library)
+torch.library.register_autograd(
+    "upernet::conv3x3_weight_gradient", _gradients_of_weight_gradient, setup_context=_save_both, lib=_library
 )
 
 
@@ -446,3 +531,14 @@ def _flops(maps: list[Any], weight: Any, *args: Any, **kwargs: Any) -> int:
     images, _, height, width = maps[0]
     pixels = sum(channels * min(h * w, height * width) for _, channels, h, w in maps)
     return 2 * images * 9 * weight[0] * pixels
+
+
+@register_flop_formula(torch.ops.upernet.conv3x3)
+def _flops_of_one(rows: Sequence[int], weight: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """As without Winograd, and so for the next."""
+    return 2 * math.prod(rows[:3]) * math.prod(weight)
+
+
+@register_flop_formula(torch.ops.upernet.conv3x3_weight_gradient)
+def _weight_gradient_flops(grad: Sequence[int], x: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    return 2 * math.prod(grad) * 9 * x[3]

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from upernet.ops.products_numba import Products, as_numpy
+from upernet.ops.products_numba import PANEL, Products, as_numpy
 from upernet.ops.threads import in_team, jit, run, take
-from upernet.ops.winograd_numba import kernel_transform
+from upernet.ops.winograd_weights_numba import kernel_transform
 
 WORDS = 2**16
 """Words of 32 bits that are hashed by one thread at a time."""
 LINES = 64
+PIECE = 128
+"""Input channels of a weight that are transformed at a time, because bfloat16 goes through float32."""
 PRIME = np.uint32(16777619)
 
 
@@ -82,7 +84,7 @@ class Forms:
 
     def winograd(self, channels: list[range]) -> Products:
         """36 products per tile, for the input channels in these ranges, transformed in float64."""
-        return self._form(("winograd", *channels), lambda: Products(_winograd(self.weight, channels)))
+        return self._form(("winograd", *channels), lambda: _winograd(self.weight, channels))
 
     def taps(self, channels: range) -> Products:
         """One product per pixel, with the nine taps for these input channels."""
@@ -95,18 +97,23 @@ class Forms:
         return form
 
 
-def _winograd(weight: Tensor, channels: list[range]) -> Tensor:
-    """36 x D x K."""
-    transform = torch.from_numpy(kernel_transform())
-    form = weight.new_empty(36, weight.shape[0], sum(map(len, channels)))
+def _winograd(weight: Tensor, channels: list[range]) -> Products:
+    outputs, depth = weight.shape[0], sum(map(len, channels))
+    pair = 2 if weight.dtype == torch.bfloat16 else 1
+    panels = weight.new_empty(36, -(-outputs // PANEL), depth // pair, PANEL, pair)
     first = 0
     for chosen in channels:
-        for c in range(chosen.start, chosen.stop, 64):  # a piece at a time, because float64 takes twice the memory
-            piece = weight[:, c : min(c + 64, chosen.stop)].double()
-            values = torch.einsum("ia,jb,dcab->ijdc", transform, transform, piece)
-            form[:, :, first : first + piece.shape[1]] = values.flatten(0, 1)
-            first += piece.shape[1]
-    return form
+        for c in range(chosen.start, chosen.stop, PIECE):
+            piece = weight[:, c : min(c + PIECE, chosen.stop)]
+            last = first + piece.shape[1]
+            if pair == 1:
+                kernel_transform(piece, False, panels[..., 0], first)
+            else:
+                values = torch.empty(*panels.shape[:2], piece.shape[1], PANEL)
+                kernel_transform(piece.float(), False, values, 0)
+                panels[:, :, first // 2 : last // 2] = values.unflatten(2, (-1, 2)).transpose(3, 4)
+            first = last
+    return Products.of_panels(panels, outputs)
 
 
 def _taps(weight: Tensor, channels: range) -> Tensor:

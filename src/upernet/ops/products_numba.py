@@ -50,27 +50,30 @@ def _tile(
     a: Any,
     a_at: Any,
     a_step: Any,
+    a_next: Any,
     b: Any,
     b_at: Any,
+    b_next: Any,
     depth: Any,
     base: Any,
     base_at: Any,
+    base_step: Any,
     c: Any,
     c_at: Any,
     c_step: Any,
 ) -> Any:
-    """c[r, 0:PANEL] = base[0:PANEL] + sum over k of a[r, k] b[k, 0:PANEL], for r in 0 .. rows, which is a literal.
+    """c[r, 0:PANEL] = base[r, 0:PANEL] + sum over k of a[r, k] b[k, 0:PANEL], for r in 0 .. rows, which is a literal.
 
-    Row r of a begins at a_at + r a_step, that of c at c_at + r c_step, row k of b at b_at + k PANEL.
+    Row r of a begins at a_at + r a_step, those of base and c likewise, and row k of b at b_at + k b_next; number k of
+    a row of a lies at k a_next. c may be base.
     """
     if not isinstance(rows, types.IntegerLiteral):
         return None
     count = rows.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, a_array, a_first, a_stride, b_array, b_first, steps, base_array, base_first, c_array, c_first, c_stride = (
-            args
-        )
+        _, a_array, a_first, a_stride, a_stride_k, b_array, b_first, b_stride, steps, *sums_and_result = args
+        base_array, base_first, base_stride, c_array, c_first, c_stride = sums_and_result
         vector = context.get_value_type(Lanes(c.dtype))
         width = c.dtype.bitwidth // 8
         in_pairs = a.dtype == types.int32
@@ -101,7 +104,8 @@ def _tile(
             dot_product = cgutils.get_or_insert_function(builder.module, function, DOT_PRODUCT)
             return builder.call(dot_product, [total, builder.bitcast(left, pairs), builder.bitcast(right, pairs)])
 
-        start = loaded(data(base, base_array, base_first), vector)
+        first_of_base = data(base, base_array, base_first)
+        start = [loaded(builder.gep(first_of_base, [times(base_stride, r)]), vector) for r in range(count)]
         row_of_a = [builder.gep(data(a, a_array, a_first), [times(a_stride, r)]) for r in range(count)]
         panel = data(b, b_array, b_first)
         entry = builder.block
@@ -110,16 +114,19 @@ def _tile(
         builder.branch(loop)
         builder.position_at_end(loop)
         k = builder.phi(integer)
-        k.add_incoming(ir.Constant(integer, 0), entry)
+        a_k = builder.phi(integer)
+        b_k = builder.phi(integer)
+        for phi in (k, a_k, b_k):
+            phi.add_incoming(ir.Constant(integer, 0), entry)
         sums = [[builder.phi(vector) for _ in range(VECTORS)] for _ in range(count)]
-        for row in sums:
-            for phi, value in zip(row, start, strict=True):
+        for row, values in zip(sums, start, strict=True):
+            for phi, value in zip(row, values, strict=True):
                 phi.add_incoming(value, entry)
-        right = loaded(builder.gep(panel, [times(k, PANEL)]), factor)
+        right = loaded(builder.gep(panel, [b_k]), factor)
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         undefined = ir.Constant(factor, ir.Undefined)
         for r in range(count):
-            number = builder.load(builder.gep(row_of_a[r], [k]))
+            number = builder.load(builder.gep(row_of_a[r], [a_k]))
             number.align = width
             first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
             left = builder.shuffle_vector(first, undefined, zeros)
@@ -127,6 +134,8 @@ def _tile(
                 sums[r][v].add_incoming(multiply_add(left, right[v], sums[r][v]), loop)
         following = builder.add(k, ir.Constant(integer, 1))
         k.add_incoming(following, loop)
+        a_k.add_incoming(builder.add(a_k, a_stride_k), loop)
+        b_k.add_incoming(builder.add(b_k, b_stride), loop)
         builder.cbranch(builder.icmp_signed("<", following, steps), loop, done)
         builder.position_at_end(done)
         target = data(c, c_array, c_first)
@@ -137,7 +146,25 @@ def _tile(
         return context.get_dummy_value()
 
     index = types.intp
-    return types.none(rows, a, index, index, b, index, index, base, index, c, index, index), generate
+    left_and_right = (a, index, index, index, b, index, index, index)
+    return types.none(rows, *left_and_right, base, index, index, c, index, index), generate
+
+
+@jit
+def _column(rows, a, a_at, a_step, a_next, b, b_at, b_next, depth, base, base_at, base_step, c, c_at, c_step):
+    """As `_tile`, for any number of rows."""
+    r = 0
+    while r < rows:
+        left, start, to = a_at + r * a_step, base_at + r * base_step, c_at + r * c_step
+        if r + ROWS <= rows:
+            _tile(ROWS, a, left, a_step, a_next, b, b_at, b_next, depth, base, start, base_step, c, to, c_step)
+            r += ROWS
+        elif r + FEW_ROWS <= rows:
+            _tile(FEW_ROWS, a, left, a_step, a_next, b, b_at, b_next, depth, base, start, base_step, c, to, c_step)
+            r += FEW_ROWS
+        else:
+            _tile(1, a, left, a_step, a_next, b, b_at, b_next, depth, base, start, base_step, c, to, c_step)
+            r += 1
 
 
 @jit
@@ -146,37 +173,48 @@ def _multiply(counter, x, weight, base, out, rows, batch, depth, outputs):
     panels = -(-outputs // PANEL)
     row_blocks = -(-rows // ROWS_PER_UNIT)
     panel_blocks = -(-panels // PANELS_PER_UNIT)
-    edge = np.empty(ROWS * PANEL, out.dtype)
+    edge = np.empty(ROWS_PER_UNIT * PANEL, out.dtype)
     while True:
         unit = take(counter)
         if unit >= batch * panel_blocks * row_blocks:
             return
         g = unit // (panel_blocks * row_blocks)
         first = unit // row_blocks % panel_blocks * PANELS_PER_UNIT
-        r0 = unit % row_blocks * ROWS_PER_UNIT
-        stop = min(r0 + ROWS_PER_UNIT, rows)
+        r = unit % row_blocks * ROWS_PER_UNIT
+        count = min(ROWS_PER_UNIT, rows - r)
         for panel in range(first, min(first + PANELS_PER_UNIT, panels)):
             at = (g * panels + panel) * PANEL
             valid = min(PANEL, outputs - panel * PANEL)
-            r = r0
-            while r < stop:
-                a, a_step = (r * batch + g) * depth, batch * depth
-                c, c_step = (r * batch + g) * outputs + panel * PANEL, batch * outputs
-                target, t, t_step = (out, c, c_step) if valid == PANEL else (edge, 0, PANEL)
-                if r + ROWS <= stop:
-                    count = ROWS
-                    _tile(ROWS, x, a, a_step, weight, at * depth, depth, base, at, target, t, t_step)
-                elif r + FEW_ROWS <= stop:
-                    count = FEW_ROWS
-                    _tile(FEW_ROWS, x, a, a_step, weight, at * depth, depth, base, at, target, t, t_step)
-                else:
-                    count = 1
-                    _tile(1, x, a, a_step, weight, at * depth, depth, base, at, target, t, t_step)
-                if valid < PANEL:
-                    for i in range(count):
-                        for j in range(valid):
-                            out[c + i * c_step + j] = edge[i * PANEL + j]
-                r += count
+            a, a_step = (r * batch + g) * depth, batch * depth
+            c, c_step = (r * batch + g) * outputs + panel * PANEL, batch * outputs
+            target, t, t_step = (out, c, c_step) if valid == PANEL else (edge, 0, PANEL)
+            _column(count, x, a, a_step, 1, weight, at * depth, PANEL, depth, base, at, 0, target, t, t_step)
+            if valid < PANEL:
+                for i in range(count):
+                    for j in range(valid):
+                        out[c + i * c_step + j] = edge[i * PANEL + j]
+
+
+@jit
+def _multiply_transposed(counter, a, b, base, c, batch, depth, rows, outputs, onto):
+    """a G x T x R, b G x T x D, c G x R x D, which `base` is too if `onto`, else zeros."""
+    panels = outputs // PANEL
+    row_blocks = -(-rows // ROWS_PER_UNIT)
+    while True:
+        unit = take(counter)
+        if unit >= batch * row_blocks * panels:
+            return
+        g, first, panel = unit // (row_blocks * panels), unit // panels % row_blocks * ROWS_PER_UNIT, unit % panels
+        left, right = g * depth * rows + first, g * depth * outputs + panel * PANEL
+        to = (g * rows + first) * outputs + panel * PANEL
+        base_at, base_step = (to, outputs) if onto else (0, 0)
+        count = min(ROWS_PER_UNIT, rows - first)
+        _column(count, a, left, 1, rows, b, right, outputs, depth, base, base_at, base_step, c, to, outputs)
+
+
+@jit
+def _multiply_transposed_team(openmp, threads, args):
+    in_team(openmp, threads, _multiply_transposed, args)
 
 
 @jit
@@ -192,20 +230,32 @@ class Products:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        self.batch, self.outputs, self.depth = weight.shape
-        self.dtype = weight.dtype
-        """Of the rows."""
-        pair = 2 if self.dtype == torch.bfloat16 else 1
-        if pair == 2 and (self.depth % 2 or not HAS_BFLOAT16):
-            raise ValueError(f"there are no bfloat16 products here with {self.depth} terms: use float32")
-        missing = -self.outputs % PANEL
-        padded = F.pad(weight.detach(), (0, 0, 0, missing))
+        pair = 2 if weight.dtype == torch.bfloat16 else 1
+        if pair == 2 and (weight.shape[2] % 2 or not HAS_BFLOAT16):
+            raise ValueError(f"there are no bfloat16 products here with {weight.shape[2]} terms: use float32")
+        padded = F.pad(weight.detach(), (0, 0, 0, -weight.shape[1] % PANEL))
         panels = padded.unflatten(1, (-1, PANEL)).unflatten(3, (-1, pair))
-        self.panels = panels.transpose(2, 3).contiguous()
-        self.result_dtype = torch.float32 if pair == 2 else self.dtype
-        base = torch.zeros(self.batch, self.outputs) if bias is None else bias.detach()
-        self.base = F.pad(base.to(self.result_dtype), (0, missing))
-        self.pair = pair
+        self._keep(panels.transpose(2, 3).contiguous(), weight.shape[1], bias)
+
+    @classmethod
+    def of_panels(cls, panels: Tensor, outputs: int) -> Products:
+        """With weights that are panels already, G x P x K x PANEL x 1, or of bfloat16 G x P x (K / 2) x PANEL x 2.
+
+        The last panel's numbers beyond the outputs may be any.
+        """
+        products = cls.__new__(cls)
+        products._keep(panels, outputs, None)
+        return products
+
+    def _keep(self, panels: Tensor, outputs: int, bias: Tensor | None) -> None:
+        self.panels, self.outputs = panels, outputs
+        self.batch, count, rows, _, self.pair = panels.shape
+        self.depth = rows * self.pair
+        self.dtype = panels.dtype
+        """Of the rows."""
+        self.result_dtype = torch.float32 if self.pair == 2 else self.dtype
+        base = torch.zeros(self.batch, outputs) if bias is None else bias.detach()
+        self.base = F.pad(base.to(self.result_dtype), (0, count * PANEL - outputs))
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """x R x G x K, written to out R x G x D of `result_dtype`, both contiguous."""
@@ -214,6 +264,21 @@ class Products:
         sums = (as_numpy(each) for each in (self.base, out.detach()))
         run(_multiply, _multiply_team, units, *flat, *sums, len(x), self.batch, self.depth // self.pair, self.outputs)
         return out
+
+
+def transposed_product(a: Tensor, b: Tensor, out: Tensor, onto: bool) -> None:
+    """out[g] = a[g]^T b[g] [+ out[g] if `onto`] for each g, in float32 or float64.
+
+    Args:
+        a, b: G x T x R and G x T x D, D a multiple of PANEL.
+        out: G x R x D; all contiguous.
+    """
+    batch, rows, outputs = out.shape
+    left, right, sums = as_numpy(a), as_numpy(b), as_numpy(out)
+    base = sums if onto else np.zeros(PANEL, sums.dtype)
+    units = batch * (outputs // PANEL) * -(-rows // ROWS_PER_UNIT)
+    sizes = (batch, a.shape[1], rows, outputs, onto)
+    run(_multiply_transposed, _multiply_transposed_team, units, left, right, base, sums, *sizes)
 
 
 def as_numpy(x: Tensor, pair: int = 1) -> np.ndarray:

@@ -26,16 +26,6 @@ Q = 2.0**0.5
 SUM = P**2 + Q**2
 
 
-def kernel_transform() -> np.ndarray:
-    """6 x 3: a kernel's polynomial at the six points, divided by what the interpolation there divides by."""
-    rows = [
-        [x**power / (2 * x**2 * (x**2 - other**2)) for power in range(3)]
-        for point, other in ((P, Q), (Q, P))
-        for x in (point, -point)
-    ]
-    return np.array([[1.0, 0.0, 0.0], *rows, [0.0, 0.0, 1.0]])
-
-
 @intrinsic
 def rectify(typing: Any, lanes: Any) -> Any:
     """0 where a lane is below 0, the lane elsewhere (NaN stays)."""
@@ -144,6 +134,47 @@ def _output_transform(counter, products, out, height, width, channels, top, colu
 
 
 @jit
+def _gradient_axis(source, at, step, target, to, to_step):
+    """The adjoint of `_backward_axis`: from gradients of four outputs to those of six products."""
+    kind = target.dtype.type
+    p, q, pp, qq = fill(kind(P)), fill(kind(Q)), fill(kind(P**2)), fill(kind(Q**2))
+    ppp, qqq, minus, zero = fill(kind(P**3)), fill(kind(Q**3)), fill(kind(-1)), fill(kind(0))
+    g0, g1, g2, g3 = load(source, at), load(source, at + step), load(source, at + 2 * step), load(source, at + 3 * step)
+    even, odd = multiply_add(pp, g2, g0), multiply_add(ppp, g3, multiply_add(p, g1, zero))
+    store(target, to, g0)
+    store(target, to + to_step, add(even, odd))
+    store(target, to + 2 * to_step, multiply_add(minus, odd, even))
+    even, odd = multiply_add(qq, g2, g0), multiply_add(qqq, g3, multiply_add(q, g1, zero))
+    store(target, to + 3 * to_step, add(even, odd))
+    store(target, to + 4 * to_step, multiply_add(minus, odd, even))
+    store(target, to + 5 * to_step, g3)
+
+
+@jit
+def _gradient_transform(counter, grad, height, width, channels, top, columns, tiles, values, row, step):
+    zero = fill(grad.dtype.type(0))
+    patch = np.empty(16 * LANES, grad.dtype)
+    half = np.empty(24 * LANES, grad.dtype)
+    while True:
+        tile = take(counter)
+        if tile >= tiles:
+            return
+        y0 = top + 4 * (tile // columns)
+        x0 = 4 * (tile % columns)
+        for c in range(0, channels, LANES):
+            for i in range(4):
+                for j in range(4):
+                    value = zero
+                    if y0 + i < height and x0 + j < width:
+                        value = load(grad, ((y0 + i) * width + x0 + j) * channels + c)
+                    store(patch, (4 * i + j) * LANES, value)
+            for j in range(4):
+                _gradient_axis(patch, j * LANES, 4 * LANES, half, j * LANES, 4 * LANES)
+            for i in range(6):
+                _gradient_axis(half, 4 * i * LANES, LANES, values, tile * row + c + 6 * i * step, step)
+
+
+@jit
 def _input_team(openmp, threads, args):
     in_team(openmp, threads, _input_transform, args)
 
@@ -153,14 +184,26 @@ def _output_team(openmp, threads, args):
     in_team(openmp, threads, _output_transform, args)
 
 
+@jit
+def _gradient_team(openmp, threads, args):
+    in_team(openmp, threads, _gradient_transform, args)
+
+
+def memory(x: Tensor) -> np.ndarray:
+    """All numbers from the first of `x` to its last, as they lie in memory."""
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return as_numpy(x.as_strided((last + 1,), (1,)))
+
+
 def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int) -> None:
     """x H x W x C -> channels `first_channel` to `first_channel + C` of values tiles x 36 x K, bfloat16 or x's type.
 
-    Tiles go by rows, whose first has its outputs at rows `top` to `top + 3` of `x`. Outside `x` are zeros.
+    Tiles go by rows, whose first has its outputs at rows `top` to `top + 3` of `x`. Outside `x` are zeros. Of `values`,
+    channels are contiguous, tiles and the 36 may be anywhere.
     """
     height, width, channels = x.shape
     row, step = values.stride()[:2]
-    source, target = x.numpy().reshape(-1), as_numpy(values)
+    source, target = x.numpy().reshape(-1), memory(values)
     run(
         _input_transform,
         _input_team,
@@ -185,3 +228,12 @@ def output_transform(
         *(source, target, height, width, channels, top, -(-width // 4), products.shape[0], onto),
         *(scale.numpy(), shift.numpy(), relu),
     )
+
+
+def gradient_transform(grad: Tensor, top: int, values: Tensor) -> None:
+    """The adjoint of `output_transform` but for scale and shift: grad H x W x D -> values tiles x 36 x D."""
+    height, width, channels = grad.shape
+    row, step = values.stride()[:2]
+    sizes = (height, width, channels, top, -(-width // 4), values.shape[0])
+    source, target = grad.numpy().reshape(-1), memory(values)
+    run(_gradient_transform, _gradient_team, values.shape[0], source, *sizes, target, row, step)
