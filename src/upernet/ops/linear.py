@@ -35,7 +35,7 @@ def choose_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choi
     if x.numel() == 0:
         return Choice("torch", "x is empty")
     if weight.shape[0] % LANES == 0:
-        if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
+        if torch.compiler.is_compiling() or (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
             return Choice("convolution", "oneDNN's products are faster than F.linear's")
         return Choice("torch", "oneDNN is not built into PyTorch, or switched off")
     slow = f"oneDNN is slow where outputs are not a multiple of {LANES}"
