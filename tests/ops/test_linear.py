@@ -1,5 +1,9 @@
 """Linear layers and the products behind them, against float64."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -138,3 +142,27 @@ def test_products_of_bfloat16_are_summed_in_float32(rows, batch, pairs, outputs,
     expected = torch.einsum("rgk,gdk->rgd", x.double(), weight.double())
     expected = expected if bias is None else expected + bias.double()
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=5e-5)
+
+
+FOR_ANY_PROCESSOR = """
+import torch
+import torch.nn.functional as F
+from upernet.ops import linear, upsample_conv3x3, use_kernel
+from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops.products_numba import PANEL, WIDE
+
+torch.manual_seed(0)
+x, weight, maps = torch.randn(301, 40), torch.randn(75, 40), torch.randn(1, 64, 30, 21)
+kernel = torch.randn(48, 64, 3, 3)
+assert not WIDE and PANEL == 16 and "AVX-512" in fault_of_bfloat16()
+with use_kernel(linear="numba", conv3x3="winograd"):
+    torch.testing.assert_close(linear(x, weight), F.linear(x, weight), rtol=1e-4, atol=1e-4)
+    expected = F.conv2d(maps, kernel, padding=1)
+    torch.testing.assert_close(upsample_conv3x3([maps], kernel), expected, rtol=1e-4, atol=1e-3)
+"""
+
+
+def test_products_on_a_processor_with_few_registers(tmp_path):
+    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", FOR_ANY_PROCESSOR], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

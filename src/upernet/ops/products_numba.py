@@ -13,24 +13,25 @@ sees pairs of neighbours in K as int32, which is what the instruction takes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-import llvmlite.binding
 import numpy as np
 import torch
 import torch.nn.functional as F
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from torch import Tensor
 
 from upernet.ops.lanes import LANES, BFloat, Lanes
 from upernet.ops.threads import in_team, jit, run, take
 
-FEATURES = llvmlite.binding.get_host_cpu_features()
-WIDE = bool(FEATURES.get("avx512f"))
-HAS_BFLOAT16 = WIDE and bool(FEATURES.get("avx512bf16"))
+FEATURES = cast(Any, cpu_target.target_context).codegen().magic_tuple()[2].split(",")
+"""Of the processor that Numba compiles for: this one, unless NUMBA_CPU_NAME says otherwise."""
+WIDE = "+avx512f" in FEATURES
+HAS_BFLOAT16 = WIDE and "+avx512bf16" in FEATURES
 DOT_PRODUCT = "llvm.x86.avx512bf16.dpbf16ps.512"
 """Of LANES pairs of bfloat16, added to LANES float32."""
 VECTORS = 2 if WIDE else 1
