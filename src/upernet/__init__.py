@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from upernet.errors import UpernetError
     from upernet.evaluation import evaluate
     from upernet.inference import Parse, Parser, load
+    from upernet.inference.bench import bench
     from upernet.models import UPerNet, create_model, list_models
     from upernet.recipe import Recipe, load_recipe
     from upernet.taxonomy import Taxonomy
@@ -23,6 +24,7 @@ __all__ = [
     "Taxonomy",
     "UPerNet",
     "UpernetError",
+    "bench",
     "create_model",
     "evaluate",
     "list_models",
@@ -39,6 +41,7 @@ _HOME = {
     "Taxonomy": "upernet.taxonomy",
     "UPerNet": "upernet.models",
     "UpernetError": "upernet.errors",
+    "bench": "upernet.inference.bench",
     "create_model": "upernet.models",
     "evaluate": "upernet.evaluation",
     "list_models": "upernet.models",

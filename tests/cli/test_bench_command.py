@@ -40,6 +40,8 @@ def test_explanation(run: Run) -> None:
         (("camvid", "--size", "12x"), "--size 12x: give pixels"),
         (("camvid", "--device", "cuda:77"), "cannot be used"),
         (("no_such_file.pth",), "no_such_file.pth"),
+        (("everyda",), "unknown model 'everyda': give one of "),
+        (("camvid", "--size", "32x"), "--size 32x"),
     ],
 )
 def test_mistakes(run: Run, arguments: tuple[str, ...], complaint: str) -> None:

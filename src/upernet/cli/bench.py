@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="Name of a model (random weights will do), or a checkpoint file.")],
+    model: Annotated[str, typer.Argument(help="Name of a model (random weights will do), or a checkpoint.")],
     size: Annotated[str, typer.Option(help="Height and width of the images in pixels: 512, or 480x640.")] = "512",
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs; the median counts.")] = 7,
@@ -32,12 +31,13 @@ def bench(
 
     from upernet.checkpoints import load_checkpoint, shipped_checkpoint
     from upernet.inference.bench import bench as measure
+    from upernet.inference.parser import checkpoint_at
     from upernet.models import create_model, list_models
 
     height, width = _size(size)
     if threads is not None:
         torch.set_num_threads(threads)
-    path = shipped_checkpoint(model) if model in list_models() else Path(model)
+    path = shipped_checkpoint(model) if model in list_models() else checkpoint_at(model)
     network = create_model(model) if path is None else load_checkpoint(path)[0]
     options = {"repeats": repeats, "compare": compare, "device": device, "precision": precision}
     result = {

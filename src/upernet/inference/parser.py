@@ -177,9 +177,10 @@ def load(
         >>> parser.levels
         ('scene', 'object', 'part', 'material', 'texture')
     """
-    name, path = os.fspath(name_or_path), Path(name_or_path)
-    recipe = None
-    if name in list_models():
+    name, recipe = os.fspath(name_or_path), None
+    if name not in list_models():
+        path = checkpoint_at(name_or_path)
+    else:
         path = shipped_checkpoint(name)
         if path is None:
             path, recipe = published_checkpoint(name), load_recipe(name)
@@ -188,12 +189,23 @@ def load(
                 f"the weights of {name!r} are not shipped, nor published; train it with `upernet train {name}` and "
                 "give the checkpoint file."
             )
-    elif path.is_dir():
-        path = checkpoint_in(path)
-    elif not (path.is_file() or path.suffix or path.parent != Path()):
-        raise UpernetError(f"unknown model {name!r}: give one of {', '.join(list_models())}, or a checkpoint file.")
     model, card = load_checkpoint(path, recipe)
     return Parser(model, {"name": path.stem, **card}, device=device, short_side=short_side, precision=precision)
+
+
+def checkpoint_at(file_or_directory: str | os.PathLike[str]) -> Path:
+    """The checkpoint file, or the one in the directory.
+
+    Raises:
+        UpernetError: it is the name of nothing, or the directory has none.
+    """
+    path = Path(file_or_directory)
+    if path.is_dir():
+        return checkpoint_in(path)
+    if not (path.is_file() or path.suffix or path.parent != Path()):
+        known = ", ".join(list_models())
+        raise UpernetError(f"unknown model {str(path)!r}: give one of {known}, or a checkpoint file.")
+    return path
 
 
 def usable_device(device: str | torch.device) -> torch.device:
