@@ -37,13 +37,14 @@ def conditions(result: Mapping[str, Any]) -> str:
 
 def comparisons(result: Mapping[str, Any], rows: Mapping[str, Any], title: str = "") -> list[str]:
     """A row per comparison: times, and for all but the first alternative how many times faster than the first it is."""
-    first, *others = next(iter(rows.values()))["seconds"]
+    first, *others = dict.fromkeys(name for row in rows.values() for name in row["seconds"])
     header = [title or conditions(result), first, *(heading for name in others for heading in (name, "ratio"))]
     body = []
     for name, row in rows.items():
         cells = [name, duration(row["seconds"][first]["median"])]
         for other in others:
-            cells += [duration(row["seconds"][other]["median"]), f"{row['ratio'][other]:.1f}"]
+            measured = other in row["seconds"]
+            cells += [duration(row["seconds"][other]["median"]), f"{row['ratio'][other]:.1f}"] if measured else ["", ""]
         body.append(cells)
     return table(header, *body)
 
