@@ -149,6 +149,13 @@ def cold_start() -> list[str]:
     ]
 
 
+def breakdown() -> list[str]:
+    result = read("breakdown")
+    total = sum(result["seconds"].values())
+    rows = [[f"`{name}`", duration(time), f"{100 * time / total:.0f} %"] for name, time in result["seconds"].items()]
+    return table([f"T at {result['size']}, {result['machine']['threads']} threads", "time", "share"], *rows)
+
+
 def precision() -> list[str]:
     result = read("precision")
     miou = result["miou"]

@@ -1,4 +1,4 @@
-"""Every benchmark runs, in its `--quick` form, and writes what the documents are made from."""
+"""Every benchmark of speed runs, in its `--quick` form, and writes what the documents are made from."""
 
 from __future__ import annotations
 
@@ -73,6 +73,11 @@ def test_models(run: Any):
     best = max(limit["multiply_adds_per_second"].values())
     assert limit["seconds"] == pytest.approx(limit["multiply_adds"] / best)
     assert limit["multiply_adds"] <= result["direct"]["multiply_adds"]
+
+
+def test_breakdown(run: Any):
+    seconds = run("breakdown")["seconds"]
+    assert {"upsample_conv3x3", "dcnv3", "all others"} <= set(seconds) and all(value > 0 for value in seconds.values())
 
 
 def test_peers_that_are_installed(run: Any):

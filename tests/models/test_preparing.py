@@ -122,3 +122,27 @@ def test_bfloat16_is_refused_where_it_would_not_be_faster() -> None:
         model = upernet.create_model("everyday")
     with pytest.raises(UpernetError, match="for CPUs, not meta"):
         prepare_for_inference(model, "bf16")
+
+
+def test_layers_that_are_not_called_in_order_stay() -> None:
+    class Sum(nn.ModuleList):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self[0](images) + self[1](images)
+
+    torch.manual_seed(0)
+    odd = nn.Sequential(Sum([nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)]))
+    with_norm = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)), nn.BatchNorm2d(3))
+    shared = nn.Conv2d(3, 3, 1)
+    twice = nn.Sequential(nn.Sequential(shared, nn.BatchNorm2d(3)), nn.Sequential(shared, nn.BatchNorm2d(3)))
+    images = torch.randn(2, 3, 8, 8)
+    for network in (odd, with_norm, twice):
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.get_buffer("running_mean"), -0.5, 0.5)
+        network.eval()
+        torch.testing.assert_close(prepare_for_inference(network)(images), network(images))
+
+
+def test_an_unknown_precision() -> None:
+    with pytest.raises(UpernetError, match="choose fp32 or bf16"):
+        upernet.load("everyday", precision="fp16")  # pyright: ignore

@@ -1,5 +1,6 @@
 """3x3 convolution over resized maps, by products at their own resolution, against the plain way."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,9 @@ def test_lateral(size, coarse_size, n, last, pixels, dtype):
     torch.testing.assert_close(y, expected.to(dtype), **tolerance)
     with use_kernel(lateral="torch"):
         torch.testing.assert_close(lateral(x, weight, scale, shift, coarse), y, **tolerance)
+    factors = [scale.requires_grad_(), shift]
+    assert choose_lateral(x, weight, coarse, *factors).kernel == "torch"
+    assert torch.autograd.grad(lateral(x, weight, *factors, coarse).sum(), scale)[0].isfinite().all()
     assert choose_lateral(x, weight, coarse.requires_grad_()).kernel == "torch"
 
 
@@ -337,6 +341,8 @@ def test_shapes_that_do_not_fit():
         lateral(maps[0], kernel, *ROW, maps[1].repeat(2, 1, 1, 1))
     with pytest.raises(ValueError, match="values"):
         lateral(maps[0], kernel, torch.ones(16), torch.ones(1), maps[1])
+    with pytest.raises(ValueError, match="not empty"):
+        upsample_taps([torch.zeros(1, 0, 5, 144)], 4, 4)
     with pytest.raises(ValueError, match="multiple of 16"):
         upsample_taps([torch.randn(1, 2, 2, 9 * 8)], 4, 4)
     with pytest.raises(ValueError, match="multiple of 16"):
@@ -355,3 +361,43 @@ def test_strided_factors():
     with use_kernel(lateral="torch"):
         expected = lateral(maps[0], kernel, factors[:, 0], factors[:, 1], maps[1])
     torch.testing.assert_close(y, expected, rtol=0, atol=5e-5)
+
+
+def test_a_large_result_is_not_overwritten_while_somebody_has_it():
+    maps, weight = [torch.randn(1, 64, 160, 128)], torch.randn(64, 64, 3, 3)  # 5 MiB
+    with torch.no_grad():
+        first = upsample_conv3x3(maps, weight)
+        part, address, copy = first[:, 5:9, 7:], first.data_ptr(), first[:, 5:9, 7:].clone()
+        del first
+        second = upsample_conv3x3(maps, 2 * weight)
+        assert second.data_ptr() != address and torch.equal(part, copy)
+        del part, copy
+        third = upsample_conv3x3(maps, weight)
+        assert third.data_ptr() == address, "memory that nobody has is not used again"
+        torch.testing.assert_close(second, 2 * third, rtol=1e-4, atol=1e-3)
+
+
+LARGE_RESULTS_IN_TWO_PROCESSES = """
+import os, torch
+from upernet.ops import upsample_conv3x3
+maps, weight = [torch.randn(1, 160, 128, 64).permute(0, 3, 1, 2)], torch.randn(64, 64, 3, 3)
+with torch.no_grad():
+    kept, lost = upsample_conv3x3(maps, weight), upsample_conv3x3(maps, weight)
+    copy = kept.clone()
+    del lost
+    child = os.fork()
+    for _ in range(3):
+        upsample_conv3x3(maps, weight)
+    if not child:  # where torch's own parallel operations would wait for ever
+        kept.numpy()[:] = 7
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0 and torch.equal(kept, copy)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_results_of_its_own():
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE_RESULTS_IN_TWO_PROCESSES], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

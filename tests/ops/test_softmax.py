@@ -64,6 +64,16 @@ def test_the_operator_is_registered_as_torch_wants_it():
     x = torch.randn(4, 18, requires_grad=True)
     torch.library.opcheck(torch.ops.upernet.grouped_softmax.default, (x, 2))
     torch.library.opcheck(torch.ops.upernet.grouped_softmax_backward.default, (x.detach(), x.detach(), 2))
+    y = torch.randn(3, 6, requires_grad=True)
+    with pytest.raises(ValueError, match="does not fit"):
+        torch.ops.upernet.grouped_softmax_backward(torch.ones(9, 18), x.detach(), 2)
+    with pytest.raises(ValueError, match="divided into 4 runs"):
+        torch.ops.upernet.grouped_softmax(x, 4)
+    second = []
+    for function in (grouped_softmax, plain):
+        (first,) = torch.autograd.grad(function(y, 2)[:, ::2].square().sum(), y, create_graph=True)
+        second.append(torch.autograd.grad(first.square().sum(), y)[0])
+    torch.testing.assert_close(*second, rtol=1e-4, atol=1e-5)
     compiled = torch.compile(lambda x: grouped_softmax(x, 2), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), plain(x, 2))
 

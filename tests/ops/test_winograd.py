@@ -163,3 +163,22 @@ def test_a_fingerprint_tells_any_single_bit(count, data):
     place, bit = data.draw(st.integers(0, count - 1)), data.draw(st.integers(0, 31))
     x.numpy().view(np.uint32)[place] ^= np.uint32(1 << bit)
     assert fingerprint(x) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("change", ["all signs", "two filters", "two signs", "two exponents"])
+def test_weights_that_change_only_in_their_highest_bits_are_noticed(dtype, change):
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 64, 16, 16, dtype=dtype), torch.randn(64, 64, 3, 3, dtype=dtype)
+    with torch.no_grad(), use_kernel(conv3x3="winograd"):
+        before = upsample_conv3x3([x], weight)
+        if change == "all signs":
+            weight.neg_()
+        elif change == "two filters":
+            weight[:2].neg_()
+        else:  # 64 words of 32 bits apart, which the fingerprint takes one after the other
+            words = 64 // (dtype.itemsize // 4)
+            weight.view(-1)[: 2 * words : words] *= -1 if change == "two signs" else 2
+        after = upsample_conv3x3([x], weight)
+    torch.testing.assert_close(after, F.conv2d(x, weight, padding=1), rtol=0, atol=2e-3)
+    assert not torch.equal(before, after)

@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+MOST_PIXELS = 2**16
+"""Of a side."""
+
 
 def bench(
     model: Annotated[str, typer.Argument(help="Name of a model (random weights will do), or a checkpoint.")],
     size: Annotated[str, typer.Option(help="Height and width of the images in pixels: 512, or 480x640.")] = "512",
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images at a time.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs; the median counts.")] = 7,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the products.")] = "fp32",
     threads: Annotated[
@@ -76,8 +79,8 @@ def _size(text: str) -> tuple[int, int]:
     from upernet.errors import UpernetError
 
     sides = text.lower().split("x")
-    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise UpernetError(f"--size {text}: give pixels, for example 512, or 480x640 for height and width.")
+    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() and 0 < int(side) <= MOST_PIXELS for side in sides):
+        raise UpernetError(f"--size {text}: give pixels up to {MOST_PIXELS}, as 512, or 480x640 for height and width.")
     return int(sides[0]), int(sides[-1])
 
 

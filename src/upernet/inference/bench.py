@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from upernet.errors import UpernetError
 from upernet.inference.parser import usable_device
 from upernet.models import Precision, UPerNet, prepare_for_inference
 from upernet.ops import PLAIN, use_kernel
 from upernet.ops.choice import recorded_decisions
 
 
-@torch.inference_mode()
 def bench(
     model: UPerNet,
     height: int = 512,
@@ -45,11 +45,29 @@ def bench(
         with the same class).
 
     Raises:
-        UpernetError: the device is not there or cannot compute in `precision`.
+        UpernetError: the device is not there, cannot compute in `precision`, or has too little memory.
     """
+    try:
+        return _measure(model, (batch, 3, height, width), repeats, compare, device, precision)
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        size = f"{batch} x {height} x {width}"
+        raise UpernetError(f"{size} pixels do not fit into the memory of {device}; ask for fewer.") from None
+
+
+@torch.inference_mode()
+def _measure(
+    model: UPerNet,
+    shape: tuple[int, int, int, int],
+    repeats: int,
+    compare: bool,
+    device: str | torch.device,
+    precision: Precision,
+) -> dict[str, Any]:
     where = usable_device(device)
     model = model.eval().to(where)
-    images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(where)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(where)
     ways: dict[str, tuple[UPerNet, dict[str, str]]] = {"fast": (prepare_for_inference(model, precision), {})}
     if compare:
         ways["plain"] = model, PLAIN
@@ -70,7 +88,7 @@ def bench(
                 _wait(where)
                 seconds[name].append(time.perf_counter() - start)
     median = statistics.median(seconds["fast"])
-    result: dict[str, Any] = {"seconds": median, "images_per_second": batch / median}
+    result: dict[str, Any] = {"seconds": median, "images_per_second": shape[0] / median}
     if compare:
         plain = statistics.median(seconds["plain"])
         result |= {"plain_seconds": plain, "ratio": plain / median, "error": {}, "agreement": {}}

@@ -211,7 +211,8 @@ def checkpoint_at(file_or_directory: str | os.PathLike[str]) -> Path:
 def usable_device(device: str | torch.device) -> torch.device:
     """The device. Raises UpernetError if it is not there."""
     try:
-        torch.zeros(1, device=device)
+        if torch.zeros(1, device=device).is_meta:
+            raise RuntimeError("it computes nothing")
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upernet.models.decoder import Conv3x3BnRelu
+from upernet.models.layers import Classifier
 from upernet.ops.fusion import resize_like
-from upernet.ops.linear import conv1x1
 
 
 class SceneHead(nn.Module):
@@ -41,11 +41,11 @@ class PixelHead(nn.Module):
         super().__init__()
         self.conv = Conv3x3BnRelu(in_channels, channels) if channels else nn.Identity()
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels or in_channels, num_logits, 1)
+        self.classifier = Classifier(channels or in_channels, num_logits)
 
     def forward(self, x: Tensor) -> Tensor:
         """N x D x H x W -> N x K x H x W."""
-        return conv1x1(self.dropout(self.conv(x)), self.classifier.weight, self.classifier.bias)
+        return self.classifier(self.dropout(self.conv(x)))
 
 
 class TextureHead(nn.Module):
@@ -59,9 +59,9 @@ class TextureHead(nn.Module):
         super().__init__()
         widths = [sum(in_channels)] + [channels] * depth
         self.convs = nn.Sequential(*(Conv3x3BnRelu(a, b) for a, b in pairwise(widths)))
-        self.classifier = nn.Conv2d(channels, num_logits, 1)
+        self.classifier = Classifier(channels, num_logits)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """[N x C x H/4 x W/4, ...] -> N x K x H/4 x W/4."""
         stopped = [resize_like(feature.detach(), features[0]) for feature in features]
-        return conv1x1(self.convs(torch.cat(stopped, dim=1)), self.classifier.weight, self.classifier.bias)
+        return self.classifier(self.convs(torch.cat(stopped, dim=1)))

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from upernet.errors import UpernetError
 from upernet.models.features import STRIDES, DropPath, Feature, FeatureInfo
 from upernet.models.initialization import initialize
+from upernet.models.layers import Linear
 from upernet.ops import dcnv3, grouped_softmax, linear
 from upernet.ops.mlp import mlp
 from upernet.settings import Settings
@@ -253,7 +254,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return mlp(x, *_parameters(self.fc1), *_parameters(self.fc2))
+        return mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
 
 
 class DCNv3(nn.Module):
@@ -281,10 +282,10 @@ class DCNv3(nn.Module):
             nn.Sequential(ToChannelsLast(), layer_norm(channels)),
             nn.GELU(),
         )
-        self.offset = nn.Linear(channels, groups * points * 2)
-        self.mask = nn.Linear(channels, groups * points)
-        self.input_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
+        self.offset = Linear(channels, groups * points * 2)
+        self.mask = Linear(channels, groups * points)
+        self.input_proj = Linear(channels, channels)
+        self.output_proj = Linear(channels, channels)
         self.center_feature_scale_proj_weight = self.center_feature_scale_proj_bias = None
         if center_feature_scale:
             self.center_feature_scale_proj_weight = nn.Parameter(torch.zeros(groups, channels))
@@ -300,13 +301,13 @@ class DCNv3(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        values = linear(x, *_parameters(self.input_proj))
+        values = self.input_proj(x)
         query = self.dw_conv(x.permute(0, 3, 1, 2))
-        weights = grouped_softmax(linear(query, *_parameters(self.mask)), self.groups)
+        weights = grouped_softmax(self.mask(query), self.groups)
         size, around = self.kernel_size, self.kernel_size // 2
         y = dcnv3(
             values,
-            linear(query, *_parameters(self.offset)),
+            self.offset(query),
             weights.to(values.dtype),
             (size, size),
             padding=(around, around),
@@ -317,11 +318,7 @@ class DCNv3(nn.Module):
             gate = linear(query, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias)
             gate = gate.sigmoid().repeat_interleave(x.shape[-1] // self.groups, -1)
             y = y * (1 - gate) + values * gate
-        return linear(y, *_parameters(self.output_proj))
-
-
-def _parameters(module: nn.Linear) -> tuple[Tensor, Tensor]:
-    return module.weight, module.bias
+        return self.output_proj(y)
 
 
 def _initialize(module: nn.Module) -> None:

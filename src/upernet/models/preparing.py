@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from itertools import chain, pairwise
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from upernet.errors import UpernetError
 from upernet.models.decoder import Conv3x3BnRelu, Lateral
@@ -17,7 +19,7 @@ from upernet.ops.choice import fault_of_bfloat16
 Precision = Literal["fp32", "bf16"]
 
 CALLED_IN_ORDER = {
-    "torch.nn.modules.container",  # Sequential
+    "torch.nn.modules.container",
     "timm.models._features",  # FeatureListNet
     "timm.models._efficientnet_blocks",
     "timm.models.efficientnet",
@@ -42,9 +44,8 @@ Network = TypeVar("Network", bound=nn.Module)
 def prepare_for_inference(model: Network, precision: Precision = "fp32") -> Network:
     """A copy of `model` in eval mode that computes the same faster, up to rounding; `model` itself if it has no gain.
 
-    Batch norms of the backbone are folded into the convolutions before them, which on CPUs work channels-last: measured
-    on two threads, EfficientNet-Lite2 takes less than half of the time, and ResNet-50 four fifths. The decoder folds
-    its own.
+    Batch norms of the backbone are folded into the convolutions before them, which on CPUs work channels-last. The
+    decoder folds its own.
 
     With `precision` "bf16", the layers of `IN_BFLOAT16` multiply in bfloat16: faster again, and no longer the same
     (docs/performance.md has the difference). The timm backbones and EfficientNet-Lite stay in float32.
@@ -53,24 +54,26 @@ def prepare_for_inference(model: Network, precision: Precision = "fp32") -> Netw
     train nor save it.
 
     Raises:
-        UpernetError: this is not a CPU that multiplies bfloat16.
+        UpernetError: the precision is another, or this is not a CPU that multiplies bfloat16.
     """
     reduced = precision == "bf16"
     if reduced:
         _check_bfloat16(model)
-    if not reduced and not any(_pairs(parent) for parent in model.modules()):
+    elif precision != "fp32":
+        raise UpernetError(f"precision {precision!r}: choose fp32 or bf16.")
+    if not reduced and not _pairs(model):
         return model.eval()
     shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     prepared = copy.deepcopy(model, shared).eval()
+    for parent, conv_name, norm_name in _pairs(prepared):
+        conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
+        weight, bias = _folded(conv, norm)
+        if weight.device.type == "cpu":
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        conv.weight = nn.Parameter(weight, requires_grad=False)
+        conv.bias = nn.Parameter(bias, requires_grad=False)
+        setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))  # timm's norms may have an activation
     for parent in prepared.modules():
-        for conv_name, norm_name in _pairs(parent):
-            conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
-            weight, bias = _folded(conv, norm)
-            if weight.device.type == "cpu":
-                weight = weight.contiguous(memory_format=torch.channels_last)
-            conv.weight = nn.Parameter(weight, requires_grad=False)
-            conv.bias = nn.Parameter(bias, requires_grad=False)
-            setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))  # timm's norms may have an activation
         for name in IN_BFLOAT16.get(type(parent), ()) if reduced else ():
             layer = parent.get_submodule(name)
             weight = layer.get_parameter("weight").detach()
@@ -86,14 +89,19 @@ def _check_bfloat16(model: nn.Module) -> None:
         raise UpernetError(f"precision bf16: {fault}; leave it out.")
 
 
-def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
-    """Names of each convolution and the batch norm that follows it."""
-    if type(parent).__module__ not in CALLED_IN_ORDER:
-        return []
+def _pairs(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
+    """The parent and the names of each convolution and the batch norm that always follows it."""
+    parents = Counter(id(child) for parent in model.modules() for child in parent.children())
     return [
-        (conv_name, norm_name)
+        (parent, conv_name, norm_name)
+        for parent in model.modules()
+        if type(parent).__module__ in CALLED_IN_ORDER and type(parent) not in (nn.ModuleList, nn.ModuleDict)
         for (conv_name, conv), (norm_name, norm) in pairwise(parent.named_children())
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
+        if isinstance(conv, nn.Conv2d)
+        and isinstance(norm, nn.BatchNorm2d)
+        and norm.running_mean is not None
+        and not is_parametrized(conv)
+        and parents[id(conv)] == parents[id(norm)] == 1
     ]
 
 

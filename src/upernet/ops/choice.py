@@ -72,7 +72,7 @@ def use_kernel(**kernels: str) -> Iterator[None]:
 @functools.cache
 def fault_of_bfloat16() -> str:
     """Why bfloat16 would not be faster than float32 on this CPU, empty if it is."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "oneDNN does not multiply bfloat16 on this processor"
     if fault := fault_of_numba("products_numba"):
         return fault

@@ -282,5 +282,5 @@ def backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, s: Sampling)
 
 def try_one_pixel() -> None:
     """Run the forward kernel on next to nothing, which compiles it; raises whatever stands in the way."""
-    x = torch.zeros(1, 2, 1, 1)
-    forward(x, torch.zeros(1, 2, 1, 2), x, Sampling((1, 1), (1, 1), (0, 0), (1, 1), 1, 1.0, False))
+    x = torch.zeros(1, 2, 1, 1, dtype=torch.float32)
+    forward(x, torch.zeros(1, 2, 1, 2, dtype=torch.float32), x, Sampling((1, 1), (1, 1), (0, 0), (1, 1), 1, 1.0, False))

@@ -89,7 +89,8 @@ def upsample_conv3x3(
 ) -> Tensor:
     """`conv2d(cat(maps resized to the first), weight, padding=1) * scale + shift`, rectified if `relu`.
 
-    Resizing is bilinear with pixel centres at half integers (`F.interpolate`, `align_corners=False`).
+    Resizing is bilinear with pixel centres at half integers (`F.interpolate`, `align_corners=False`). Winograd's
+    rounding errors are relative to the largest input of a tile of 6 x 6; an infinite one turns its outputs into NaN.
 
     Args:
         maps: N x C_k x h_k x w_k each, of any memory format. A single one makes this a convolution.
@@ -120,7 +121,7 @@ def upsample_conv3x3(
     return torch.ops.upernet.upsample_conv3x3(list(maps), weight, scale, shift, relu, kernel == "winograd")
 
 
-def choose_lateral(x: Tensor, weight: Tensor, coarse: Tensor) -> Choice:
+def choose_lateral(x: Tensor, weight: Tensor, coarse: Tensor, *others: Tensor) -> Choice:
     """The kernel of `lateral` for these arguments, and why."""
     if "lateral" in OVERRIDES:
         return Choice(OVERRIDES["lateral"], "asked for with use_kernel")
@@ -131,7 +132,7 @@ def choose_lateral(x: Tensor, weight: Tensor, coarse: Tensor) -> Choice:
         reason = _needs_torch(x, coarse) or _needs_torch_for(weight, x)
     if reason:
         return Choice("torch", reason)
-    if _differentiated(x, weight, coarse):
+    if _differentiated(x, weight, coarse, *others):
         return Choice("torch", "with gradients")
     if on_gpu:
         return Choice("triton", "one pass after the product instead of four")
@@ -156,7 +157,7 @@ def lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Ten
         ValueError: shapes do not fit together.
     """
     _check_lateral(x, weight, scale, shift, coarse)
-    kernel = decide("lateral", choose_lateral(x, weight, coarse), x, weight, coarse)
+    kernel = decide("lateral", choose_lateral(x, weight, coarse, scale, shift), x, weight, coarse)
     if kernel == "torch":
         return _finish(F.conv2d(x, weight.to(x.dtype)), scale, shift, relu=True) + resize_like(coarse, x)
     if kernel == "triton":
@@ -333,6 +334,10 @@ def upsample_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor
 def _run_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
     language = _language("upsample_taps", products[0])
     lanes = LANES if language == "numba" else 1
+    if not products or any(x.dim() != 4 or not x.numel() for x in products) or min(height, width) < 1:
+        raise ValueError("upsample_taps: products must be N x h x w x (9 D) and not empty")
+    if any(x.dtype != products[0].dtype for x in products):
+        raise ValueError("upsample_taps: products differ in type")
     images, *_, channels = products[0].shape
     if channels % (9 * lanes) or any(x.shape[0] != images or x.shape[3] != channels for x in products):
         raise ValueError(f"upsample_taps: products must have one N, and 9 D channels with D a multiple of {lanes}")

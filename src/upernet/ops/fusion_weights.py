@@ -21,12 +21,15 @@ WORDS = 2**16
 LINES = 64
 PIECE = 128
 """Input channels of a weight that are transformed at a time, because bfloat16 goes through float32."""
-PRIME = np.uint32(16777619)
+PRIME = np.uint32(0x9E3779B1)
 
 
 @jit
 def _hash(counter, words, states):
-    """FNV-1a of every 64th word, in 64 lines, for each block of WORDS."""
+    """Every 64th word into one of 64 states, for each block of WORDS; no step forgets a bit of state or word.
+
+    A product carries bits upwards only, so the high ones are brought down again: else two sign bits would cancel.
+    """
     while True:
         block = take(counter)
         if block >= states.shape[0]:
@@ -38,9 +41,11 @@ def _hash(counter, words, states):
         for start in range(block * WORDS, whole, LINES):
             line = words[start : start + LINES]
             for i in range(LINES):
-                state[i] = (state[i] ^ line[i]) * PRIME
+                mixed = (state[i] ^ line[i]) * PRIME
+                state[i] = mixed ^ (mixed >> np.uint32(15))
         for i in range(whole, stop):
-            state[i - whole] = (state[i - whole] ^ words[i]) * PRIME
+            mixed = (state[i - whole] ^ words[i]) * PRIME
+            state[i - whole] = mixed ^ (mixed >> np.uint32(15))
 
 
 @jit
@@ -49,7 +54,7 @@ def _hash_team(openmp, threads, args):
 
 
 def fingerprint(x: Tensor) -> bytes:
-    """Differs if any bit of `x` differs (for a single change surely, for several with a chance of 2^-32 or less)."""
+    """Differs if any bit of `x` differs (for a single change surely, for several but for a chance of about 2^-32)."""
     words = as_numpy(x.contiguous()).view(np.uint32)
     states = np.empty((-(-words.size // WORDS), LINES), np.uint32)
     run(_hash, _hash_team, len(states), words, states)
@@ -109,7 +114,7 @@ def _winograd(weight: Tensor, channels: list[range]) -> Products:
             if pair == 1:
                 kernel_transform(piece, False, panels[..., 0], first)
             else:
-                values = torch.empty(*panels.shape[:2], piece.shape[1], PANEL)
+                values = torch.empty(*panels.shape[:2], piece.shape[1], PANEL, dtype=torch.float32)
                 kernel_transform(piece.float(), False, values, 0)
                 panels[:, :, first // 2 : last // 2] = values.unflatten(2, (-1, 2)).transpose(3, 4)
             first = last

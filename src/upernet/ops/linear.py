@@ -85,9 +85,11 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     if weight.dim() != 2 or x.shape[-1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
         raise ValueError(f"linear: a weight of shape {tuple(weight.shape)} does not fit x of {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.float64) or x.dtype != weight.dtype:
+        raise ValueError(f"linear: the Numba kernel takes float32 or float64, not {x.dtype} and {weight.dtype}")
     rows = x.detach().reshape(-1, 1, x.shape[-1]).contiguous()
     out = x.new_empty(*x.shape[:-1], weight.shape[0])
-    Products(weight[None], None if bias is None else bias[None])(rows, out)
+    Products(weight[None], None if bias is None else bias[None])(rows, out.view(len(rows), 1, -1))
     return out
 
 

@@ -41,7 +41,7 @@ FEW_ROWS = 4
 PANEL = VECTORS * LANES
 PANELS_PER_UNIT = 4
 ROWS_PER_UNIT = 256
-"""Whole tiles of ROWS. What one thread multiplies before it takes on the next, so that both stay in its cache."""
+"""What one thread multiplies before it takes on the next, so that both stay in its cache."""
 
 
 @intrinsic
@@ -255,11 +255,20 @@ class Products:
         self.dtype = panels.dtype
         """Of the rows."""
         self.result_dtype = torch.float32 if self.pair == 2 else self.dtype
-        base = torch.zeros(self.batch, outputs) if bias is None else bias.detach()
+        base = panels.new_zeros(self.batch, outputs) if bias is None else bias.detach()
         self.base = F.pad(base.to(self.result_dtype), (0, count * PANEL - outputs))
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        """x R x G x K, written to out R x G x D of `result_dtype`, both contiguous."""
+        """x R x G x K, written to out R x G x D of `result_dtype`, both contiguous.
+
+        Raises:
+            ValueError: a shape or type is another.
+        """
+        expected = (self.batch, self.depth), (self.batch, self.outputs)
+        if (tuple(x.shape[1:]), tuple(out.shape[1:])) != expected or len(x) != len(out):
+            raise ValueError(f"products: {tuple(x.shape)} and {tuple(out.shape)} do not fit {expected}")
+        if (x.dtype, out.dtype) != (self.dtype, self.result_dtype):
+            raise ValueError(f"products of {self.dtype} in {self.result_dtype}: not {x.dtype} and {out.dtype}")
         units = self.batch * -(-self.outputs // (PANEL * PANELS_PER_UNIT)) * -(-len(x) // ROWS_PER_UNIT)
         flat = (as_numpy(each, self.pair) for each in (x.detach(), self.panels))
         sums = (as_numpy(each) for each in (self.base, out.detach()))
@@ -292,4 +301,5 @@ def as_numpy(x: Tensor, pair: int = 1) -> np.ndarray:
 
 def try_one_pixel() -> None:
     """Compile, or load, the kernel, and run it."""
-    Products(torch.zeros(1, 1, 1))(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
+    one = torch.zeros(1, 1, 1, dtype=torch.float32)
+    Products(one)(one, one.clone())

@@ -30,8 +30,7 @@ def grouped_softmax(x: Tensor, groups: int) -> Tensor:
     Raises:
         ValueError: the last dimension does not divide into so many runs.
     """
-    if groups < 1 or x.shape[-1] < 1 or x.shape[-1] % groups:
-        raise ValueError(f"grouped_softmax: {x.shape[-1]} channels cannot be divided into {groups} runs")
+    _check_runs(x, groups)
     kernel = decide("grouped_softmax", choose_grouped_softmax(x), x)
     if kernel == "torch":
         return x.unflatten(-1, (groups, -1)).softmax(-1).flatten(-2)
@@ -43,15 +42,29 @@ def grouped_softmax(x: Tensor, groups: int) -> Tensor:
 def _forward(x: Tensor, groups: int) -> Tensor:
     from upernet.ops import softmax_numba
 
-    if x.dtype != torch.float32:
-        raise ValueError(f"grouped_softmax: the Numba kernel takes float32, not {x.dtype}")
+    _check(x, groups)
     return softmax_numba.forward(x, groups)
 
 
 def _backward(grad: Tensor, out: Tensor, groups: int) -> Tensor:
     from upernet.ops import softmax_numba
 
+    _check(out, groups)
+    if grad.shape != out.shape:
+        raise ValueError(f"grouped_softmax: a gradient of {tuple(grad.shape)} does not fit {tuple(out.shape)}")
     return softmax_numba.backward(grad.to(out.dtype), out, groups)
+
+
+def _check(x: Tensor, groups: int) -> None:
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        raise ValueError(f"grouped_softmax: the Numba kernel takes float32 on a CPU, not {x.dtype} on {x.device}")
+    _check_runs(x, groups)
+
+
+def _check_runs(x: Tensor, groups: int) -> None:
+    if groups < 1 or x.dim() < 1 or x.shape[-1] < 1 or x.shape[-1] % groups:
+        channels = x.shape[-1] if x.dim() else 0
+        raise ValueError(f"grouped_softmax: {channels} channels cannot be divided into {groups} runs")
 
 
 def _save(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
@@ -61,6 +74,19 @@ def _save(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return torch.ops.upernet.grouped_softmax_backward(grad, *ctx.saved_tensors, ctx.groups), None
+
+
+def _save_both(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.groups = inputs[2]
+
+
+def _differentiate_again(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    """Of r = out (g - sum(g out)), per run: its derivative by g is symmetric, and that by out is spelled out."""
+    g, out, v = (each.unflatten(-1, (ctx.groups, -1)) for each in (*ctx.saved_tensors, grad))
+    for_g = out * (v - (v * out).sum(-1, keepdim=True))
+    for_out = v * (g - (g * out).sum(-1, keepdim=True)) - g * (v * out).sum(-1, keepdim=True)
+    return for_g.flatten(-2), for_out.flatten(-2), None
 
 
 def _like_first(first: Tensor, *rest: Any) -> Tensor:
@@ -77,3 +103,6 @@ for _schema, _kernel in (
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"upernet::{_name}", _like_first, lib=_library)
 torch.library.register_autograd("upernet::grouped_softmax", _differentiate, setup_context=_save, lib=_library)
+torch.library.register_autograd(
+    "upernet::grouped_softmax_backward", _differentiate_again, setup_context=_save_both, lib=_library
+)

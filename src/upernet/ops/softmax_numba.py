@@ -89,4 +89,4 @@ def backward(grad: Tensor, out: Tensor, groups: int) -> Tensor:
 
 def try_one_pixel() -> None:
     """Compile, or load, the kernel, and run it."""
-    forward(torch.zeros(1, 2), 1)
+    forward(torch.zeros(1, 2, dtype=torch.float32), 1)

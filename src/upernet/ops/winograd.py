@@ -157,8 +157,8 @@ def lateral(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Ten
 
 def try_one_pixel() -> None:
     """Compile, or load, the kernels, and run them."""
-    weight = torch.zeros(LANES, LANES, 3, 3)
+    weight = torch.zeros(LANES, LANES, 3, 3, dtype=torch.float32)
     forms, channels = Forms(weight), range(LANES)
-    x, half = torch.zeros(1, 2, 2, LANES), torch.zeros(1, 1, 1, LANES)
-    zero = torch.zeros(LANES)
+    x, half = torch.zeros(1, 2, 2, LANES, dtype=torch.float32), torch.zeros(1, 1, 1, LANES, dtype=torch.float32)
+    zero = torch.zeros(LANES, dtype=torch.float32)
     convolve([x, half], forms.winograd([channels, channels]), [half], [forms.taps(channels)], zero, zero, True)

@@ -63,5 +63,5 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 
 def try_one_pixel() -> None:
     """Compile, or load, the kernels, and run them."""
-    x, weight = torch.zeros(1, 1, 1, LANES), torch.zeros(LANES, LANES, 3, 3)
+    x, weight = torch.zeros(1, 1, 1, LANES, dtype=torch.float32), torch.zeros(LANES, LANES, 3, 3, dtype=torch.float32)
     weight_gradient(convolution(x, weight, adjoint=False), x)
