@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "inference"))
 
@@ -18,8 +20,8 @@ from upernet.models import UPerNet
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process: exit status and what was printed."""
+def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """The command line in this process: exit status and what was printed. `--threads` is taken back afterwards."""
 
     def run(*arguments: object) -> Result:
         capsys.readouterr()
@@ -28,7 +30,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         assert isinstance(exit_.value.code, int)
         return Result(exit_.value.code, *capsys.readouterr())
 
-    return run
+    threads = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
