@@ -216,22 +216,5 @@ def speed() -> list[str]:
     return table([title, "time", "times as fast"], *rows)
 
 
-TABLES = {
-    function.__name__: function
-    for function in (
-        *(
-            speed,
-            machine,
-            targets,
-            operators,
-            models,
-            roofline,
-            precision,
-            peers,
-            training,
-            memory,
-            scaling,
-            cold_start,
-        ),
-    )
-}
+SHOWN = (speed, machine, targets, operators, models, breakdown, roofline, precision, peers, training, memory, scaling)
+TABLES = {function.__name__: function for function in (*SHOWN, cold_start)}
