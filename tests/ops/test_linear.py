@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from upernet.ops import choose_linear, linear, use_kernel
+from upernet.ops import choose_linear, grouped_softmax, lateral, linear, upsample_conv3x3, use_kernel
 from upernet.ops.linear import conv1x1
 from upernet.ops.products_numba import FEW_ROWS, HAS_BFLOAT16, PANEL, ROWS, ROWS_PER_UNIT, Products
 
@@ -169,3 +169,26 @@ def test_products_on_a_processor_with_few_registers(tmp_path):
     environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", FOR_ANY_PROCESSOR], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_results_do_not_depend_on_threads():
+    torch.manual_seed(0)
+    x, weight, coarse = torch.randn(2, 48, 30, 21), torch.randn(48, 48, 3, 3), torch.randn(2, 48, 9, 7)
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with use_kernel(linear="numba", conv3x3="winograd"), torch.no_grad():
+                found.append(
+                    [
+                        linear(x, torch.ones(50, 21), None),
+                        grouped_softmax(x.flatten(1), 6),
+                        lateral(x, weight[..., :1, :1], weight[:, 0, 0, 0], weight[0, :, 0, 0], coarse),
+                        upsample_conv3x3([x, coarse], weight.repeat(1, 2, 1, 1)),
+                    ]
+                )
+    finally:
+        torch.set_num_threads(before)
+    for others in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
