@@ -248,9 +248,13 @@ def _differentiated(*tensors: Tensor | None) -> bool:
 
 
 def _coarse(maps: Sequence[Tensor], winograd: bool) -> list[int]:
-    """The maps for which products at their own resolution are fewer than at the first map's."""
+    """The maps for which products at their own resolution are fewer than at the first map's.
+
+    With Winograd's transforms, where they are not more: the weights take a quarter of the memory.
+    """
     fine = maps[0].shape[2] * maps[0].shape[3]
-    return [k for k, x in enumerate(maps) if x.shape[2] * x.shape[3] * (4 if winograd else 1) < fine]
+    sizes = [x.shape[2] * x.shape[3] for x in maps]
+    return [k for k, size in enumerate(sizes) if (4 * size <= fine if winograd else size < fine)]
 
 
 def _channels(maps: Sequence[Tensor]) -> list[range]:
