@@ -336,12 +336,12 @@ def upsample_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor
 
 
 def _run_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
-    language = _language("upsample_taps", products[0])
-    lanes = LANES if language == "numba" else 1
     if not products or any(x.dim() != 4 or not x.numel() for x in products) or min(height, width) < 1:
         raise ValueError("upsample_taps: products must be N x h x w x (9 D) and not empty")
     if any(x.dtype != products[0].dtype for x in products):
         raise ValueError("upsample_taps: products differ in type")
+    language = _language("upsample_taps", products[0])
+    lanes = LANES if language == "numba" else 1
     images, *_, channels = products[0].shape
     if channels % (9 * lanes) or any(x.shape[0] != images or x.shape[3] != channels for x in products):
         raise ValueError(f"upsample_taps: products must have one N, and 9 D channels with D a multiple of {lanes}")
