@@ -2,7 +2,7 @@
 
 from upernet.ops.choice import Choice, use_kernel
 from upernet.ops.dcnv3 import choose_dcnv3, dcnv3
-from upernet.ops.fusion import choose_conv3x3, choose_lateral, lateral, upsample_conv3x3
+from upernet.ops.fusion import choose_conv3x3, choose_lateral, lateral, resize, resize_like, upsample_conv3x3
 from upernet.ops.linear import choose_linear, linear
 from upernet.ops.softmax import choose_grouped_softmax, grouped_softmax
 
@@ -28,6 +28,8 @@ __all__ = [
     "grouped_softmax",
     "lateral",
     "linear",
+    "resize",
+    "resize_like",
     "upsample_conv3x3",
     "use_kernel",
 ]

@@ -39,11 +39,16 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 Convolution = Callable[[Tensor, Tensor], Tensor]
 
 
-def resize_like(x: Tensor, reference: Tensor) -> Tensor:
-    """Bilinear resize of `x` to the height and width of `reference` (pixel centres at half integers)."""
-    if x.shape[-2:] == reference.shape[-2:]:
+def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Resize N x C x h x w bilinearly to `size` (height, width); pixel centres lie at half integers."""
+    if x.shape[-2:] == torch.Size(size):
         return x
-    return F.interpolate(x, size=reference.shape[-2:], mode="bilinear", align_corners=False)
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def resize_like(x: Tensor, reference: Tensor) -> Tensor:
+    """Resize `x` bilinearly to the height and width of `reference`."""
+    return resize(x, reference.shape[-2:])
 
 
 def choose_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Tensor | None) -> Choice:

@@ -1,8 +1,8 @@
 """What can be recognised: the levels of perception, their classes, and which parts belong to which object."""
 
+from upernet.taxonomy.levels import LEVEL_KINDS, LEVELS, LevelKind
 from upernet.taxonomy.taxonomy import (
     IGNORE,
-    LEVELS,
     Level,
     PartGroup,
     Taxonomy,
@@ -10,4 +10,14 @@ from upernet.taxonomy.taxonomy import (
     load_taxonomy,
 )
 
-__all__ = ["IGNORE", "LEVELS", "Level", "PartGroup", "Taxonomy", "list_taxonomies", "load_taxonomy"]
+__all__ = [
+    "IGNORE",
+    "LEVELS",
+    "LEVEL_KINDS",
+    "Level",
+    "LevelKind",
+    "PartGroup",
+    "Taxonomy",
+    "list_taxonomies",
+    "load_taxonomy",
+]

@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from upernet.settings import Settings, SettingsError
-
-LEVELS: tuple[str, ...] = ("scene", "object", "part", "material", "texture")
+from upernet.taxonomy.levels import LEVELS
 
 
 class ClassEntry(Settings):

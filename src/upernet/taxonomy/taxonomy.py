@@ -10,8 +10,9 @@ from typing import Any
 
 from upernet.errors import UpernetError
 from upernet.settings import check_settings, read_settings
+from upernet.taxonomy.levels import LEVELS
 from upernet.taxonomy.palette import BACKGROUND_COLOR, Color, default_colors
-from upernet.taxonomy.schema import LEVELS, LevelEntry, PartLevelEntry, TaxonomyFile
+from upernet.taxonomy.schema import LevelEntry, PartLevelEntry, TaxonomyFile
 
 IGNORE = -1
 """Label of pixels and images whose class is not known."""

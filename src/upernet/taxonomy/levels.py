@@ -1,0 +1,40 @@
+"""The levels of perception (arXiv 1807.10221, sections 2 and 3.2): what every other module knows of them.
+
+A new level is a row of `LEVEL_KINDS`; docs/extending.md lists the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class LevelKind:
+    """How one level of perception is annotated, computed and trained."""
+
+    name: str
+    dense: bool
+    """Whether the level has one label per pixel; otherwise, it has one label per image."""
+    reads: Literal["ppm", "fused", "p2", "backbone"]
+    """The feature map that the level's head takes: the output of the pyramid pooling module (PPM), the fused map, P2 of
+    the feature pyramid, or features of the backbone with their gradient stopped (`ModelSpec.texture`)."""
+    owned_by: str | None
+    """The level whose classes own the classes of this one: objects own parts."""
+    loss_weight: float
+    """Default weight of the level's loss (section 4.1)."""
+
+
+LEVEL_KINDS: dict[str, LevelKind] = {
+    kind.name: kind
+    for kind in (
+        LevelKind("scene", dense=False, reads="ppm", owned_by=None, loss_weight=0.25),
+        LevelKind("object", dense=True, reads="fused", owned_by=None, loss_weight=1.0),
+        LevelKind("part", dense=True, reads="fused", owned_by="object", loss_weight=0.5),
+        LevelKind("material", dense=True, reads="p2", owned_by=None, loss_weight=1.0),
+        LevelKind("texture", dense=True, reads="backbone", owned_by=None, loss_weight=1.0),
+    )
+}
+"""Every level, in the order in which taxonomies, logits and results list them."""
+
+LEVELS: tuple[str, ...] = tuple(LEVEL_KINDS)
