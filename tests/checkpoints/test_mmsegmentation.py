@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upernet.checkpoints import load_backbone_weights, load_checkpoint, mmsegmentation
+from upernet.checkpoints import load_backbone_weights, load_checkpoint
+from upernet.checkpoints.formats import mmsegmentation
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.models.backbones import create_backbone
@@ -215,7 +216,7 @@ def test_other_decode_heads_are_refused(tmp_path: Path) -> None:
 
 
 def test_150_classes_are_those_of_ade20k_unless_the_file_says_otherwise() -> None:
-    from upernet.checkpoints.checkpoint import _taxonomy_of
+    from upernet.checkpoints.loading import _taxonomy_of
     from upernet.checkpoints.formats import NamedWeights
 
     ade20k = load_taxonomy("ade20k150")

@@ -1,6 +1,6 @@
 """Weights on disk: own and foreign formats, the shipped models, ImageNet weights for backbones."""
 
-from upernet.checkpoints.checkpoint import (
+from upernet.checkpoints.loading import (
     checkpoint_in,
     initialize_model,
     load_checkpoint,

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from upernet.checkpoints.checkpoint import load_checkpoint, save_checkpoint, shipped_recipe
+from upernet.checkpoints.loading import load_checkpoint, save_checkpoint, shipped_recipe
 from upernet.errors import UpernetError
 from upernet.files import atomic_path
 from upernet.models import UPerNet

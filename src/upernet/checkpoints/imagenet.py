@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from upernet.checkpoints.fit import differences, mismatch
-from upernet.checkpoints.foreign import backbone_of
+from upernet.checkpoints.shapes import differences, mismatch
+from upernet.checkpoints.architecture import backbone_of
 from upernet.checkpoints.formats import own_names
-from upernet.checkpoints.weights import read_weights
+from upernet.checkpoints.reading import read_weights
 from upernet.errors import UpernetError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from upernet.checkpoints.foreign import DECODER, Rule, rename
+from upernet.checkpoints.formats.rename import DECODER, Rule, rename
 
 _SWIN = r"backbone\.(?:swin\.)?"
 _SWIN_BLOCK = _SWIN + r"encoder\.layers\.(\d)\.blocks\.(\d+)\."

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from upernet.checkpoints import huggingface, mmsegmentation
-from upernet.checkpoints.weights import Weights, read_weights
+from upernet.checkpoints.formats import mmsegmentation, transformers as huggingface
+from upernet.checkpoints.reading import Weights, read_weights
 from upernet.errors import UpernetError
 
 OWN = "upernet"

@@ -19,8 +19,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from upernet.checkpoints.fit import differences, mismatch
-from upernet.checkpoints.foreign import backbone_of, decoder_of, num_classes_of
+from upernet.checkpoints.shapes import differences, mismatch
+from upernet.checkpoints.architecture import backbone_of, decoder_of, num_classes_of
 from upernet.checkpoints.formats import OWN, NamedWeights, read_named
 from upernet.errors import UpernetError
 from upernet.files import write_safetensors

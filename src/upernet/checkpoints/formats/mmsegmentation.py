@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from upernet.checkpoints.foreign import BACKBONES, DECODER, Rule, rename
+from upernet.checkpoints.architecture import BACKBONES
+from upernet.checkpoints.formats.rename import DECODER, Rule, rename
 
 _SWIN_BLOCK = r"backbone\.stages\.(\d)\.blocks\.(\d+)\."
 _CONVNEXT_BLOCK = r"backbone\.stages\.(\d)\.(\d+)\."

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from upernet.checkpoints.weights import read_weights
+from upernet.checkpoints.reading import read_weights
 from upernet.errors import UpernetError
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2, dtype=torch.float64), "n": torch.tensor(7)}
