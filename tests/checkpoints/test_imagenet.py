@@ -18,11 +18,13 @@ def test_package_weights_recognise_a_photo(tmp_path):
     """The whole network under timm's names names ImageNet's classes: mapped in the right order, to the right layers."""
     from PIL import Image
 
-    from upernet.checkpoints.imagenet import _file_in_package, _renamed
+    from upernet.checkpoints.imagenet import _file_in_package, _rename_in_order
 
     name = "tf_efficientnet_lite0"
     network = timm.create_model(name).eval()
-    network.load_state_dict(_renamed(torch.load(_file_in_package(PACKAGE), weights_only=True), name, Path(PACKAGE)))
+    network.load_state_dict(
+        _rename_in_order(torch.load(_file_in_package(PACKAGE), weights_only=True), name, Path(PACKAGE))
+    )
     photo = Image.open(Path(__file__).parents[2] / "examples" / "coffee.jpg").convert("RGB")
     side = min(photo.size)
     photo = photo.resize((224, 224), box=(0, 0, side, side))

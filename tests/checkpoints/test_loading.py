@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import upernet
-from upernet.checkpoints import checkpoint_in, initialize_model, load_checkpoint, save_checkpoint
+from upernet.checkpoints import ModelCard, initialize_model, load_checkpoint, save_checkpoint
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec
@@ -30,7 +30,8 @@ def file(model, tmp_path):
 
 def test_round_trip_gives_the_same_logits_taxonomy_and_card(model, file):
     loaded, card = load_checkpoint(file)
-    assert card == {"name": "tiny", "thresholds": {"texture": 0.5}}
+    assert card == ModelCard(name="tiny", thresholds={"texture": 0.5})
+    assert card.to_dict() == {"name": "tiny", "thresholds": {"texture": 0.5}}
     assert loaded.taxonomy == model.taxonomy and not loaded.training
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
@@ -83,7 +84,7 @@ def test_weights_that_are_not_finite_are_refused(model, tmp_path):
 
 
 def write(path, network, /, **changes):
-    """An own file whose description is not what its writer would say."""
+    """Write a native file with a description that its writer would not give."""
     tensors = {key: value for key, value in network.state_dict().items() if not key.startswith("auxiliary.")}
     content = {"format": 1, "model": SPEC.model_dump(mode="json"), "taxonomy": network.taxonomy.to_dict(), "card": {}}
     text = changes.pop("text", None) or json.dumps(content | changes)
@@ -210,12 +211,3 @@ def test_load_model_by_name_needs_weights_of_that_taxonomy(model, tmp_path):
     )
     with pytest.raises(UpernetError, match=r"of another taxonomy \(everyday\) than tiny"):
         upernet.load_model(str(tmp_path / "tiny.yaml"), checkpoint=tmp_path / "other.safetensors")
-
-
-def test_the_checkpoint_in_a_folder(file, tmp_path):
-    assert checkpoint_in(tmp_path) == file
-    file.rename(tmp_path / "one.pth")
-    assert checkpoint_in(tmp_path) == tmp_path / "one.pth"
-    (tmp_path / "two.pt").touch()
-    with pytest.raises(UpernetError, match=r"found: one\.pth, two\.pt"):
-        checkpoint_in(tmp_path)

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upernet.checkpoints import load_backbone_weights, load_checkpoint
-from upernet.checkpoints.formats import mmsegmentation
+from upernet.checkpoints.formats import NamedWeights, mmsegmentation
+from upernet.checkpoints.identify import taxonomy_of
+from upernet.checkpoints.reading import Weights
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.models.backbones import create_backbone
@@ -101,7 +103,7 @@ def convnext_tiny() -> Pairs:
 
 
 def unfolded(value: Tensor) -> Tensor:
-    """Swin's merged channels from timm's order into that of `nn.Unfold`, told by unfolding the channels' numbers."""
+    """Reorder Swin's merged channels from timm's order to that of `nn.Unfold`, found by unfolding the channels' numbers."""
     width = value.shape[-1] // 4
     # A 2 x 2 map whose pixel (row, column) holds timm's number of each channel there.
     numbers = torch.empty(1, width, 2, 2)
@@ -149,13 +151,13 @@ def model(request: pytest.FixtureRequest) -> UPerNet:
     return model
 
 
-def test_files_of_mmsegmentation_are_told_and_loaded(model: UPerNet, tmp_path: Path) -> None:
+def test_files_of_mmsegmentation_are_recognized_and_loaded(model: UPerNet, tmp_path: Path) -> None:
     state = as_mmsegmentation(model, BACKBONES[model.spec.backbone])
     meta = {"CLASSES": NAMES, "PALETTE": [[0, 0, 0]] * 5, "mmseg_version": "0.30.0", "config": "model = dict()"}
     path = tmp_path / "upernet.pth"
     torch.save({"meta": meta, "state_dict": state, "optimizer": {"param_groups": []}}, path)
     loaded, card = load_checkpoint(path)
-    assert loaded.spec == model.spec and card["origin"] == "mmsegmentation"
+    assert loaded.spec == model.spec and card.origin == "mmsegmentation"
     assert loaded.taxonomy.levels["object"].names == tuple(name.strip() for name in NAMES)
     images = torch.randn(1, 3, 66, 75)
     with torch.inference_mode():
@@ -164,13 +166,14 @@ def test_files_of_mmsegmentation_are_told_and_loaded(model: UPerNet, tmp_path: P
 
 
 def test_classes_of_newer_files_and_of_none(tmp_path: Path) -> None:
-    """What `meta` says does not need the network to be told."""
-    assert mmsegmentation.class_names({"dataset_meta": {"classes": NAMES}}) == NAMES
-    assert mmsegmentation.class_names({}) is None
+    """The `meta` of a file is read without its network."""
+    path = tmp_path / "file.pth"
+    assert mmsegmentation.class_names(Weights(path, {}, {"dataset_meta": {"classes": NAMES}})) == NAMES
+    assert mmsegmentation.class_names(Weights(path, {}, {})) is None
 
 
 def test_merged_patches_are_those_of_unfold() -> None:
-    """mmsegmentation's patch merging, written out, and timm's with the translated tensors."""
+    """Compare mmsegmentation's patch merging, written out, with timm's on the translated tensors."""
     torch.manual_seed(0)
     width = 6
     norm, reduction = nn.LayerNorm(4 * width), nn.Linear(4 * width, 2 * width, bias=False)
@@ -183,8 +186,8 @@ def test_merged_patches_are_those_of_unfold() -> None:
     theirs = {f"norm.{key}": value for key, value in norm.state_dict().items()} | {"reduction.weight": reduction.weight}
     state = {f"backbone.stages.0.downsample.{key}": value.detach() for key, value in theirs.items()}
     marker = {"backbone.patch_embed.projection.weight": torch.zeros(width, 3, 4, 4)}
+    assert mmsegmentation.recognizes(state | marker)
     own = mmsegmentation.translate(state | marker)
-    assert own is not None
     from timm.models.swin_transformer import PatchMerging
 
     merging = PatchMerging(width)
@@ -216,12 +219,9 @@ def test_other_decode_heads_are_refused(tmp_path: Path) -> None:
 
 
 def test_150_classes_are_those_of_ade20k_unless_the_file_says_otherwise() -> None:
-    from upernet.checkpoints.loading import _taxonomy_of
-    from upernet.checkpoints.formats import NamedWeights
-
     ade20k = load_taxonomy("ade20k150")
     own_words = ("wall", "building", "sky", *(f"thing {label}" for label in range(3, 150)))
     close = (*ade20k.levels["object"].names[:140], *(f"thing {label}" for label in range(140, 150)))
     for names, expected in (((), ade20k.name), (close, ade20k.name), (own_words, "file")):
         file = NamedWeights(Path("file.pth"), "mmsegmentation", {}, {}, names)
-        assert _taxonomy_of(file, 150).name == expected
+        assert taxonomy_of(file, 150).name == expected

@@ -60,7 +60,7 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("size", [(256, 288), (233, 259)], ids=["even", "odd"])
 def test_logits_agree(peer: Any, folder: Path, size: tuple[int, int]) -> None:
     model, card = load_checkpoint(folder / "model.safetensors")
-    assert card["origin"] == "transformers"
+    assert card.origin == "transformers"
     torch.manual_seed(1)
     images = torch.randn(1, 3, *size)
     with torch.inference_mode():

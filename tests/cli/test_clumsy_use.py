@@ -107,7 +107,7 @@ def test_the_folder_of_a_training_run(tmp_path: Path) -> None:
 
     save_checkpoint(tmp_path / "model.safetensors", create_model("camvid"), {"name": "mine"})
     (tmp_path / "state.safetensors").write_bytes(b"")
-    assert load(tmp_path).card["name"] == "mine"
+    assert load(tmp_path).card.name == "mine"
 
 
 @pytest.fixture

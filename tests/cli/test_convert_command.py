@@ -61,7 +61,7 @@ def test_the_recipe_of_a_shipped_model_comes_with_its_sources(run: Run, tmp_path
     assert load_recipe(tmp_path / "new" / "out.yaml") == camvid.model_copy(update={"name": "out"})
     assert camvid.sources and camvid.training
     loaded, card = load_checkpoint(tmp_path / "new" / "out.safetensors")
-    assert card["name"] == "mine" and torch.equal(logits(loaded), logits(model))
+    assert card.name == "mine" and torch.equal(logits(loaded), logits(model))
 
 
 def test_a_taxonomy_of_ones_own_is_written_beside(run: Run, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_training_writes_a_model_that_loads_and_a_log_of_every_iteration(data, r
     said = []
     path = train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True, say=said.append)
     model, card = load_checkpoint(path)
-    assert card["name"] == "tiny" and set(model.levels) == {"scene", "object", "part", "material", "texture"}
+    assert card.name == "tiny" and set(model.levels) == {"scene", "object", "part", "material", "texture"}
     log = records(tmp_path / "run")
     assert [record["iteration"] for record in log] == list(range(1, 11))
     assert [record["stage"] for record in log] == ["all"] * 7 + ["texture"] * 3

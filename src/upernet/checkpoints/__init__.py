@@ -1,22 +1,27 @@
-"""Weights on disk: own and foreign formats, the shipped models, ImageNet weights for backbones."""
+"""Weights on disk: finding, reading and writing checkpoints; the shipped and published models; ImageNet backbones."""
 
-from upernet.checkpoints.loading import (
+from upernet.checkpoints.card import ModelCard, card_of, check_card
+from upernet.checkpoints.download import fetch, is_downloaded
+from upernet.checkpoints.finding import (
     checkpoint_in,
-    initialize_model,
-    load_checkpoint,
-    load_model,
+    find_checkpoint,
     published_checkpoint,
-    save_checkpoint,
+    recipe_of,
     shipped_checkpoint,
 )
-from upernet.checkpoints.download import fetch, is_downloaded
 from upernet.checkpoints.imagenet import load_backbone_weights
+from upernet.checkpoints.loading import initialize_model, load_checkpoint, load_model
+from upernet.checkpoints.native import save_checkpoint
 from upernet.checkpoints.zoo import ZooEntry, list_zoo, zoo_entry
 
 __all__ = [
+    "ModelCard",
     "ZooEntry",
+    "card_of",
+    "check_card",
     "checkpoint_in",
     "fetch",
+    "find_checkpoint",
     "initialize_model",
     "is_downloaded",
     "list_zoo",
@@ -24,6 +29,7 @@ __all__ = [
     "load_checkpoint",
     "load_model",
     "published_checkpoint",
+    "recipe_of",
     "save_checkpoint",
     "shipped_checkpoint",
     "zoo_entry",

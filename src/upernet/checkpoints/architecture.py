@@ -1,7 +1,7 @@
-"""What files of other programs have in common: the decoder's names, and how a network is told by its tensors.
+"""Inference of the architecture from the names and shapes of tensors.
 
-A foreign file is renamed first (`mmsegmentation.py`, `huggingface.py`); what its network is, is then read from the
-tensors under own names, in one way for all.
+Files of other programs do not describe their network. Their tensors are renamed first (`formats/`), so that one set of
+rules serves all formats.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def decoder_of(tensors: Mapping[str, Tensor]) -> dict[str, int | None]:
-    """The widths of a ModelSpec, from tensors under own names; without an auxiliary head its width is None."""
+    """Return the widths that a ModelSpec needs, from tensors under our names; None: there is no auxiliary head."""
     return {
         "head_channels": 0,
         "decoder_channels": _size(tensors, "ppm.bottleneck.0.weight"),
@@ -67,8 +67,18 @@ def decoder_of(tensors: Mapping[str, Tensor]) -> dict[str, int | None]:
     }
 
 
+def is_upernet(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether tensors under our names include the three parts of UPerNet's decoder."""
+    return {"ppm.bottleneck.0.weight", "fpn.output.0.0.weight", "fusion.conv.0.weight"} <= tensors.keys()
+
+
+def has_feature_norms(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether tensors under our names include layer norms on the backbone's features."""
+    return "backbone.norms.0.weight" in tensors
+
+
 def num_classes_of(tensors: Mapping[str, Tensor]) -> int:
-    """Channels of the object logits; 0 without an object head."""
+    """Return the number of channels of the object logits; 0 without an object head."""
     return _size(tensors, "heads.object.classifier.weight")
 
 

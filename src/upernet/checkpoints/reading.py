@@ -1,6 +1,6 @@
-"""Files of weights, whoever wrote them, as tensors by name: safetensors, and what `torch.save` writes.
+"""Reading files of weights, safetensors or written by `torch.save`, as tensors by name.
 
-A file is told by its content, not by its name, and nothing in it is ever run.
+Formats are recognised by content, not by name; no code in a file is executed.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from torch import Tensor
 from upernet.errors import UpernetError
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "ema_state_dict")
-"""Where training programs put the weights inside a file; the first that is there is taken, so averages (EMA) come
-before last weights. `ema_state_dict` comes last: mmengine, which writes it, has the averages in `state_dict`."""
+"""Keys under which training programs store a state dict. The first one in a file is taken, so moving averages (EMA)
+come before last weights. `ema_state_dict` comes last: mmengine, which writes it, has the averages in `state_dict`."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What wrappers of a network (distributed, compiled, a training program) put before every name."""
+"""Prefixes that wrappers of a network (DistributedDataParallel, torch.compile, Lightning) put before every name."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds."""
+    """The content of a file."""
 
     path: Path
     tensors: dict[str, Tensor]
-    """Plain, finite, on the CPU; those of floating point are float32. They may be views of the file."""
-    metadata: dict[str, Any]
-    """What the writer said of them: the header of safetensors, or `meta` beside the state dict."""
+    """Dense, finite, on the CPU, floating-point ones in float32. They may be views of the mapped file."""
+    metadata: dict[str, object]
+    """Metadata in the header of safetensors, or `meta` beside the state dict."""
 
 
 class _Extra(dict[Any, Any]):
-    """Stands for an object that is no tensor: takes whatever the file puts into it, and keeps nothing of the class."""
+    """Stand-in for an object that is not a tensor: it takes what the file puts into it and knows nothing of its class."""
 
     def __init__(self, *_: Any) -> None:
         super().__init__()
@@ -66,19 +66,19 @@ EXTRAS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
 )
-"""What training programs store beside weights (options, scores, logs). These names become `_Extra` objects: nothing of
-that name is imported or called. A file that asks for any other name is refused."""
+"""Classes and functions that training programs store beside weights (options, scores, logs). They become `_Extra`
+objects; nothing of these names is imported or called. A file that needs any other name is refused."""
 _STAND_INS: list[Any] = [
     type(name.rpartition(".")[2], (_Extra,), {"__module__": name.rpartition(".")[0]}) for name in EXTRAS
 ]
 
 
 def read_weights(path: str | Path) -> Weights:
-    """The tensors of a file.
+    """Return the tensors of a file.
 
     Raises:
-        UpernetError: there is no file, it is no file of weights or only a part of one, it needs code to be read, or its
-            tensors are not plain, not finite, or larger than the file.
+        UpernetError: the file is missing, is not a file of weights, is cut off or damaged, needs code to be read, or
+            has tensors that are not dense, not finite, or larger than the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -93,12 +93,12 @@ def read_weights(path: str | Path) -> Weights:
         elif start.startswith((b"PK\x03\x04", b"\x80")):
             tensors, metadata = _read_torch(path, is_zip=start.startswith(b"PK"))
         else:
-            raise UpernetError(f"{path}: {_what_else(start)}.")
+            raise UpernetError(f"{path}: {_explain_content(start)}.")
     except OSError as error:
         raise UpernetError(f"{path}: cannot be read ({error.strerror or error}).") from error
     if not tensors:
         raise UpernetError(f"{path}: holds no tensors; give a file with a state dict (names with tensors).")
-    return Weights(path, {key: _checked(path, key, value, size) for key, value in tensors.items()}, metadata)
+    return Weights(path, {key: _check_tensor(path, key, value, size) for key, value in tensors.items()}, metadata)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -106,7 +106,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise UpernetError(f"{path}: not a readable safetensors file, {_damaged(str(error))}.") from error
+        raise UpernetError(f"{path}: not a readable safetensors file, {_damage(str(error))}.") from error
 
 
 def _read_torch(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -118,7 +118,7 @@ def _read_torch(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], dict[str, 
                 raise UpernetError(f"{path}: a zip archive without weights of torch; unpack it.")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise UpernetError(f"{path}: a compressed archive, which torch does not write; save it again.")
-        mapped = is_zip and path.suffix.lower() != ".safetensors"  # what torch does with a path goes by its suffix
+        mapped = is_zip and path.suffix.lower() != ".safetensors"  # torch.load goes by the suffix of a path
         with torch.serialization.safe_globals(_STAND_INS), open(path, "rb") as file:
             content = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except (UpernetError, OSError):
@@ -127,15 +127,15 @@ def _read_torch(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], dict[str, 
         message = str(error)
         asked = re.search(r"GLOBAL (\S+)|whose module (\S+) is blocked", message)
         if asked is None and "can only" not in message.lower() and "reduce" not in message:
-            raise UpernetError(f"{path}: {_damaged('no whole pickle')}.") from error
+            raise UpernetError(f"{path}: {_damage('no whole pickle')}.") from error
         name = next(filter(None, asked.groups())) if asked else "an object"
         raise UpernetError(
-            f"{path}: refused, for reading it needs code ({name}), which could do anything; where you trust the file, "
-            "load it with the program that wrote it, and save the state dict alone by torch.save."
+            f"{path}: refused, for reading it needs code ({name}), which could do anything; if you trust the file, "
+            "load it with the program that wrote it and save the state dict alone with torch.save."
         ) from error
-    except Exception as error:  # torch has many types for damaged files
+    except Exception as error:  # torch raises many types for damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UpernetError(f"{path}: {_damaged(reason)}.") from error
+        raise UpernetError(f"{path}: {_damage(reason)}.") from error
     if not isinstance(content, dict):
         raise UpernetError(
             f"{path}: not a state dict (names with tensors); save it with torch.save(model.state_dict())."
@@ -145,7 +145,7 @@ def _read_torch(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _state_dict(content: dict[Any, Any]) -> dict[str, Tensor]:
-    """The tensors of the state dict in `content`, or of `content` itself; without prefixes that all of them have."""
+    """Return the tensors of the state dict in `content`, or of `content` itself, without prefixes that all share."""
     inside = (_tensors(content.get(key)) for key in WRAPPERS)
     tensors = next(filter(None, inside), None) or _tensors(content)
     while prefix := next((p for p in PREFIXES if _all_begin_with(p, tensors)), None):
@@ -160,12 +160,13 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 
 
 def _all_begin_with(prefix: str, tensors: dict[str, Tensor]) -> bool:
-    """Counters of a training program (no dimensions) may stand beside the network's tensors."""
+    """Return whether all names begin with `prefix`, apart from scalars: counters of a training program."""
     keys = [key for key, value in tensors.items() if value.ndim]
     return bool(keys) and all(key.startswith(prefix) for key in keys)
 
 
-def _checked(path: Path, key: str, value: Tensor, file_size: int) -> Tensor:
+def _check_tensor(path: Path, key: str, value: Tensor, file_size: int) -> Tensor:
+    """Return `value` in float32 if it is a floating-point tensor; refuse what no network can use."""
     value = value.detach()
     if value.layout != torch.strided or value.is_meta or value.is_quantized:
         raise UpernetError(f"{path}: tensor {key} is not a plain tensor; save the float32 network.")
@@ -178,12 +179,12 @@ def _checked(path: Path, key: str, value: Tensor, file_size: int) -> Tensor:
     return value
 
 
-def _damaged(reason: str) -> str:
+def _damage(reason: str) -> str:
     return f"cut off or damaged ({reason.rstrip('.')}); fetch or write it again"
 
 
-def _what_else(start: bytes) -> str:
-    """What a file is that begins with `start`, if not weights, and what to do."""
+def _explain_content(start: bytes) -> str:
+    """Return what a file without weights is, by its first bytes, and what to do."""
     if not start:
         return "empty; fetch or write it again"
     if start.startswith(b"version https://git-lfs"):

@@ -7,24 +7,29 @@ from typing import Annotated, Any, Literal
 import typer
 
 MOST_PIXELS = 2**16
-"""Of a side."""
+"""Longest side of an image."""
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="Name of a model (random weights will do), or a checkpoint.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a model (random weights unless they are shipped), a checkpoint file or folder, or hf://OWNER/NAME."
+        ),
+    ],
     size: Annotated[str, typer.Option(help="Height and width of the images in pixels: 512, or 480x640.")] = "512",
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images at a time.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs; the median counts.")] = 7,
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the products.")] = "fp32",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads that a CPU computes with.", show_default="all cores")
-    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images per forward pass.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs; the median is reported.")] = 7,
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="Numeric precision of matrix products and convolutions.")
+    ] = "fp32",
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.", show_default="all cores")] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Time the kernels of the published implementation in turn with them.")
+        bool, typer.Option("--compare", help="Also time the published implementation's kernels, interleaved.")
     ] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Say which kernel each operator chose, and why.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show which kernel each operator chose, and why.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")] = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, kernels included.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all kernels.")] = False,
 ) -> None:
     """Time the forward pass of a model on this machine."""
     from json import dumps
@@ -32,16 +37,16 @@ def bench(
     import torch
     from rich.console import Console
 
-    from upernet.checkpoints import load_checkpoint, shipped_checkpoint
+    from upernet.checkpoints import find_checkpoint, load_checkpoint, shipped_checkpoint
     from upernet.inference.bench import bench as measure
-    from upernet.inference.parser import checkpoint_at
     from upernet.models import create_model, list_models
 
     height, width = _size(size)
     if threads is not None:
         torch.set_num_threads(threads)
-    path = shipped_checkpoint(model) if model in list_models() else checkpoint_at(model)
-    network = create_model(model) if path is None else load_checkpoint(path)[0]
+    # Speed does not depend on the weights: those that are not shipped are not worth a download.
+    random = model in list_models() and shipped_checkpoint(model) is None
+    network = create_model(model) if random else load_checkpoint(find_checkpoint(model))[0]
     options = {"repeats": repeats, "compare": compare, "device": device, "precision": precision}
     result = {
         "model": model,
@@ -75,7 +80,7 @@ def bench(
 
 
 def _size(text: str) -> tuple[int, int]:
-    """`512` -> (512, 512), `480x640` -> (480, 640)."""
+    """Parse a size: `512` -> (512, 512), `480x640` -> (480, 640)."""
     from upernet.errors import UpernetError
 
     sides = text.lower().split("x")
@@ -85,7 +90,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _lines(kernels: list[dict[str, Any]]) -> list[str]:
-    """One per operator and decision; --json has one per size of the inputs."""
+    """Return one line per operator and decision; --json has one entry per input size."""
     from collections import Counter
 
     calls: Counter[tuple[str, str, str]] = Counter()

@@ -9,24 +9,29 @@ import typer
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint of any format that upernet reads.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN", help="Checkpoint of any format: a file, a folder, hf://OWNER/NAME, or the name of a model."
+        ),
+    ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="OUT.safetensors and OUT.yaml are written; or a folder for them.")
+        Path, typer.Argument(metavar="OUT", help="Write OUT.safetensors and OUT.yaml; or a folder to write them to.")
     ],
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="What the model is: name of a shipped recipe, or path of a .yaml file.",
-            show_default="told by the weights",
+            help="Recipe of the model: the name of a shipped one, or the path of a .yaml file.",
+            show_default="inferred from the weights",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Turn a checkpoint of InternImage, mmsegmentation or transformers into a safetensors file and a recipe."""
+    """Convert a checkpoint of InternImage, mmsegmentation or transformers to a safetensors file and a recipe."""
     from upernet.checkpoints.convert import convert as run
     from upernet.recipe import load_recipe
 
     done = run(source, out, load_recipe(recipe) if recipe else None, force)
-    print(f"{source}: {done.description}")
+    print(f"{source}: {done.summary}")
     for path in done.files:
         print(f"wrote {path}")

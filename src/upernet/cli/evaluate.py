@@ -13,7 +13,13 @@ from upernet.recipe import Split
 def evaluate(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
     data: Annotated[Path, typer.Option(help="Folder that holds the sources' folders.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights; default: the shipped or published ones.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights: a file, a folder, hf://OWNER/NAME, or the name of a model.",
+            show_default="the shipped or published ones",
+        ),
+    ] = None,
     split: Annotated[Split, typer.Option(help="Which photos.")] = "test",
     scales: Annotated[str, typer.Option(help="Factors of the test size, averaged: 0.5,0.75,1,1.25,1.5,1.75.")] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored photo.")] = False,

@@ -16,7 +16,11 @@ def parse(
         ),
     ],
     model: Annotated[
-        str, typer.Option(help="Name of a model, or a checkpoint (own, InternImage, mmsegmentation, transformers).")
+        str,
+        typer.Option(
+            help="Name of a model, or a checkpoint of upernet, InternImage, mmsegmentation or transformers: a file, a "
+            "folder, or hf://OWNER/NAME."
+        ),
     ] = "everyday",
     out: Annotated[
         Path | None,

@@ -13,7 +13,13 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder that holds the sources' folders.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished run in it goes on.")],
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = None,
-    init: Annotated[str | None, typer.Option(help="Weights to start from; heads that do not fit start anew.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights to start from: a file, a folder, hf://OWNER/NAME, or the name of a model or backbone; heads "
+            "that do not fit start from random weights."
+        ),
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the model's matrices as float16: half the size.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:

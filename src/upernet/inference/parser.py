@@ -6,22 +6,20 @@ import io
 import math
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from upernet.checkpoints import checkpoint_in, load_checkpoint, published_checkpoint, shipped_checkpoint
+from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of
 from upernet.data.images import read_image
 from upernet.errors import UpernetError
 from upernet.inference.labeling import label_maps
 from upernet.inference.level_map import UNSURE, LevelMap
 from upernet.inference.parse import Parse
 from upernet.inference.tiling import PIXEL_BUDGET, dense_logits, image_logits
-from upernet.models import Precision, UPerNet, list_models, prepare_for_inference
-from upernet.recipe import load_recipe
+from upernet.models import Precision, UPerNet, prepare_for_inference
 
 SCENE_SHORT_SIDE = 256
 """Most pixels on the short side of the view of the whole photo that the scene is read from: as in training photos."""
@@ -35,8 +33,8 @@ class Parser:
     Args:
         model: put into eval mode and moved to `device`. What runs may be a copy with batch norms folded, which does not
             see what becomes of the weights later.
-        card: of its checkpoint; read are `name`, `short_side` and `thresholds` ({level: probability below which a label
-            is unsure}).
+        card: card of the checkpoint, or its keys; `name`, `short_side` and `thresholds` (level -> probability below
+            which a label is unsure) are used.
         device: as torch writes it: "cpu", "cuda", "cuda:1", "mps".
         short_side: photos with a longer short side are reduced to it, in pixels, before they go through the network; a
             network knows things at the size that its training photos had. None: every photo at its own size, in tiles
@@ -45,26 +43,27 @@ class Parser:
             little less exact.
 
     Raises:
-        UpernetError: the device is not there or cannot compute in `precision`, or `short_side` is less than 1.
+        UpernetError: the card is not valid, the device is unavailable or cannot compute in `precision`, or `short_side`
+            is less than 1.
     """
 
     def __init__(
         self,
         model: UPerNet,
-        card: Mapping[str, Any] | None = None,
+        card: ModelCard | Mapping[str, object] | None = None,
         *,
         device: str | torch.device = "cpu",
         short_side: int | Literal["card"] | None = "card",
         precision: Precision = "fp32",
     ):
-        self.card = dict(card or {})
-        self.short_side: int | None = self.card.get("short_side") if short_side == "card" else short_side
+        self.card = check_card(card)
+        self.short_side: int | None = self.card.short_side if short_side == "card" else short_side
         if self.short_side is not None and self.short_side < 1:
             raise UpernetError(f"short side {self.short_side}: give a number of pixels, 1 or more.")
         self.device = usable_device(device)
         self.model = model.eval().to(self.device)
         self._network = prepare_for_inference(self.model, precision)
-        self.thresholds: dict[str, float] = dict(self.card.get("thresholds") or {})
+        self.thresholds: dict[str, float] = dict(self.card.thresholds)
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -105,7 +104,7 @@ class Parser:
             scene,
             thresholds={level: value for level, value in self.thresholds.items() if level in wanted},
             part_groups=self.model.taxonomy.part_groups,
-            model=str(self.card.get("name") or ""),
+            model=self.card.name,
             path=path,
         )
 
@@ -162,50 +161,29 @@ def load(
     short_side: int | Literal["card"] | None = "card",
     precision: Precision = "fp32",
 ) -> Parser:
-    """A `Parser` with a model by name, or with the weights in a file.
+    """Return a `Parser` with a model by name, or with the weights of a checkpoint.
 
     Args:
-        name_or_path: name of a model whose weights are shipped or published (these are downloaded at first use); a
-            checkpoint of any format that `load_checkpoint` reads; or a directory with one, as that of a training run.
-        device, short_side, precision: as `Parser` takes them.
+        name_or_path: name of a model whose weights are shipped or published (these are downloaded at first use), a
+            checkpoint of any format that `load_checkpoint` reads, a folder with one, such as that of a training run, or
+            `hf://OWNER/NAME[/FILE]`.
+        device: as `Parser` takes it.
+        short_side: as `Parser` takes it.
+        precision: as `Parser` takes it.
 
     Raises:
-        UpernetError: no such model or file, it cannot be had or read, or the device is not there or too simple.
+        UpernetError: there is no such model or file, it cannot be found or read, or the device is unavailable or lacks
+            `precision`.
 
     Example:
         >>> parser = load("everyday")
         >>> parser.levels
         ('scene', 'object', 'part', 'material', 'texture')
     """
-    name, recipe = os.fspath(name_or_path), None
-    if name not in list_models():
-        path = checkpoint_at(name_or_path)
-    else:
-        path = shipped_checkpoint(name)
-        if path is None:
-            path, recipe = published_checkpoint(name), load_recipe(name)
-        if path is None:
-            raise UpernetError(
-                f"the weights of {name!r} are not shipped, nor published; train it with `upernet train {name}` and "
-                "give the checkpoint file."
-            )
-    model, card = load_checkpoint(path, recipe)
-    return Parser(model, {"name": path.stem, **card}, device=device, short_side=short_side, precision=precision)
-
-
-def checkpoint_at(file_or_directory: str | os.PathLike[str]) -> Path:
-    """The checkpoint file, or the one in the directory.
-
-    Raises:
-        UpernetError: it is the name of nothing, or the directory has none.
-    """
-    path = Path(file_or_directory)
-    if path.is_dir():
-        return checkpoint_in(path)
-    if not (path.is_file() or path.suffix or path.parent != Path()):
-        known = ", ".join(list_models())
-        raise UpernetError(f"unknown model {str(path)!r}: give one of {known}, or a checkpoint file.")
-    return path
+    path = find_checkpoint(name_or_path)
+    model, card = load_checkpoint(path, recipe_of(name_or_path))
+    card = card.with_default_name(path.stem)
+    return Parser(model, card, device=device, short_side=short_side, precision=precision)
 
 
 def usable_device(device: str | torch.device) -> torch.device:

@@ -16,9 +16,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from upernet.checkpoints import (
+    card_of,
+    find_checkpoint,
     initialize_model,
     load_backbone_weights,
-    published_checkpoint,
     save_checkpoint,
 )
 from upernet.data.drawing import Schedule, TrainingSet, batches
@@ -125,13 +126,10 @@ class _Run:
                 self.position = Position(self.position.stage + 1, 0)
                 self._save(None)
         self.model.eval()
-        card = {
-            "name": self.recipe.name,
-            "description": self.recipe.description,
-            "short_side": self.recipe.parse_short_side,
-        }
+        card = card_of(self.recipe)
         if self.recipe.calibration.precision:
-            card["thresholds"] = calibrate(self.model, self.recipe, self.data_dir, device=str(self.world.device))
+            thresholds = calibrate(self.model, self.recipe, self.data_dir, device=str(self.world.device))
+            card = card.model_copy(update={"thresholds": thresholds})
         if self.world.is_main:
             save_checkpoint(self.model_path, self.model, card, half)
         self.say(f"Wrote {self.model_path}")
@@ -148,7 +146,7 @@ class _Run:
         elif self.model_path.is_file() or (self.out_dir / "log.jsonl").is_file():
             raise UpernetError(f"{self.out_dir}: holds a run without its state; give another --out, or delete it.")
         elif self.initial is not None:
-            path = published_checkpoint(str(self.initial)) or Path(self.initial)
+            path = find_checkpoint(self.initial, backbones=True)
             kept = [key for key in initialize_model(self.model, path) if not key.startswith("auxiliary.")]
             modules = sorted({key.rpartition(".")[0] for key in kept})
             self.say(f"Took weights from {path}; starting anew: {', '.join(modules) or 'nothing'}.")

@@ -1,68 +1,101 @@
-"""Whose file it is: weights as they lie in a file, under this package's names."""
+"""Registry of checkpoint formats: recognise the program that wrote a file, and rename its tensors to ours.
+
+A format is a module with the members of `CheckpointFormat`. To add one, write the module and list it in `FORMATS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 from torch import Tensor
 
-from upernet.checkpoints.formats import mmsegmentation, transformers as huggingface
+from upernet.checkpoints.formats import mmsegmentation, transformers
 from upernet.checkpoints.reading import Weights, read_weights
 from upernet.errors import UpernetError
 
-OWN = "upernet"
-"""Origin of own files, and the key of their metadata."""
+NATIVE = "upernet"
+"""Name of the native format, and the key of its metadata in the header of a safetensors file."""
+
+
+class CheckpointFormat(Protocol):
+    """A format of another program."""
+
+    @property
+    def NAME(self) -> str:  # noqa: N802 (a constant of the module)
+        """Name of the format, which becomes `ModelCard.origin`."""
+        ...
+
+    def recognizes(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Return whether these are the tensors of a network that this format's `translate` knows."""
+        ...
+
+    def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors under our names and in our layouts; tensors that our networks lack are left out."""
+        ...
+
+    def class_names(self, weights: Weights) -> object:
+        """Return what the file, or a file beside it, gives as class names, unchecked; None or empty if nothing."""
+        ...
+
+
+FORMATS: tuple[CheckpointFormat, ...] = (transformers, mmsegmentation)
+"""Formats in the order in which they are tried."""
 
 
 @dataclass(frozen=True)
 class NamedWeights:
-    """Tensors of a file under own names."""
+    """The tensors of a file under our names."""
 
     path: Path
     origin: str
-    """`upernet`, `transformers` or `mmsegmentation` (and what is built on it, as InternImage)."""
+    """Name of the file's format: `upernet`, `transformers` or `mmsegmentation` (also InternImage's own files)."""
     tensors: dict[str, Tensor]
-    metadata: dict[str, Any]
-    class_names: Sequence[str] = ()
-    """Of the object level, where a foreign file says them: distinct, in the order of the logits."""
+    metadata: dict[str, object]
+    class_names: tuple[str, ...] = ()
+    """Names of the object classes in the order of the logits, all different; empty if the file gives none."""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the file is in the native format, which describes its model."""
+        return self.origin == NATIVE
 
 
 def read_named(path: str | Path) -> NamedWeights:
-    """The tensors of a checkpoint under own names.
+    """Read a checkpoint of any format and rename its tensors.
 
     Raises:
-        UpernetError: as `read_weights`, or it is of no network that is known here.
+        UpernetError: the file cannot be read (see `read_weights`), or no known format recognises it.
     """
     weights = read_weights(path)
-    if named := own_names(weights):
+    if named := rename_weights(weights):
         return named
     if "upernet_run" in weights.metadata:
         raise UpernetError(f"{path}: the state of a training run; give the model.safetensors beside it.")
+    known = " or ".join(format_.NAME for format_ in FORMATS)
     raise UpernetError(
         f"{path}: holds {len(weights.tensors)} tensors (the first is {next(iter(weights.tensors))}), but not of a "
-        "network that upernet knows: its own, or UPerNet of InternImage, mmsegmentation or transformers."
+        f"network that upernet can load; give a file of upernet itself, or UPerNet of {known} (such as InternImage's)."
     )
 
 
-def own_names(weights: Weights) -> NamedWeights | None:
-    """The same weights under own names; None: of no network that is known here."""
-    if OWN in weights.metadata:
-        return NamedWeights(weights.path, OWN, weights.tensors, weights.metadata)
-    if (tensors := huggingface.translate(weights.tensors)) is not None:
-        names = _clean(huggingface.class_names(weights.path))
-        return NamedWeights(weights.path, "transformers", tensors, weights.metadata, names)
-    if (tensors := mmsegmentation.translate(weights.tensors)) is not None:
-        names = _clean(mmsegmentation.class_names(weights.metadata))
-        return NamedWeights(weights.path, "mmsegmentation", tensors, weights.metadata, names)
+def rename_weights(weights: Weights) -> NamedWeights | None:
+    """Return the weights under our names, or None if no format recognises them."""
+    if NATIVE in weights.metadata:
+        return NamedWeights(weights.path, NATIVE, weights.tensors, weights.metadata)
+    for format_ in FORMATS:
+        if format_.recognizes(weights.tensors):
+            tensors, names = format_.translate(weights.tensors), _distinct_names(format_.class_names(weights))
+            return NamedWeights(weights.path, format_.NAME, tensors, weights.metadata, names)
     return None
 
 
-def _clean(names: object) -> tuple[str, ...]:
-    """`names` if they can be names of classes: strings that differ."""
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+def _distinct_names(names: object) -> tuple[str, ...]:
+    """Return `names`, stripped, if they are different non-empty strings, else ()."""
+    if not isinstance(names, (list, tuple)):
         return ()
-    stripped = tuple(name.strip() for name in names)
-    return stripped if all(stripped) and len(set(stripped)) == len(stripped) else ()
+    stripped = [name.strip() for name in cast(Sequence[object], names) if isinstance(name, str)]
+    valid = len(stripped) == len(cast(Sequence[object], names)) == len(set(stripped)) and all(stripped)
+    return tuple(stripped) if valid else ()

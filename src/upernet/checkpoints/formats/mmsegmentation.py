@@ -1,4 +1,4 @@
-"""Files of mmsegmentation, and of what is built on it: InternImage's, its ImageNet backbones included.
+"""Checkpoints of mmsegmentation and of projects built on it, such as InternImage; also their ImageNet backbones.
 
 Backbones: InternImage, ResNetV1c and ResNet (bottlenecks), Swin, ConvNeXt (of mmclassification / mmpretrain).
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 from torch import Tensor
 
 from upernet.checkpoints.architecture import BACKBONES
 from upernet.checkpoints.formats.rename import DECODER, Rule, rename
+from upernet.checkpoints.reading import Weights
 
+NAME = "mmsegmentation"
 _SWIN_BLOCK = r"backbone\.stages\.(\d)\.blocks\.(\d+)\."
 _CONVNEXT_BLOCK = r"backbone\.stages\.(\d)\.(\d+)\."
 RULES: list[Rule] = [
@@ -28,7 +30,7 @@ RULES: list[Rule] = [
     (_SWIN_BLOCK + r"ffn\.layers\.0\.0\.", r"backbone.body.layers_\1.blocks.\2.mlp.fc1."),
     (_SWIN_BLOCK + r"ffn\.layers\.1\.", r"backbone.body.layers_\1.blocks.\2.mlp.fc2."),
     (_SWIN_BLOCK, r"backbone.body.layers_\1.blocks.\2."),
-    # the way down is the end of a stage here, and the beginning of the next one in timm
+    # downsampling ends a stage here; in timm it begins the next one
     (r"backbone\.stages\.(\d)\.downsample\.", lambda m: f"backbone.body.layers_{int(m[1]) + 1}.downsample."),
     (r"backbone\.downsample_layers\.0\.(\d)\.", r"backbone.body.stem_\1."),
     (r"backbone\.downsample_layers\.(\d)\.", r"backbone.body.stages_\1.downsample."),
@@ -37,36 +39,42 @@ RULES: list[Rule] = [
     (_CONVNEXT_BLOCK, r"backbone.body.stages_\1.blocks.\2."),
 ]
 IGNORED = (
-    r"^ema_"  # of mmcv's moving average, which has swapped its average with the network's own tensors
+    r"^ema_"  # mmcv's moving average: on saving it swaps the average into the network's own tensors
     r"|\.relative_position_index$|\.attn_mask$|^data_preprocessor\."  # computed
     r"|^(backbone\.)?(head|fc|conv_head|fc_norm|clip_projector|dcnv3_head_x[34])\."  # ImageNet classifiers
 )
 
 
-def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """`tensors` under own names; None if they are no UPerNet of mmsegmentation and no backbone of one."""
-    if not any(key.startswith("backbone.") for key in tensors):
-        tensors = {f"backbone.{key}": value for key, value in tensors.items()}
-    own = rename(tensors, RULES, IGNORED)
-    if "heads.object.classifier.weight" not in own and not _is_backbone(own):
-        return None
-    for key, value in own.items():
+def recognizes(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether these are the tensors of a UPerNet of mmsegmentation, or of a backbone alone."""
+    ours = _rename(tensors)
+    backbone_alone = not BACKBONES.isdisjoint(ours) and all(key.startswith("backbone.") for key in ours)
+    return "heads.object.classifier.weight" in ours or backbone_alone
+
+
+def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under our names; the channels of Swin's patch merging are put into timm's order."""
+    ours = _rename(tensors)
+    for key, value in ours.items():
         if re.search(r"layers_\d\.downsample\.(norm|reduction)\.", key) and value.shape[-1] % 4 == 0:
-            own[key] = _positions_first(value)
-    return own
+            ours[key] = _to_timm_order(value)
+    return ours
 
 
-def class_names(metadata: Mapping[str, Any]) -> object:
-    """What `meta` of a file calls its classes; None: nothing."""
-    described = metadata.get("dataset_meta")  # since mmsegmentation 1.0
-    return metadata.get("CLASSES") or (described.get("classes") if isinstance(described, dict) else None)
+def class_names(weights: Weights) -> object:
+    """Return the class names in the `meta` of a file, or None."""
+    dataset = weights.metadata.get("dataset_meta")  # since mmsegmentation 1.0
+    newer = cast(dict[str, object], dataset).get("classes") if isinstance(dataset, dict) else None
+    return weights.metadata.get("CLASSES") or newer
 
 
-def _is_backbone(own: Mapping[str, Tensor]) -> bool:
-    return not BACKBONES.isdisjoint(own) and all(key.startswith("backbone.") for key in own)
+def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not any(key.startswith("backbone.") for key in tensors):  # a backbone alone
+        tensors = {f"backbone.{key}": value for key, value in tensors.items()}
+    return rename(tensors, RULES, IGNORED)
 
 
-def _positions_first(value: Tensor) -> Tensor:
-    """Channels of Swin's merged 2x2 patches, ... x (C, row, column) -> ... x (column, row, C) as timm has them."""
+def _to_timm_order(value: Tensor) -> Tensor:
+    """Reorder the channels of merged 2x2 patches: ... x (C, row, column) -> ... x (column, row, C)."""
     split = value.unflatten(-1, (-1, 2, 2))
     return split.movedim(-3, -1).transpose(-3, -2).flatten(-3)

@@ -1,4 +1,4 @@
-"""Renaming of tensors: rules, and the decoder's names that mmsegmentation and transformers share."""
+"""Renaming of tensors by rules, and the rules for the decoder that mmsegmentation and transformers share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-"""A pattern that a name begins with, and what takes its place, as `re.sub` has it."""
+"""A pattern for the start of a name, and its replacement as `re.sub` takes it."""
 
 _CONV = [(r"conv\.", "0."), (r"(?:bn|batch_norm)\.", "1.")]
 DECODER: Sequence[Rule] = [
@@ -26,18 +26,21 @@ DECODER: Sequence[Rule] = [
     (r"decode_head\.(?:conv_seg|classifier)\.", "heads.object.classifier."),
     (r"auxiliary_head\.(?:conv_seg|classifier)\.", "auxiliary.classifier."),
 ]
-"""Names of UPerNet's decoder and heads in mmsegmentation and in transformers."""
+"""Names of UPerNet's decoder and heads in mmsegmentation and in transformers -> ours."""
 
 
 def rename(tensors: Mapping[str, Tensor], rules: Sequence[Rule], ignored: str) -> dict[str, Tensor]:
-    """`tensors` under own names: the first rule whose pattern a name begins with changes it.
+    """Return `tensors` under the names that `rules` give.
 
-    Names that match the pattern `ignored` are left out; names that no rule knows stay as they are.
+    Args:
+        tensors: tensors by name.
+        rules: the first rule whose pattern matches the start of a name applies; other names stay as they are.
+        ignored: pattern of names to leave out.
     """
-    compiled = [(re.compile(pattern), own) for pattern, own in rules]
+    compiled = [(re.compile(pattern), ours) for pattern, ours in rules]
     renamed: dict[str, Tensor] = {}
     for key, value in tensors.items():
         if not re.search(ignored, key):
-            pattern, own = next(((p, own) for p, own in compiled if p.match(key)), (None, ""))
-            renamed[pattern.sub(own, key, count=1) if pattern else key] = value
+            pattern, ours = next(((p, ours) for p, ours in compiled if p.match(key)), (None, ""))
+            renamed[pattern.sub(ours, key, count=1) if pattern else key] = value
     return renamed

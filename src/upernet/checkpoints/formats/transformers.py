@@ -1,23 +1,24 @@
-"""`UperNetForSemanticSegmentation` of Hugging Face transformers, with a Swin or ConvNeXt backbone."""
+"""Checkpoints of `UperNetForSemanticSegmentation` of Hugging Face transformers, with a Swin or ConvNeXt backbone."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from upernet.checkpoints.formats.rename import DECODER, Rule, rename
+from upernet.checkpoints.reading import Weights
 
+NAME = "transformers"
 _SWIN = r"backbone\.(?:swin\.)?"
 _SWIN_BLOCK = _SWIN + r"encoder\.layers\.(\d)\.blocks\.(\d+)\."
 _CONVNEXT_BLOCK = r"backbone\.encoder\.stages\.(\d)\.layers\.(\d+)\."
 _TIMM_SWIN = r"backbone.body.layers_\1.blocks.\2."
 _TIMM_CONVNEXT = r"backbone.body.stages_\1.blocks.\2."
-# Of two names for the same tensor the first is that of files, the second that of transformers 5 in memory.
+# Where a pattern has two names for one tensor, files have the first, and state dicts of transformers 5 the second.
 RULES: list[Rule] = [
     *DECODER,
     (r"backbone\.hidden_states_norms\.stage(\d)\.", lambda m: f"backbone.norms.{int(m[1]) - 1}."),
@@ -44,26 +45,29 @@ RULES: list[Rule] = [
     (_CONVNEXT_BLOCK + r"layernorm\.", _TIMM_CONVNEXT + "norm."),
     (_CONVNEXT_BLOCK + r"pwconv(\d)\.", _TIMM_CONVNEXT + r"mlp.fc\3."),
 ]
-IGNORED = r"\.relative_position_index$|^backbone\.(swin\.)?layernorm\."  # computed; of the classifier
+IGNORED = r"\.relative_position_index$|^backbone\.(swin\.)?layernorm\."  # computed; part of the classifier
 
 
-def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """`tensors` under own names; None if they are no `UperNetForSemanticSegmentation`."""
-    if "decode_head.classifier.weight" not in tensors:
-        return None
-    own = rename(tensors, RULES, IGNORED)
-    for key in [key for key in own if re.search(r"\.attn\.q\.(weight|bias)$", key)]:
+def recognizes(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether these are the tensors of a `UperNetForSemanticSegmentation`."""
+    return "decode_head.classifier.weight" in tensors
+
+
+def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under our names; Swin's queries, keys and values become one tensor, as in timm."""
+    ours = rename(tensors, RULES, IGNORED)
+    for key in [key for key in ours if re.search(r"\.attn\.q\.(weight|bias)$", key)]:
         parts = [key, key.replace(".attn.q.", ".attn.k."), key.replace(".attn.q.", ".attn.v.")]
-        if all(part in own and own[part].shape == own[key].shape for part in parts):
-            own[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([own.pop(part) for part in parts])
-    return own
+        if all(part in ours and ours[part].shape == ours[key].shape for part in parts):
+            ours[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([ours.pop(part) for part in parts])
+    return ours
 
 
-def class_names(path: Path) -> list[str]:
-    """Names of the classes by `config.json` beside the file at `path`; none if it does not give any."""
+def class_names(weights: Weights) -> object:
+    """Return the class names in the `config.json` beside the file; [] if there are none, or only placeholders."""
     try:
-        names = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))["id2label"]
-        names = [names[str(label)] for label in range(len(names))]
+        labels = json.loads((weights.path.parent / "config.json").read_text(encoding="utf-8"))["id2label"]
+        names: list[object] = [labels[str(label)] for label in range(len(labels))]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [] if all(re.fullmatch(r"LABEL_\d+", str(name)) for name in names) else names

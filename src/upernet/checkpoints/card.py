@@ -1,0 +1,76 @@
+"""Model cards: what a checkpoint says about its model beyond architecture, taxonomy and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from upernet.errors import UpernetError
+from upernet.recipe import Recipe
+
+KEY_LENGTH = 40
+"""Longest part of a key, in characters, that an error shows."""
+
+
+class ModelCard(BaseModel):
+    """The card of a checkpoint; keys that this version does not know are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str = ""
+    """Name of the model, as results show it."""
+    description: str = ""
+    """One sentence for people."""
+    short_side: Annotated[int, Field(ge=1)] | None = None
+    """Pixels that the short side of larger photos is reduced to before parsing; None: photos keep their size."""
+    thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+    """Level -> probability below which a label is unsure."""
+    origin: str | None = None
+    """Format of the file that the model was loaded from, if it was not the native one."""
+
+    @field_validator("thresholds", mode="before")
+    @classmethod
+    def _replace_null(cls, thresholds: object) -> object:
+        return {} if thresholds is None else thresholds
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the keys that were given, as JSON can hold them."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def with_default_name(self, name: str) -> ModelCard:
+        """Return this card, called `name` if it gives no name."""
+        return self if "name" in self.model_fields_set else self.model_copy(update={"name": name})
+
+
+def card_of(recipe: Recipe, origin: str | None = None) -> ModelCard:
+    """Return the card of a model of `recipe`, read from a file of the format `origin` (None: the native one)."""
+    card = ModelCard(name=recipe.name, description=recipe.description, short_side=recipe.parse_short_side)
+    return card if origin is None else card.model_copy(update={"origin": origin})
+
+
+def check_card(values: Mapping[str, object] | ModelCard | None, prefix: str = "card: ") -> ModelCard:
+    """Return `values` as a card.
+
+    Args:
+        values: the card itself or its keys; None: an empty card.
+        prefix: start of the error, which says where the card is.
+
+    Raises:
+        UpernetError: a value has the wrong type or is out of range.
+    """
+    if isinstance(values, ModelCard):
+        return values
+    try:
+        return ModelCard.model_validate({} if values is None else dict(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(_printable(str(part)) for part in first["loc"])
+        reason = first["msg"][:1].lower() + first["msg"][1:]
+        raise UpernetError(f"{prefix}not valid ({key}: {reason}); correct the card and write it again.") from None
+
+
+def _printable(key: str) -> str:
+    short = key if len(key) <= KEY_LENGTH else f"{key[:KEY_LENGTH]}..."
+    return short if short.isprintable() else ascii(short)

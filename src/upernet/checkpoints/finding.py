@@ -1,0 +1,131 @@
+"""Finding a checkpoint: the one place that turns what a user writes into a file.
+
+`parse --model`, `train --init`, `evaluate --checkpoint`, `convert` and `bench` take the same references, and so do
+`upernet.load` and `upernet.load_model(checkpoint=...)`:
+
+* the name of a model whose weights are inside the package or published (those are downloaded at first use);
+* a file;
+* a folder: of a training run, of transformers, or with one checkpoint in it;
+* `hf://OWNER/NAME` or `hf://OWNER/NAME/FILE`: a repository on the Hugging Face Hub.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from upernet.checkpoints.zoo import zoo_entry
+from upernet.errors import UpernetError
+from upernet.models import list_models
+from upernet.recipe import Recipe, load_recipe
+
+SHIPPED = Path(__file__).parent / "shipped"
+HUB = "hf://"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+"""Suffixes of checkpoints in a folder; a file that is named by itself may have any."""
+
+
+def find_checkpoint(reference: str | os.PathLike[str], backbones: bool = False) -> Path:
+    """Return the file that `reference` stands for, downloaded if need be.
+
+    Args:
+        reference: name of a model, file, folder, or `hf://OWNER/NAME[/FILE]`; a name wins over a file of that name.
+        backbones: also accept the name of a backbone whose ImageNet weights are published.
+
+    Raises:
+        UpernetError: there is no such checkpoint, a folder has none or several, or a download fails.
+    """
+    text = os.fspath(reference)
+    if text in list_models():
+        path = published_checkpoint(text)
+        if path is None:
+            raise missing_weights(text)
+        return path
+    if text.startswith(HUB):
+        return _fetch_from_hub(text)
+    if os.path.isdir(text):
+        return checkpoint_in(Path(text))
+    if os.path.isfile(text):
+        return Path(text)
+    if zoo_entry(text) is not None:
+        if backbones:
+            return _fetch_published(text)
+        raise UpernetError(
+            f"{text}: a backbone, which has no classes; set `backbone_weights: zoo` in a recipe to train a model from "
+            "it."
+        )
+    if text and (Path(text).suffix or Path(text).parent != Path()):
+        raise UpernetError(f"{text}: no such checkpoint file.")
+    known = ", ".join(list_models())
+    raise UpernetError(f"unknown model {_shorten(text)!r}: give one of {known}, or a checkpoint file.")
+
+
+def recipe_of(reference: str | os.PathLike[str]) -> Recipe | None:
+    """Return the recipe that `reference` implies: that of a model by name; None for everything else.
+
+    Published files of other programs do not describe their network in full; the recipe of their name does.
+    """
+    text = os.fspath(reference)
+    return load_recipe(text) if text in list_models() else None
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """Return the checkpoint in a folder: of a training run, of transformers, or the only one there.
+
+    Raises:
+        UpernetError: there is none, or there are several.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    except OSError as error:
+        raise UpernetError(f"{folder}: cannot be read ({error.strerror}); give the checkpoint file itself.") from error
+    if len(files) == 1:
+        return files[0]
+    names = ", ".join(file.name for file in files) or "none"
+    raise UpernetError(f"{folder}: a folder must hold one checkpoint (found: {names}); give the file itself.")
+
+
+def shipped_checkpoint(name: str) -> Path | None:
+    """Return the weights of model `name` inside the package, or None if they are not shipped."""
+    path = SHIPPED / f"{name}.safetensors"
+    return path if path.is_file() else None
+
+
+def published_checkpoint(name: str) -> Path | None:
+    """Return the weights of model `name`: inside the package, or the zoo's, downloaded at first use; None: neither.
+
+    Raises:
+        UpernetError: the download fails.
+    """
+    return shipped_checkpoint(name) or (_fetch_published(name) if zoo_entry(name) is not None else None)
+
+
+def missing_weights(name: str) -> UpernetError:
+    """Return the error that nobody has published weights of model `name`."""
+    return UpernetError(
+        f"no weights of {name} are shipped or published; give a checkpoint file, or train the model with "
+        f"`upernet train {name}`."
+    )
+
+
+def _fetch_published(name: str) -> Path:
+    from upernet.checkpoints.download import fetch  # here, for it is slow to import
+
+    return fetch(name)
+
+
+def _fetch_from_hub(reference: str) -> Path:
+    owner, _, rest = reference.removeprefix(HUB).partition("/")
+    name, _, file = rest.strip("/").partition("/")
+    if not owner or not name:
+        raise UpernetError(f"{reference}: write hf://OWNER/NAME or hf://OWNER/NAME/FILE.")
+    from upernet.checkpoints.hub import fetch_hub
+
+    return fetch_hub(f"{owner}/{name}", file or None)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."

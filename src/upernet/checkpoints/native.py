@@ -1,0 +1,83 @@
+"""The native format: one safetensors file with weights, architecture, taxonomy and a card.
+
+The metadata of the header has one key, `upernet`: JSON with `format`, `model` (a ModelSpec), `taxonomy` and `card`.
+Nothing in the file is code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor
+
+from upernet.checkpoints.card import ModelCard, check_card
+from upernet.checkpoints.formats import NATIVE, NamedWeights
+from upernet.checkpoints.identify import ModelInfo
+from upernet.errors import UpernetError
+from upernet.files import write_safetensors
+from upernet.models import AUXILIARY, UPerNet
+from upernet.recipe import ModelSpec
+from upernet.taxonomy import Taxonomy
+
+FORMAT = 1
+"""Version of the format."""
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: UPerNet,
+    card: ModelCard | Mapping[str, object],
+    half: bool = False,
+    auxiliary: bool = False,
+) -> None:
+    """Write the weights of `model` and `card` to `path`.
+
+    Args:
+        path: the file, usually with the suffix .safetensors.
+        model: the model; its parameters may be on any device.
+        card: the card, or its keys.
+        half: store matrices and convolutions as float16; norms and biases stay float32.
+        auxiliary: include the auxiliary head, which only training needs.
+
+    Raises:
+        UpernetError: the card is not valid, or the file cannot be written; an earlier file at `path` then stays.
+    """
+    tensors: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        if auxiliary or not is_auxiliary(key):
+            value = value.detach().cpu().contiguous()
+            tensors[key] = value.half() if half and value.is_floating_point() and value.ndim > 1 else value
+    content = {
+        "format": FORMAT,
+        "model": model.spec.model_dump(mode="json"),
+        "taxonomy": model.taxonomy.to_dict(),
+        "card": check_card(card).to_dict(),
+    }
+    write_safetensors(path, tensors, {NATIVE: json.dumps(content)})
+
+
+def read_info(file: NamedWeights) -> ModelInfo:
+    """Return what a native file says of its model.
+
+    Raises:
+        UpernetError: the description is not valid, or was written by a later version.
+    """
+    try:
+        content = json.loads(str(file.metadata[NATIVE]))
+        if content["format"] != FORMAT:
+            raise UpernetError("a format that this version does not know: upgrade upernet")
+        spec = ModelSpec.model_validate(content["model"])
+        taxonomy = Taxonomy.from_dict(content["taxonomy"])
+        card = cast(dict[str, object], dict(content.get("card") or {}))
+    except (KeyError, TypeError, ValueError, RecursionError, UpernetError) as error:
+        reason = str(error).splitlines()[0]
+        raise UpernetError(f"{file.path}: its description of the model is not valid ({reason}).") from error
+    return ModelInfo("its own description", spec, taxonomy, check_card(card, f"{file.path}: its card is "))
+
+
+def is_auxiliary(key: str) -> bool:
+    """Return whether `key` names a tensor of the auxiliary head."""
+    return key.startswith(f"{AUXILIARY}.")
