@@ -36,17 +36,19 @@ ROOMS = [
     "settings",
     "taxonomy",
     "recipe",
+    "distributed",
     "ops",
     "models",
     "checkpoints",
     "data",
+    "decoding",
     "inference",
     "evaluation",
     "training",
     "cli",
     "__main__",
 ]
-LEAVES = {"errors", "files", "settings", "taxonomy", "recipe"}
+LEAVES = {"errors", "files", "settings", "taxonomy", "recipe", "distributed"}
 
 
 def imports(path: Path) -> set[str]:

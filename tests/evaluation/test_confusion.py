@@ -1,3 +1,5 @@
+"""Confusion matrices, compared with torchmetrics."""
+
 from __future__ import annotations
 
 import math

@@ -30,7 +30,7 @@ def score(classes: int, photos: list[tuple[np.ndarray, np.ndarray]]) -> dict[str
         mask = tv_tensors.Mask(torch.from_numpy(truth.astype(np.int16)))
         photo = tv_tensors.Image(torch.zeros(3, *truth.shape, dtype=torch.uint8))
         scores.update({"object": logits}, Sample(photo, {"object": mask}))
-    return scores.result()["object"]
+    return scores.result()["object"].to_dict()
 
 
 def test_equals_the_published_evaluation_with_a_reduced_zero_label() -> None:

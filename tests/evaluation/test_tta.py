@@ -1,4 +1,4 @@
-"""Testing at several scales, mirrored and in windows, against the published arithmetic written out in plain loops."""
+"""Test-time augmentation, compared with the published arithmetic in plain loops."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from torchvision import tv_tensors
 
 from upernet.data.sample import Sample
 from upernet.data.transforms import resize
+from upernet.decoding import image_scores, label_map
 from upernet.errors import UpernetError
-from upernet.evaluation import Passes, evaluate
-from upernet.evaluation.metrics import image_scores, label_map
-from upernet.evaluation.passes import network_input, photo_outputs, spans, window_logits
+from upernet.evaluation import TestTimeAugmentation, evaluate
+from upernet.evaluation.tta import network_input, photo_outputs, sliding_window_logits, window_slices
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec, Resize, SourceSpec
 
@@ -87,7 +87,7 @@ seeds = st.integers(0, 2**31)
 @given(st.integers(1, 400), st.integers(1, 120), st.data())
 def test_windows_are_as_many_and_where_as_published(length: int, window: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(1, window))
-    found = spans(length, window, stride)
+    found = window_slices(length, window, stride)
     assert len(found) == max(length - window + stride - 1, 0) // stride + 1
     # Brute force: go on by the stride until the end of the side is in sight; then end with it.
     expected, start = [], 0
@@ -104,13 +104,15 @@ def test_windows_are_as_many_and_where_as_published(length: int, window: int, da
 def test_one_pass_resizes_twice(height: int, width: int, short_side: int, multiple: bool, seed: int) -> None:
     size = Resize(short_side=short_side, long_side=64, multiple=16 if multiple else 1, antialias=False)
     model, photo = network(), sample(height, width, "object", "material", seed=seed)
-    logits, through = photo_outputs(model, photo, source(test_resize=size.model_dump()), "cpu", Passes())
+    logits, via_sizes = photo_outputs(
+        model, photo, source(test_resize=size.model_dump()), "cpu", TestTimeAugmentation()
+    )
     resized = resize(photo, size).image.as_subclass(Tensor)
     plain = model(model.preprocess(resized)[None], levels=["object", "material"])
     for level in ("object", "material"):
         assert torch.equal(logits[level], plain[level])  # untouched at stride 4: no softmax, no full-size map
         twice = bilinear(bilinear(plain[level], (resized.shape[-2], resized.shape[-1])), (height, width))
-        assert torch.equal(label_map(logits[level], *through, (height, width)), twice[0].argmax(0))
+        assert torch.equal(label_map(logits[level], (height, width), via_sizes), twice[0].argmax(0))
 
 
 @settings(max_examples=25, deadline=None)
@@ -119,7 +121,7 @@ def test_several_passes_average_probabilities(height: int, width: int, flip: boo
     scales, box = (0.5, 0.75, 1.3), (32, 77)
     spec = source(test_resize={"short_side": box[0], "long_side": box[1], "multiple": 8, "antialias": False})
     model, photo = network(), sample(height, width, "object", "part", seed=seed)
-    means, through = photo_outputs(model, photo, spec, "cpu", Passes(scales, flip))
+    means, via_sizes = photo_outputs(model, photo, spec, "cpu", TestTimeAugmentation(scales, flip))
     sums: dict[str, Any] = {"object": 0, "part": 0}
     for scale in scales:
         size = Resize(short_side=int(box[0] * scale), long_side=int(box[1] * scale), multiple=8, antialias=False)
@@ -129,10 +131,10 @@ def test_several_passes_average_probabilities(height: int, width: int, flip: boo
             for level, values in logits.items():
                 full = bilinear(bilinear(values, (image.shape[-2], image.shape[-1])), (height, width)).softmax(1)
                 sums[level] = sums[level] + (full.flip(3) if mirrored else full) / (len(scales) * (1 + flip))
-    assert through == () and set(means) == set(sums)
+    assert via_sizes == () and set(means) == set(sums)
     for level, expected in sums.items():
         torch.testing.assert_close(means[level], expected)
-        assert torch.equal(label_map(means[level], *through, (height, width)), means[level][0].argmax(0))
+        assert torch.equal(label_map(means[level], (height, width), via_sizes), means[level][0].argmax(0))
 
 
 @settings(max_examples=15, deadline=None)
@@ -143,7 +145,9 @@ def test_windows_are_averaged_at_the_size_of_the_input(
     stride = data.draw(st.integers(9, window))
     model, photo = network(), sample(height, width, "object")
     image = network_input(model, photo, None, "cpu")
-    found = window_logits(model, image, ["object"], Passes(window=window, stride=stride))["object"]
+    found = sliding_window_logits(model, image, ["object"], TestTimeAugmentation(window=window, stride=stride))[
+        "object"
+    ]
     if max(height, width) <= window:
         assert torch.equal(found, model(image, levels=["object"])["object"])
         return
@@ -162,23 +166,25 @@ def test_windows_are_averaged_at_the_size_of_the_input(
 @pytest.mark.parametrize(("size", "window"), [((80, 70), 32), ((20, 100), 40), ((64, 64), 64)])
 def test_windows_do_not_change_what_a_pointwise_network_sees(size: tuple[int, int], window: int) -> None:
     model, photo = network(kernel=1, stride=1), sample(*size, "object", scene=1)
-    whole, _ = photo_outputs(model, photo, source(), "cpu", Passes())
-    windows, _ = photo_outputs(model, photo, source(), "cpu", Passes(window=window))
+    whole, _ = photo_outputs(model, photo, source(), "cpu", TestTimeAugmentation())
+    windows, _ = photo_outputs(model, photo, source(), "cpu", TestTimeAugmentation(window=window))
     torch.testing.assert_close(windows, whole)
     assert torch.equal(windows["scene"], whole["scene"])  # of the whole photo
 
 
 def test_the_scene_alone_takes_one_look_with_windows() -> None:
     model = network()
-    photo_outputs(model, sample(70, 80, scene=1), source(), "cpu", Passes(window=32))
+    photo_outputs(model, sample(70, 80, scene=1), source(), "cpu", TestTimeAugmentation(window=32))
     assert cast(Network, model).seen == [(70, 80)]
 
 
 def test_windows_go_over_every_scale_and_its_mirror_image() -> None:
     model, photo = network(kernel=1, stride=1), sample(64, 64, "object")
-    windows, _ = photo_outputs(model, photo, source(), "cpu", Passes((0.5, 1.0), True, window=40, stride=20))
+    windows, _ = photo_outputs(
+        model, photo, source(), "cpu", TestTimeAugmentation((0.5, 1.0), True, window=40, stride=20)
+    )
     assert cast(Network, model).seen == [(32, 32)] * 2 + [(40, 40)] * 2 * 9
-    whole, _ = photo_outputs(model, photo, source(), "cpu", Passes((0.5, 1.0), True))
+    whole, _ = photo_outputs(model, photo, source(), "cpu", TestTimeAugmentation((0.5, 1.0), True))
     torch.testing.assert_close(windows, whole)
 
 
@@ -188,8 +194,8 @@ def test_a_symmetric_network_does_not_mind_the_mirror(height: int, columns: int,
     # A width of 4n + 1 is one at which sampling every fourth column from the left and from the right agree.
     model, photo = network(symmetric=True), sample(height, 4 * columns + 1, "object", seed=seed)
     size = (height, 4 * columns + 1)
-    logits, _ = photo_outputs(model, photo, source(), "cpu", Passes())
-    mean, _ = photo_outputs(model, photo, source(), "cpu", Passes(flip=True))
+    logits, _ = photo_outputs(model, photo, source(), "cpu", TestTimeAugmentation())
+    mean, _ = photo_outputs(model, photo, source(), "cpu", TestTimeAugmentation(flip=True))
     torch.testing.assert_close(mean["object"], bilinear(logits["object"], size).softmax(1))
 
 
@@ -197,8 +203,8 @@ def test_scales_do_not_change_a_photo_of_one_colour() -> None:
     photo = sample(30, 50, "object", "part", scene=0, material=1)
     photo.image[:] = torch.tensor([200, 30, 90], dtype=torch.uint8)[:, None, None]
     model = network(kernel=1)
-    once, _ = photo_outputs(model, photo, source(), "cpu", Passes())
-    often, _ = photo_outputs(model, photo, source(), "cpu", Passes((0.4, 1.0, 1.7), True))
+    once, _ = photo_outputs(model, photo, source(), "cpu", TestTimeAugmentation())
+    often, _ = photo_outputs(model, photo, source(), "cpu", TestTimeAugmentation((0.4, 1.0, 1.7), True))
     for level in ("object", "part"):
         expected = once[level].softmax(1)[..., :1, :1].expand(1, 3, 30, 50)
         torch.testing.assert_close(often[level], expected)
@@ -210,7 +216,7 @@ def test_scales_do_not_change_a_photo_of_one_colour() -> None:
 def test_labels_of_photos_average_the_probabilities_of_the_photo(supervision: str) -> None:
     model, photo = network(), sample(24, 40, scene=0, texture=2)
     spec = source(supervision=supervision)
-    means, _ = photo_outputs(model, photo, spec, "cpu", Passes(flip=True))
+    means, _ = photo_outputs(model, photo, spec, "cpu", TestTimeAugmentation(flip=True))
     passes = [model(image, levels=["scene", "texture"]) for image in _both(network_input(model, photo, None, "cpu"))]
     expected = sum(logits["scene"].softmax(1) for logits in passes) / 2
     torch.testing.assert_close(means["scene"], expected)
@@ -229,7 +235,7 @@ def test_parts_are_probabilities_within_their_object() -> None:
     model = network()
     model.taxonomy = type(TAXONOMY).from_dict(taxonomy)
     model.register_buffer("part", torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(1)))
-    means, _ = photo_outputs(model, sample(20, 24, "part"), source(), "cpu", Passes((1.0, 1.5)))
+    means, _ = photo_outputs(model, sample(20, 24, "part"), source(), "cpu", TestTimeAugmentation((1.0, 1.5)))
     for channels in (slice(0, 2), slice(2, 5)):
         torch.testing.assert_close(means["part"][:, channels].sum(1), torch.ones(1, 20, 24))
 
@@ -260,26 +266,26 @@ def test_a_photo_of_a_pixel_has_every_scale() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scales": ()}, "scales: there are none"),
-        ({"scales": (1.0, 0.0)}, "scales: 0 is no size"),
-        ({"scales": (-1.0,)}, "scales: -1 is no size"),
-        ({"scales": (float("nan"),)}, "scales: nan is no size"),
-        ({"scales": (float("inf"),)}, "scales: inf is no size"),
+        ({"scales": ()}, "scales: the list is empty"),
+        ({"scales": (1.0, 0.0)}, "scales: 0 is not a positive number"),
+        ({"scales": (-1.0,)}, "scales: -1 is not a positive number"),
+        ({"scales": (float("nan"),)}, "scales: nan is not a positive number"),
+        ({"scales": (float("inf"),)}, "scales: inf is not a positive number"),
         ({"window": 31}, "window: 31 pixels are too few; give 32 or more"),
-        ({"window": 64, "stride": 65}, "stride: 65 pixels are not from 1 to the window's 64; .* with 43"),
+        ({"window": 64, "stride": 65}, "stride: 65 pixels are not between 1 and the window's 64, .* give 43"),
         ({"window": 64, "stride": 0}, "stride: 0 pixels"),
-        ({"stride": 32}, "stride: 32 is of no use without windows"),
+        ({"stride": 32}, "stride: 32 has no effect without a window"),
     ],
 )
-def test_passes_that_cannot_be(options: dict[str, Any], message: str) -> None:
+def test_impossible_augmentations(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UpernetError, match=message):
-        Passes(**options)
+        TestTimeAugmentation(**options)
 
 
 def test_the_stride_is_two_thirds_of_the_window() -> None:
-    assert Passes(window=512).stride == 341
-    assert Passes().to_dict() == {"scales": [1.0], "flip": False, "window": None, "stride": None}
-    assert Passes((0.5, 0.75, 1, 1.25, 1.5, 1.75), flip=True).count == 12
+    assert TestTimeAugmentation(window=512).stride == 341
+    assert TestTimeAugmentation().to_dict() == {"scales": [1.0], "flip": False, "window": None, "stride": None}
+    assert TestTimeAugmentation((0.5, 0.75, 1, 1.25, 1.5, 1.75), flip=True).num_passes == 12
 
 
 def test_a_real_network_on_a_folder(tmp_path: Path) -> None:
@@ -301,16 +307,16 @@ def test_a_real_network_on_a_folder(tmp_path: Path) -> None:
     model = UPerNet(
         ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=None, dropout=0.0), TAXONOMY
     )
-    passes = Passes((0.5, 1.25), flip=True, window=48)
-    result = evaluate(model, settings, tmp_path, passes=passes)
+    tta = TestTimeAugmentation((0.5, 1.25), flip=True, window=48)
+    result = evaluate(model, settings, tmp_path, tta=tta)
     assert result["testing"] == {"scales": [0.5, 1.25], "flip": True, "window": 48, "stride": 32}
-    assert result == evaluate(model, settings, tmp_path, passes=passes)
+    assert result == evaluate(model, settings, tmp_path, tta=tta)
     photo = tv_tensors.Image(torch.from_numpy(halves(RED, GREEN, 48)).permute(2, 0, 1))
     truth = torch.ones(48, 48, dtype=torch.int16)
     with torch.inference_mode():
         spec = settings.sources["objects"]
         annotated = Sample(photo, {"object": tv_tensors.Mask(truth)})
-        means, _ = photo_outputs(model.eval(), annotated, spec, "cpu", passes)
+        means, _ = photo_outputs(model.eval(), annotated, spec, "cpu", tta)
     right = float((means["object"][0].argmax(0) == truth).double().mean())
     assert result["object"]["pixel_accuracy"] == pytest.approx(right)
     assert result["scene"]["top5"] == 1

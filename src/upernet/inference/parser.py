@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from upernet.checkpoints import checkpoint_in, load_checkpoint, published_checkpoint, shipped_checkpoint
 from upernet.data.images import read_image
+from upernet.decoding import label_maps
 from upernet.errors import UpernetError
-from upernet.inference.labeling import label_maps
 from upernet.inference.level_map import UNSURE, LevelMap
 from upernet.inference.parse import Parse
 from upernet.inference.tiling import PIXEL_BUDGET, dense_logits, image_logits
