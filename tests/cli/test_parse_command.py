@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("painted_model")
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with photos in `in/`, one of them two folders below, beside other files."""
+    """Create a working directory with photos in `in/`, one of them two folders below, beside other files."""
     monkeypatch.chdir(tmp_path)
     photo = Image.fromarray(paint(four_quarters(), parts=1, materials=1))
     for name in ("b.png", "a.JPG", "deep/er/a.webp"):
@@ -32,7 +32,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def sentences(result: Result) -> list[str]:
-    """What stderr says; each line is one complaint."""
+    """Return the lines of stderr, each of which is one error."""
     lines = result.stderr.splitlines()
     assert "Traceback" not in result.stderr
     assert all(line.startswith("upernet: ") and line.endswith(".") for line in lines)

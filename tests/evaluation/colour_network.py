@@ -1,4 +1,4 @@
-"""A network whose logits are a fixed function of colour, a taxonomy for it, and photos whose scores are known."""
+"""A network whose logits are a fixed function of colour, with a taxonomy and photos whose scores are known."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ColourNetwork(nn.Module):
         colours = F.avg_pool2d(images, 4, ceil_mode=True)
         red = colours[:, :1]
         parts = torch.cat([torch.full_like(red, -1), 0.2 - red, red - 0.2], dim=1)
-        logits = {level: 10 * colours for level in ("object", "material", "texture")}
+        logits = dict.fromkeys(("object", "material", "texture"), 10 * colours)
         logits |= {"scene": 10 * colours.mean((2, 3)), "part": parts}
         return {level: logits[level] for level in levels}
 
@@ -66,7 +66,7 @@ def recipe(**sources: Any) -> Recipe:
 
 
 def halves(left: tuple[int, int, int], right: tuple[int, int, int], size: int = 16) -> np.ndarray:
-    """A square photo of two colours."""
+    """Paint a square photo of two colours."""
     photo = np.empty((size, size, 3), dtype=np.uint8)
     photo[:, : size // 2], photo[:, size // 2 :] = left, right
     return photo

@@ -32,7 +32,7 @@ RECIPE = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe, photos for it, and a checkpoint that holds the colour network."""
+    """Create a recipe, photos for it, and a checkpoint that contains the colour network."""
     monkeypatch.setenv("COLUMNS", "80")
     real = upernet.checkpoints.load_model
     monkeypatch.setattr(

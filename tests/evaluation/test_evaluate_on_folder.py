@@ -20,7 +20,7 @@ OBJECT_PHOTO_CLASSES = {"sky": "sky", "tree": "tree", "person": "person"}
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Objects, parts, scenes and materials; nothing for textures."""
+    """Create sources for objects, parts, scenes and materials, but none for textures."""
     objects = tmp_path / "objects" / "test"
     save(objects / "images" / "a.png", halves(RED, GREEN))
     truth = np.zeros((16, 16), dtype=np.uint8)  # sky; the right half is red's by mistake in its upper part

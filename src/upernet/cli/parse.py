@@ -32,7 +32,7 @@ def parse(
         int | None,
         typer.Option(
             min=0,
-            help="Largest short side in pixels; the network sees larger photos reduced to it. 0: photos keep their size, "
+            help="Short side in pixels to which larger photos are reduced for the network. 0: photos keep their size, "
             "and large ones are parsed in tiles.",
             show_default="the model's setting",
         ),

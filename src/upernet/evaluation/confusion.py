@@ -14,8 +14,8 @@ from upernet.taxonomy import IGNORE
 class ConfusionMatrix:
     """Counts of (true class, predicted class) pairs, added up photo by photo.
 
-    `counts` is int64, `num_classes` x (`num_classes` + 1): one row per true class, one column per predicted class, and a
-    last column for labelled pixels without a prediction (-1), which are missed but are no class's false positives.
+    `counts` is int64, `num_classes` x (`num_classes` + 1): one row per true class, one column per predicted class, and
+    a last column for labelled pixels without a prediction (-1), which are missed but are no class's false positives.
 
     Means run over the classes that occur in the truth or in the prediction (IoU) or in the truth (accuracy, which is
     undefined for other classes). So a class that is predicted but never occurs counts with an IoU of 0, and a class
@@ -27,7 +27,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """Count the pixels of two integer tensors of the same shape, on any device; pixels whose truth is -1 are left out.
+        """Count the pixels of two integer tensors of the same shape, on any device; a truth of -1 is left out.
 
         Raises:
             ValueError: The shapes differ, or a label is not between -1 and `num_classes` - 1.

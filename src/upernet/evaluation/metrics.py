@@ -1,7 +1,8 @@
 """Scores per level of perception, accumulated one photo at a time.
 
-Accumulators take the outputs of the network for one photo (logits or probabilities, 1 x K x h x w; scene: 1 x K) and its
-annotations. They add up over photos, over accumulators (`+=`) and over processes (`reduce`), and end in typed metrics.
+Accumulators take the outputs of the network for one photo (logits or probabilities, 1 x K x h x w; scene: 1 x K) and
+its annotations. They add up over photos, over accumulators (`+=`) and over processes (`reduce`), and end in typed
+metrics.
 The background class of a level (label 0 where `level.background`) is never scored: its pixels are left out, and
 elsewhere a prediction of it is a miss.
 """
@@ -125,8 +126,8 @@ class PartScore:
     For every object with parts, over the photos in which at least one of its parts is annotated: the truth is the part
     map inside the true object and "no part" elsewhere; the prediction is the most probable of that object's parts where
     the *predicted* object is that object, and "no part" elsewhere. So a part that is predicted outside its object, or
-    on an object pixel without an annotated part, counts against it. Pixels whose true object or part is unknown are left
-    out.
+    on an object pixel without an annotated part, counts against it. Pixels whose true object or part is unknown are
+    left out.
 
     * `miou`: mean IoU of an object's parts without "no part", then mean over the objects.
     * `miou_with_background`: the same with "no part" as one more class of each object.

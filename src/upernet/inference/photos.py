@@ -22,7 +22,7 @@ class ParsedPhoto:
 
     path: Path
     result: dict[str, Any] | UpernetError
-    """`Parse.to_dict()` with the folder of the saved results (or None) as `folder`; or the reason why parsing failed."""
+    """`Parse.to_dict()` and the folder of the saved results (or None) as `folder`; or the error."""
 
 
 def parse_photos(
