@@ -119,7 +119,8 @@ def shown_labels(logits: dict[str, Tensor], level: str, taxonomy: Taxonomy) -> t
     Returns:
         The prediction and a boolean mask, both h x w; scene: without dimensions.
     """
-    levels = {level, LEVEL_KINDS[level].owned_by} & logits.keys()
+    owner = LEVEL_KINDS[level].owned_by
+    levels = (level,) if owner is None else (owner, level)
     found = predict({name: logits[name][0] for name in levels}, taxonomy.part_groups)[level]
     shown = found.labels > 0 if taxonomy.level(level).background else torch.ones_like(found.labels, dtype=torch.bool)
     return found, shown

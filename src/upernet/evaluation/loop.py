@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def open_sources(
 
 
 @contextmanager
-def eval_mode(model: UPerNet, device: str | torch.device) -> Iterator[None]:
+def eval_mode(model: UPerNet, device: str | torch.device) -> Generator[None, None, None]:
     """Move `model` to `device`, and put it into eval mode without autograd while the context lasts."""
     was_training = model.training
     model.to(device).eval()

@@ -88,7 +88,7 @@ class LabelScore:
         first = 1 if self.level.background else 0
         ranked = scores[first:].argsort(descending=True, stable=True).cpu() + first
         self.matrix.update(ranked[:1], torch.tensor([truth]))
-        self.in_top5[truth] += int(truth in ranked[:TOP_K].tolist())
+        self.in_top5[truth] += int((ranked[:TOP_K] == truth).any())
 
     def __iadd__(self, other: LabelScore) -> LabelScore:
         """Add the photos of `other`."""
@@ -106,14 +106,14 @@ class LabelScore:
         photos = self.matrix.support
         if not photos.any():
             return None
-        top1, top5 = self.matrix.accuracy().tolist(), (self.in_top5.double() / photos).tolist()
+        top1, top5 = numbers(self.matrix.accuracy()), numbers(self.in_top5.double() / photos)
         has_top5 = not LEVEL_KINDS[self.level.name].dense
         return LabelMetrics(
             top1=number(self.matrix.pixel_accuracy()),
             top5=number(float(self.in_top5.sum().double() / photos.sum())) if has_top5 else None,
             per_class={
                 self.level.names[c]: LabelClassMetrics(
-                    top1=number(top1[c]), top5=number(top5[c]) if has_top5 else None, photos=int(photos[c])
+                    top1=top1[c], top5=top5[c] if has_top5 else None, photos=int(photos[c])
                 )
                 for c in scored_classes(self.level)
             },
@@ -314,15 +314,18 @@ def scored_classes(level: Level) -> list[int]:
 
 def class_metrics(matrix: ConfusionMatrix) -> list[PixelClassMetrics]:
     """Return the metrics of each class of a confusion matrix."""
-    values = zip(matrix.iou().tolist(), matrix.accuracy().tolist(), matrix.support.tolist(), strict=True)
-    return [
-        PixelClassMetrics(iou=number(iou), accuracy=number(accuracy), pixels=pixels) for iou, accuracy, pixels in values
-    ]
+    values = zip(numbers(matrix.iou()), numbers(matrix.accuracy()), matrix.support.unbind(), strict=True)
+    return [PixelClassMetrics(iou=iou, accuracy=accuracy, pixels=int(pixels)) for iou, accuracy, pixels in values]
 
 
 def number(value: float) -> float | None:
     """Return `value`, or None for nan, which JSON does not have."""
-    return None if math.isnan(value) else float(value)
+    return None if math.isnan(value) else value
+
+
+def numbers(values: Tensor) -> list[float | None]:
+    """Return the values of a one-dimensional tensor, with None for nan."""
+    return [number(float(value)) for value in values.unbind()]
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -201,7 +201,9 @@ class EvaluationResult(Mapping[str, Any]):
             split=values["split"],
             photos=dict(values["photos"]),
             skipped=tuple(values["skipped"]),
-            testing=TestTimeAugmentation(**{**testing, "scales": tuple(testing["scales"])}),
+            testing=TestTimeAugmentation(
+                tuple(testing["scales"]), testing["flip"], testing["window"], testing["stride"]
+            ),
         )
 
     def __getitem__(self, key: str) -> Any:

@@ -138,5 +138,5 @@ def _logit_slice(pixels: slice) -> slice:
 
 
 def _run(network: Network, photo: np.ndarray, levels: Sequence[str], device: torch.device | str) -> dict[str, Tensor]:
-    image = torch.from_numpy(np.ascontiguousarray(photo)).to(device).permute(2, 0, 1)
+    image = torch.as_tensor(np.ascontiguousarray(photo)).to(device).permute(2, 0, 1)
     return network(network.preprocess(image)[None], levels)
