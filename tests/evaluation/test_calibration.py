@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from colour_network import BLUE, GREEN, RED, TAXONOMY, VIOLET, colour_network, halves, recipe, save
+from helpers.colour_network import BLUE, GREEN, RED, TAXONOMY, VIOLET, colour_network, halves, recipe, save
 
 from upernet.errors import UpernetError
 from upernet.evaluation.calibration import SHOW_NOTHING, calibrate, shown_labels, smallest_threshold, tally

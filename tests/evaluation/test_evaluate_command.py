@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from colour_network import GREEN, RED, colour_network, halves, save
+from helpers.colour_network import GREEN, RED, colour_network, halves, save
 from rich.console import Console
 
 import upernet.checkpoints

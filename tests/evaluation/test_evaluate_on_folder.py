@@ -9,7 +9,18 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from colour_network import BLUE, GREEN, RED, TAXONOMY, VIOLET, ColourNetwork, colour_network, halves, recipe, save
+from helpers.colour_network import (
+    BLUE,
+    GREEN,
+    RED,
+    TAXONOMY,
+    VIOLET,
+    ColourNetwork,
+    colour_network,
+    halves,
+    recipe,
+    save,
+)
 
 from upernet.errors import UpernetError
 from upernet.evaluation import EvaluationResult, TestTimeAugmentation, evaluate
@@ -156,8 +167,8 @@ def test_photos_are_brought_to_the_test_size_and_masks_are_not(data: Path) -> No
     assert result["object"]["per_class"]["sky"]["pixels"] == 160
 
 
-def test_of_several_passes_every_level_has_its_scores(data: Path, result: EvaluationResult) -> None:
-    # The network reads single pixels of flat colours, so a mirrored pass says the same as the other.
+def test_every_level_is_scored_with_test_time_augmentation(data: Path, result: EvaluationResult) -> None:
+    # The network reads single pixels of flat colours, so a mirrored pass gives the same result.
     mirrored = evaluate(colour_network(), recipe(**SOURCES), data, tta=TestTimeAugmentation(flip=True))
     assert mirrored["testing"]["flip"] and not result["testing"]["flip"]
     assert mirrored.to_dict() | {"testing": None} == result.to_dict() | {"testing": None}

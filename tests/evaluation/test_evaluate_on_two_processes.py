@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from colour_network import BLUE, GREEN, RED, VIOLET, colour_network, halves, recipe, save
+from helpers.colour_network import BLUE, GREEN, RED, VIOLET, colour_network, halves, recipe, save
 
 from upernet.evaluation import ConfusionMatrix, calibrate, evaluate
 from upernet.recipe import CalibrationSpec, Recipe

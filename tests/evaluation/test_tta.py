@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from colour_network import GREEN, RED, TAXONOMY, halves, recipe, save
+from helpers.colour_network import GREEN, RED, TAXONOMY, halves, recipe, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn

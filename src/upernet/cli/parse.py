@@ -48,8 +48,7 @@ def parse(
 ) -> None:
     """Parse photos into scene, objects, parts, materials and textures.
 
-    Each photo gets a folder with a contact sheet, overlays, label maps, confidences and parse.json, and its description
-    is printed.
+    Prints a description of each photo, and saves a contact sheet, overlays, label maps, confidences and parse.json.
 
     Exit status: 0 if all photos were parsed, 1 if some failed, 2 if all failed.
     """

@@ -13,7 +13,7 @@ from upernet.data.sources import Source
 from upernet.decoding import Prediction, predict
 from upernet.distributed import sum_over_processes
 from upernet.errors import UpernetError
-from upernet.evaluation.loop import Progress, eval_mode, open_sources, samples_of_rank
+from upernet.evaluation.loop import PhotoProgress, eval_mode, open_sources, samples_of_rank
 from upernet.evaluation.tta import network_input
 from upernet.models import UPerNet
 from upernet.recipe import Recipe
@@ -30,7 +30,7 @@ def calibrate(
     recipe: Recipe,
     data_dir: str | Path,
     device: str | torch.device = "cpu",
-    progress: Progress | None = None,
+    progress: PhotoProgress | None = None,
 ) -> dict[str, float]:
     """Return the smallest threshold per level at which the share of correct labels reaches the target precision.
 
@@ -159,7 +159,7 @@ def _count_source(
     labelled: list[str],
     negative: list[str],
     device: str | torch.device,
-    progress: Progress | None,
+    progress: PhotoProgress | None,
 ) -> dict[str, Tensor]:
     """Return one `tally` per level over all photos of `source` and all processes.
 

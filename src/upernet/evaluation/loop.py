@@ -18,7 +18,7 @@ from upernet.evaluation.tta import NO_AUGMENTATION, TestTimeAugmentation, photo_
 from upernet.models import UPerNet
 from upernet.recipe import Recipe, Split
 
-Progress = Callable[[str, int, int], None]
+PhotoProgress = Callable[[str, int, int], None]
 """Callback with the source, the number of photos done, and the number of photos of this process."""
 
 
@@ -28,7 +28,7 @@ def evaluate(
     data_dir: str | Path,
     split: Split = "test",
     device: str | torch.device = "cpu",
-    progress: Progress | None = None,
+    progress: PhotoProgress | None = None,
     tta: TestTimeAugmentation = NO_AUGMENTATION,
 ) -> EvaluationResult:
     """Score a model on the photos of every source, one photo at a time.
@@ -46,6 +46,9 @@ def evaluate(
         device: Device to compute on.
         progress: Called before each photo and after the last one.
         tta: Scales, mirrored passes and sliding windows.
+
+    Returns:
+        Metrics per level, and per source and level. Implied labels are scored separately.
 
     Raises:
         UpernetError: No source has photos of this split, or a file is broken.
@@ -116,7 +119,7 @@ def eval_mode(model: UPerNet, device: str | torch.device) -> Generator[None, Non
         model.train(was_training)
 
 
-def samples_of_rank(source: Source, progress: Progress | None = None) -> Iterator[Sample]:
+def samples_of_rank(source: Source, progress: PhotoProgress | None = None) -> Iterator[Sample]:
     """Yield the samples of `source` that this process scores: every `world_size()`-th one."""
     indices = range(distributed.rank(), len(source), distributed.world_size())
     for done, index in enumerate(indices):
