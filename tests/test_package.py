@@ -36,6 +36,7 @@ ROOMS = [
     "settings",
     "taxonomy",
     "recipe",
+    "devices",
     "distributed",
     "ops",
     "models",
@@ -48,7 +49,7 @@ ROOMS = [
     "cli",
     "__main__",
 ]
-LEAVES = {"errors", "files", "settings", "taxonomy", "recipe", "distributed"}
+LEAVES = {"errors", "files", "settings", "taxonomy", "recipe", "devices", "distributed"}
 
 
 def imports(path: Path) -> set[str]:

@@ -50,14 +50,14 @@ def evaluate(
     from rich.progress import Progress
 
     from upernet.checkpoints import load_model
+    from upernet.devices import usable_device
+    from upernet.distributed import join_world, leave_world
     from upernet.errors import UpernetError
     from upernet.evaluation import TestTimeAugmentation
     from upernet.evaluation import evaluate as score
     from upernet.evaluation.report import tables
     from upernet.files import atomic_path
-    from upernet.inference.parser import usable_device
     from upernet.recipe import load_recipe
-    from upernet.training.distributed import join_world, leave_world
 
     if threads is not None:
         torch.set_num_threads(threads)

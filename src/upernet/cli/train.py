@@ -18,11 +18,8 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train the model of a recipe; under torchrun, on several processes."""
-    from upernet.inference.parser import usable_device
     from upernet.recipe import load_recipe
     from upernet.training import train as run
 
     chosen = load_recipe(recipe)
-    if device is not None:
-        usable_device(device)
     run(chosen, data, out, device=device, initialize_from=init, half=half, quiet=quiet, say=typer.echo)

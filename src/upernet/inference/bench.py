@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from upernet.devices import usable_device
 from upernet.errors import UpernetError
-from upernet.inference.parser import usable_device
 from upernet.models import Precision, UPerNet, prepare_for_inference
 from upernet.ops import PLAIN, use_kernel
 from upernet.ops.choice import recorded_decisions

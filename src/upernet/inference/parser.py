@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from upernet.checkpoints import checkpoint_in, load_checkpoint, published_checkpoint, shipped_checkpoint
 from upernet.data.images import read_image
 from upernet.decoding import label_maps
+from upernet.devices import usable_device
 from upernet.errors import UpernetError
 from upernet.inference.level_map import UNSURE, LevelMap
 from upernet.inference.parse import Parse
@@ -206,17 +207,6 @@ def checkpoint_at(file_or_directory: str | os.PathLike[str]) -> Path:
         known = ", ".join(list_models())
         raise UpernetError(f"unknown model {str(path)!r}: give one of {known}, or a checkpoint file.")
     return path
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """The device. Raises UpernetError if it is not there."""
-    try:
-        if torch.zeros(1, device=device).is_meta:
-            raise RuntimeError("it computes nothing")
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UpernetError(f"device {str(device)!r} cannot be used ({reason}); use 'cpu'.") from None
 
 
 def _read_photo(image: Photo) -> tuple[Image.Image, str | None]:

@@ -24,11 +24,18 @@ from upernet.checkpoints import (
 from upernet.data.drawing import Schedule, TrainingSet, batches
 from upernet.data.sample import Batch
 from upernet.data.sources import Source, SourceMissing, open_source
+from upernet.distributed import (
+    World,
+    join_world,
+    leave_world,
+    sum_over_processes,
+    synchronize_batch_norms,
+    wait_for_all,
+)
 from upernet.errors import UpernetError
 from upernet.evaluation.calibration import calibrate, check_calibration
 from upernet.models import UPerNet, build_model
 from upernet.recipe import Recipe, StageSpec, TrainingSpec
-from upernet.training.distributed import World, join_world, leave_world, synchronize_batch_norms
 from upernet.training.logs import RunLog
 from upernet.training.losses import LevelLosses
 from upernet.training.optimizer import MovingAverage, create_optimizer, learning_rate, select_trained, set_modes
@@ -158,7 +165,7 @@ class _Run:
             self.average.restart(self.model)
         if self.world.size > 1:
             synchronize_batch_norms(self.model)
-        self.world.wait()  # the main process writes to the folder from here on; all others have looked into it by now
+        wait_for_all()  # the main process writes to the folder from here on; all others have looked into it by now
 
     def _train_stage(self, stage: _Stage, done_before: int, log: RunLog | None) -> None:
         select_trained(self.model, stage.spec)
@@ -226,7 +233,9 @@ class _Run:
             [ratios[name].numerator, ratios[name].denominator] if name in ratios else [nothing] * 2
             for name in stage.losses.names
         ]
-        sums = self.world.sum(torch.stack([torch.stack(pair) for pair in parts]).detach()).tolist()
+        stacked = torch.stack([torch.stack(pair) for pair in parts]).detach()
+        sum_over_processes(stacked)
+        sums = stacked.tolist()
         values = {name: a / b for name, (a, b) in zip(stage.losses.names, sums, strict=True) if b > 0}
         if bad := [name for name, value in values.items() if not math.isfinite(value)]:
             raise UpernetError(self._diverged(f"the loss {', '.join(bad)}", batch.source))
