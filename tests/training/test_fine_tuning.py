@@ -96,7 +96,7 @@ def test_a_published_checkpoint_is_fine_tuned_to_other_classes(data, ade_like, t
     published = UPerNet(ModelSpec.model_validate(MODEL), load_taxonomy("ade20k150"))
     state = {official_name(key): value for key, value in published.state_dict().items()}
     torch.save({"meta": {"epoch": 1}, "state_dict": state, "optimizer": {}}, tmp_path / "published.pth")
-    said: list[str] = []
+    lines: list[str] = []
     stages = [STAGE | {"iterations": 1, "learning_rate": 1e-12}]
     path = train(
         ade_like(stages=stages),
@@ -105,7 +105,7 @@ def test_a_published_checkpoint_is_fine_tuned_to_other_classes(data, ade_like, t
         initialize_from=tmp_path / "published.pth",
         device="cpu",
         quiet=True,
-        say=said.append,
+        log=lines.append,
     )
     new = {
         "auxiliary.classifier",
@@ -115,8 +115,8 @@ def test_a_published_checkpoint_is_fine_tuned_to_other_classes(data, ade_like, t
         "heads.material",
         "heads.texture",
     }
-    (line,) = [line for line in said if line.startswith("Took weights from")]
-    named = line.split("starting anew: ")[1].rstrip(".").split(", ")
+    (line,) = [line for line in lines if line.startswith("Loaded weights from")]
+    named = line.split("newly initialized: ")[1].rstrip(".").split(", ")
     assert {"heads.object.classifier"} < set(named)
     assert all(any(name.startswith(start) for start in new) for name in named)
     model, _ = load_checkpoint(path)

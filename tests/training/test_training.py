@@ -26,8 +26,8 @@ def records(folder):
 
 
 def test_training_writes_a_model_that_loads_and_a_log_of_every_iteration(data, recipe_file, tmp_path):
-    said = []
-    path = train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True, say=said.append)
+    lines: list[str] = []
+    path = train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True, log=lines.append)
     model, card = load_checkpoint(path)
     assert card["name"] == "tiny" and set(model.levels) == {"scene", "object", "part", "material", "texture"}
     log = records(tmp_path / "run")
@@ -180,7 +180,7 @@ def test_fine_tuning_says_which_heads_start_anew(data, recipe_file, tmp_path):
     text["model"] = text["model"] | {"backbone": "mobilenetv3_small_050"}
     text["taxonomy"] = "ade20k150"
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(text))
-    said = []
+    lines: list[str] = []
     train(
         load_recipe(tmp_path / "other.yaml"),
         data,
@@ -188,9 +188,9 @@ def test_fine_tuning_says_which_heads_start_anew(data, recipe_file, tmp_path):
         device="cpu",
         initialize_from=path,
         quiet=True,
-        say=said.append,
+        log=lines.append,
     )
-    assert said[0].endswith("starting anew: heads.object.classifier.")
+    assert lines[0].endswith("newly initialized: heads.object.classifier.")
 
 
 def test_training_errors_say_what_to_do(data, recipe_file, tmp_path):

@@ -16,17 +16,28 @@ WARMUP_START = 1e-6
 """Factor of the learning rate at the first iteration of a warm-up, as published for ADE20K."""
 
 
-def select_trained(model: UPerNet, stage: StageSpec) -> None:
-    """Set `requires_grad` of every parameter as the stage says."""
+def trained_parameters(model: UPerNet, stage: StageSpec) -> list[nn.Parameter]:
+    """Return the parameters that `stage` trains, without changing the model.
+
+    Raises:
+        UpernetError: The stage trains a level that the taxonomy lacks, or freezes features that the backbone lacks.
+    """
     if stage.trains != "all":
         if stage.trains not in model.heads:
-            raise UpernetError(f"stage {stage.name} trains level {stage.trains}, which the taxonomy does not have.")
-        model.requires_grad_(False)
-        model.heads[stage.trains].requires_grad_(True)
-        return
-    model.requires_grad_(True)
-    for parameter in _shallow_parameters(model.backbone, stage.frozen_backbone_stages):
-        parameter.requires_grad_(False)
+            raise UpernetError(
+                f"stage {stage.name} trains level {stage.trains}, which the taxonomy does not have; "
+                f"choose all or one of {', '.join(model.heads)}."
+            )
+        return list(model.heads[stage.trains].parameters())
+    frozen = {id(parameter) for parameter in _shallow_parameters(model.backbone, stage.frozen_backbone_stages)}
+    return [parameter for parameter in model.parameters() if id(parameter) not in frozen]
+
+
+def select_trained(model: UPerNet, stage: StageSpec) -> None:
+    """Set `requires_grad` of every parameter: whether `stage` trains it."""
+    model.requires_grad_(False)
+    for parameter in trained_parameters(model, stage):
+        parameter.requires_grad_(True)
 
 
 def set_modes(model: UPerNet, stage: StageSpec) -> None:
