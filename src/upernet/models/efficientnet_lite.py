@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ class EfficientNetLite(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return C2, C3, C4, C5 of `images`, N x 3 x H x W."""
         x = F.relu6(self.bn1(self.conv_stem(images)), inplace=True)
-        features = []
+        features: list[Tensor] = []
         for index, stage in enumerate(self.blocks):
             checkpointed = self.grad_checkpointing and self.training
             x = checkpoint(stage, x, use_reentrant=False) if checkpointed else stage(x)  # pyright: ignore
@@ -224,9 +224,9 @@ def _initialize(module: nn.Module) -> None:
 class EfficientNetLiteFamily:
     """EfficientNet-Lite 0 to 4, in `BACKBONES`."""
 
-    listing: ClassVar[str] = ", ".join(VARIANTS)
-    supported: ClassVar[tuple[Setting, ...]] = ("pretrained",)
-    markers: ClassVar[frozenset[str]] = frozenset()  # no other program's UPerNet has this backbone
+    listing: str = ", ".join(VARIANTS)
+    supported: tuple[Setting, ...] = ("pretrained",)
+    markers: frozenset[str] = frozenset()  # no other program's UPerNet has this backbone
 
     def provides(self, name: str) -> bool:
         """Return whether `name` is a variant, which can have the tag of timm's weights (`NAME.in1k`)."""

@@ -80,7 +80,8 @@ def fold(network: nn.Module, pairs: list[ConvNormPair]) -> None:
         conv.weight = nn.Parameter(weight, requires_grad=False)
         conv.bias = nn.Parameter(bias, requires_grad=False)
         replacements[norm] = after[0] if len(after) == 1 else nn.Sequential(*after)
-    for path, module in list(network.named_modules(remove_duplicate=False)):
+    modules: list[tuple[str, nn.Module]] = list(network.named_modules(remove_duplicate=False))
+    for path, module in modules:
         if module in replacements:
             parent, _, name = path.rpartition(".")
             setattr(network.get_submodule(parent), name, replacements[module])

@@ -367,8 +367,7 @@ def _initialize(module: nn.Module) -> None:
     """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        nn.init.zeros_(module.bias)
     elif isinstance(module, DCNv3):
         module.reset_parameters()
 
@@ -379,9 +378,9 @@ STEM = "patch_embed.conv2.weight"
 class InternImageFamily:
     """InternImage-T to -H, in `BACKBONES`."""
 
-    listing: ClassVar[str] = ", ".join(VARIANTS)
-    supported: ClassVar[tuple[Setting, ...]] = ("options",)
-    markers: ClassVar[frozenset[str]] = frozenset({STEM})
+    listing: str = ", ".join(VARIANTS)
+    supported: tuple[Setting, ...] = ("options",)
+    markers: frozenset[str] = frozenset({STEM})
 
     def provides(self, name: str) -> bool:
         """Return whether `name` is one of `VARIANTS`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -89,12 +89,20 @@ class BackboneSettings:
 class BackboneFamily(Protocol):
     """Backbones that share an architecture. `upernet.models.backbones.BACKBONES` lists the families."""
 
-    listing: ClassVar[str]
-    """Names of the family, or how to find them, for error messages."""
-    supported: ClassVar[Collection[Setting]]
-    """Settings that the family implements; the others are refused before `create` is called."""
-    markers: ClassVar[Collection[str]]
-    """Names of parameters, any of which shows that a state dict belongs to this family."""
+    @property
+    def listing(self) -> str:
+        """Names of the family, or how to find them, for error messages."""
+        ...
+
+    @property
+    def supported(self) -> Collection[Setting]:
+        """Settings that the family implements; the others are refused before `create` is called."""
+        ...
+
+    @property
+    def markers(self) -> Collection[str]:
+        """Names of parameters, any of which shows that a state dict belongs to this family."""
+        ...
 
     def provides(self, name: str) -> bool:
         """Return whether the family has a backbone of this name."""

@@ -42,7 +42,7 @@ def create_timm_backbone(name: str, settings: BackboneSettings) -> nn.Module:
             f"backbone {name!r} returns features with channels last, which the decoder cannot use; choose another."
         )
     info = cast(timm.models.FeatureInfo, network.feature_info)
-    last_at = {stride: index for index, stride in enumerate(info.reduction())}
+    last_at: dict[int, int] = {stride: index for index, stride in enumerate(cast(list[int], info.reduction()))}
     missing = [stride for stride in STRIDES if stride not in last_at]
     if missing:
         raise UpernetError(
@@ -63,13 +63,14 @@ def adopt(network: nn.Module, name: str) -> TimmBackbone:
     Only the class changes: modules, parameters and their names stay those of timm.
     """
     info = cast(timm.models.FeatureInfo, network.feature_info)
-    own = _by_timm_name(name for name, _ in network.named_modules())
-    modules = [own.get(_flat(module), module) for module in info.module_name()]
-    described = map(Feature, info.channels(), info.reduction(), modules)
+    own = _by_timm_name(name for name, _ in cast(Iterable[tuple[str, nn.Module]], network.named_modules()))
+    columns = zip(info.channels(), info.reduction(), info.module_name(), strict=True)
+    rows = cast(Iterable[tuple[int, int, str]], columns)
+    features = [Feature(channels, stride, own.get(_flat(module), module)) for channels, stride, module in rows]
     network.__class__ = _extended(type(network))
     backbone = cast(TimmBackbone, network)
     backbone.timm_name = name
-    backbone.feature_info = FeatureInfo(*described)
+    backbone.feature_info = FeatureInfo(*features)
     return backbone
 
 

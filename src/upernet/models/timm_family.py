@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -40,9 +39,9 @@ class TimmFamily:
     Checkpoints of other programs are recognized if they hold a ConvNeXt, a Swin or a ResNet with bottlenecks.
     """
 
-    listing: ClassVar[str] = "a model of timm, see timm.list_models()"
-    supported: ClassVar[tuple[Setting, ...]] = ("pretrained", "feature_norms")
-    markers: ClassVar[frozenset[str]] = frozenset({CONVNEXT_STEM, SWIN_STEM, RESNET_BLOCK})
+    listing: str = "a model of timm, see timm.list_models()"
+    supported: tuple[Setting, ...] = ("pretrained", "feature_norms")
+    markers: frozenset[str] = frozenset({CONVNEXT_STEM, SWIN_STEM, RESNET_BLOCK})
 
     def provides(self, name: str) -> bool:
         """Return whether timm has a model of this name, which can have the tag of its weights (`NAME.TAG`)."""
