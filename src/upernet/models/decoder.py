@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ class ConvBnRelu(nn.Sequential):
 class Conv3x3BnRelu(ConvBnRelu):
     """3x3 convolution of maps, each brought to the size of the first and concatenated; batch norm, ReLU."""
 
+    bfloat16_layers: ClassVar[tuple[str, ...]] = ("0",)
+
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 3)
 
@@ -42,6 +44,8 @@ class Conv3x3BnRelu(ConvBnRelu):
 
 class Lateral(ConvBnRelu):
     """A map through a 1x1 convolution, batch norm and ReLU, and a coarser map that is added to it."""
+
+    bfloat16_layers: ClassVar[tuple[str, ...]] = ("0",)
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 1)
