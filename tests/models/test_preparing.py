@@ -10,7 +10,7 @@ from torch import nn
 import upernet
 from upernet.errors import UpernetError
 from upernet.models import UPerNet, prepare_for_inference
-from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops import bfloat16_unavailable
 from upernet.recipe import ModelSpec
 from upernet.taxonomy import load_taxonomy
 
@@ -86,7 +86,7 @@ def test_a_norm_of_batches_alone_stays() -> None:
     torch.testing.assert_close(prepare_for_inference(network)(images), network(images))
 
 
-needs_bfloat16 = pytest.mark.skipif(bool(fault_of_bfloat16()), reason=f"bfloat16: {fault_of_bfloat16()}")
+needs_bfloat16 = pytest.mark.skipif(bool(bfloat16_unavailable()), reason=f"bfloat16: {bfloat16_unavailable()}")
 
 
 @needs_reference

@@ -20,7 +20,7 @@ from upernet.models.features import STRIDES, DropPath, Feature, FeatureInfo
 from upernet.models.initialization import initialize
 from upernet.models.layers import Linear
 from upernet.ops import dcnv3, grouped_softmax, linear
-from upernet.ops.mlp import mlp
+from upernet.ops import mlp
 from upernet.settings import Settings
 
 Positive = Annotated[int, Field(ge=1, le=4096)]

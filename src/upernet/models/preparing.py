@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from upernet.errors import UpernetError
 from upernet.models.decoder import Conv3x3BnRelu, Lateral
 from upernet.models.internimage import DCNv3, Mlp
-from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops import bfloat16_unavailable
 
 Precision = Literal["fp32", "bf16"]
 
@@ -85,7 +85,7 @@ def _check_bfloat16(model: nn.Module) -> None:
     devices = {parameter.device.type for parameter in model.parameters()}
     if devices - {"cpu"}:
         raise UpernetError(f"precision bf16 is for CPUs, not {', '.join(sorted(devices))}; leave it out.")
-    if fault := fault_of_bfloat16():
+    if fault := bfloat16_unavailable():
         raise UpernetError(f"precision bf16: {fault}; leave it out.")
 
 
