@@ -204,11 +204,11 @@ def test_shapes_and_types_that_do_not_fit():
         conv3x3(x, weight, True)
     with pytest.raises(ValueError, match="multiple of 16"):
         conv3x3(x, weight[:24], False)
-    with pytest.raises(ValueError, match="differ in type"):
+    with pytest.raises(ValueError, match="differ in dtype"):
         conv3x3(x.double(), weight, False)
     with pytest.raises(ValueError, match="no other kernel"):
         conv3x3(x.bfloat16(), weight.bfloat16(), False)
     with pytest.raises(ValueError, match="agree in N, H and W"):
         weight_gradient(grad[:, 1:], x)
-    with pytest.raises(ValueError, match="differ in type"):
+    with pytest.raises(ValueError, match="differ in dtype"):
         weight_gradient(grad.double(), x)
