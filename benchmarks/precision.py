@@ -21,13 +21,13 @@ from upernet.evaluation.loop import eval_mode, open_sources
 from upernet.evaluation.metrics import Scores
 from upernet.evaluation.tta import NO_AUGMENTATION, photo_outputs
 from upernet.models import prepare_for_inference
-from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops import bfloat16_unavailable
 from upernet.recipe import load_recipe
 
 
 def main() -> None:
     arguments = command_line(__doc__, "recipe", "checkpoint", "--data")
-    if fault := fault_of_bfloat16():
+    if fault := bfloat16_unavailable():
         sys.exit(fault)
     recipe = load_recipe(arguments.recipe)
     exact = load_model(str(arguments.recipe), arguments.checkpoint)

@@ -9,7 +9,7 @@ import torch
 from command_line import Run
 
 from upernet.ops import PLAIN, dcnv3, linear, use_kernel
-from upernet.ops.choice import recorded_decisions
+from upernet.ops import recorded_decisions
 
 
 def test_json(run: Run) -> None:
@@ -59,5 +59,5 @@ def test_decisions_are_recorded_where_asked() -> None:
             dcnv3(x, torch.zeros(1, 4, 4, 18), torch.ones(1, 4, 4, 9))
     linear(x, weight)
     assert [(d.operator, d.kernel) for d in outer] == [("linear", "convolution"), ("dcnv3", "torch")]
-    assert [(d.operator, d.reason) for d in inner] == [("dcnv3", "asked for with use_kernel")]
+    assert [(d.operator, d.reason) for d in inner] == [("dcnv3", "requested with use_kernel")]
     assert outer[0].shapes == ((1, 4, 4, 16), (32, 16)) and outer[0].dtype == "float32"

@@ -12,7 +12,7 @@ from command_line import Result, Run
 from painted_network import four_quarters, paint
 from PIL import Image
 
-from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops import bfloat16_unavailable
 
 pytestmark = pytest.mark.usefixtures("painted_model")
 
@@ -154,7 +154,7 @@ def test_a_full_disk_is_reported_and_earlier_results_stay(
     assert {path: path.read_bytes() for path in (photos / "parses").rglob("*.*")} == before
 
 
-@pytest.mark.skipif(bool(fault_of_bfloat16()), reason=f"bfloat16: {fault_of_bfloat16()}")
+@pytest.mark.skipif(bool(bfloat16_unavailable()), reason=f"bfloat16: {bfloat16_unavailable()}")
 def test_bfloat16(photos: Path, run: Run) -> None:
     assert run("parse", "in/b.png", "--out", "exact").status == 0
     assert run("parse", "in/b.png", "--out", "out", "--precision", "bf16").status == 0

@@ -14,7 +14,7 @@ import upernet
 from upernet.errors import UpernetError
 from upernet.models import UPerNet, prepare_for_inference
 from upernet.models.backbones import as_backbone, create_backbone
-from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops import bfloat16_unavailable
 from upernet.recipe import ModelSpec
 from upernet.taxonomy import load_taxonomy
 
@@ -97,7 +97,7 @@ def test_a_network_without_batch_norms_in_its_backbone_stays_itself() -> None:
     assert prepare_for_inference(model) is model
 
 
-needs_bfloat16 = pytest.mark.skipif(bool(fault_of_bfloat16()), reason=f"bfloat16: {fault_of_bfloat16()}")
+needs_bfloat16 = pytest.mark.skipif(bool(bfloat16_unavailable()), reason=f"bfloat16: {bfloat16_unavailable()}")
 
 
 @needs_reference

@@ -12,8 +12,7 @@ import torch
 from upernet.devices import usable_device
 from upernet.errors import UpernetError
 from upernet.models import Precision, UPerNet, prepare_for_inference
-from upernet.ops import PLAIN, use_kernel
-from upernet.ops.choice import recorded_decisions
+from upernet.ops import PLAIN, recorded_decisions, use_kernel
 
 
 def bench(

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from upernet.errors import UpernetError
 from upernet.models.protocol import ConvNormPair
-from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops import bfloat16_unavailable
 
 Precision = Literal["fp32", "bf16"]
 Network = TypeVar("Network", bound=nn.Module)
@@ -91,5 +91,5 @@ def _check_bfloat16(model: nn.Module) -> None:
     devices = {parameter.device.type for parameter in model.parameters()}
     if devices - {"cpu"}:
         raise UpernetError(f"precision bf16 is for CPUs, not {', '.join(sorted(devices))}; leave it out.")
-    if reason := fault_of_bfloat16():
+    if reason := bfloat16_unavailable():
         raise UpernetError(f"precision bf16: {reason}; leave it out.")

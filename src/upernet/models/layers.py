@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from upernet.ops.linear import conv1x1, linear
+from upernet.ops import conv1x1, linear
 
 
 class Linear(nn.Linear):
