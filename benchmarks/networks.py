@@ -19,7 +19,7 @@ TINY = {"backbone_options": {"channels": 16, "depths": (1, 1, 1, 1), "groups": (
 
 
 def network(letter: str, tiny: bool = False) -> UPerNet:
-    """Return InternImage-{letter} with UPerHead for ADE20K in eval mode, with random weights; `tiny` for a trial run."""
+    """Return InternImage-{letter} with UPerHead for ADE20K in eval mode; its weights are random."""
     recipe = load_recipe(f"upernet_internimage_{letter.lower()}_512_160k_ade20k")
     if tiny:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=TINY)})

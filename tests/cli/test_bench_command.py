@@ -8,8 +8,7 @@ import pytest
 import torch
 from command_line import Run
 
-from upernet.ops import PLAIN, dcnv3, linear, use_kernel
-from upernet.ops import recorded_decisions
+from upernet.ops import PLAIN, dcnv3, linear, recorded_decisions, use_kernel
 
 
 def test_json(run: Run) -> None:
@@ -21,7 +20,7 @@ def test_json(run: Run) -> None:
     assert result["ratio"] == pytest.approx(result["plain_seconds"] / result["seconds"])
     assert result["error"]["object"] < 1e-4 and result["agreement"]["object"] > 0.999
     kernels = {row["operator"]: row for row in result["kernels"]}
-    assert {"conv3x3", "lateral", "linear"} <= set(kernels)
+    assert {"upsample_conv3x3", "lateral", "linear"} <= set(kernels)
     assert kernels["lateral"]["kernel"] == "numba" and kernels["lateral"]["shapes"][0][0] == 2
 
 

@@ -29,8 +29,7 @@ from upernet.models.protocol import (
     count_blocks,
     num_filters,
 )
-from upernet.ops import dcnv3, grouped_softmax, linear
-from upernet.ops import mlp
+from upernet.ops import dcnv3, grouped_softmax, linear, mlp
 from upernet.settings import Settings
 
 Positive = Annotated[int, Field(ge=1, le=4096)]

@@ -238,7 +238,8 @@ with warnings.catch_warnings(record=True) as caught, torch.no_grad():
     out = upsample_conv3x3(maps, weight)
     upsample_conv3x3(maps, weight)
 assert ["Numba does not run here" in str(warning.message) for warning in caught] == [True], caught
-assert choose_upsample_conv3x3(maps, weight).kernel == "torch" and "Numba" in choose_upsample_conv3x3(maps, weight).reason
+choice = choose_upsample_conv3x3(maps, weight)
+assert choice.kernel == "torch" and "Numba" in choice.reason
 with use_kernel(upsample_conv3x3="concat"), torch.no_grad():
     torch.testing.assert_close(out, upsample_conv3x3(maps, weight), rtol=1e-4, atol=1e-3)
 """
