@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.networks import agreement, head, network, official_way
 from benchmarks.side_by_side import Run, command_line, compare, save, show, show_agreement
 from upernet.models import UPerNet, prepare_for_inference
-from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops import bfloat16_unavailable
 
 NETWORKS = ("T", "S", "B")
 SIZES = (512, 1024)
@@ -37,7 +37,7 @@ def alternatives(model: UPerNet) -> dict[str, Callable[[Tensor], Tensor]]:
         return model(images)["object"]
 
     ways = {"official": official_way()(forward), "fast": forward}
-    if not fault_of_bfloat16():
+    if not bfloat16_unavailable():
         reduced = prepare_for_inference(model, "bf16")
         ways["fast, bf16"] = lambda images: reduced(images)["object"]
     return ways

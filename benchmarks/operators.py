@@ -17,8 +17,7 @@ from torch import Tensor
 from benchmarks.networks import official_and_fast, official_way
 from benchmarks.side_by_side import Run, command_line, compare, save, show
 from upernet.models.internimage import VARIANTS
-from upernet.ops import dcnv3, grouped_softmax, lateral, linear, upsample_conv3x3
-from upernet.ops.mlp import mlp
+from upernet.ops import dcnv3, grouped_softmax, lateral, linear, mlp, upsample_conv3x3
 
 WIDTH = 512
 """Channels of the decoder."""

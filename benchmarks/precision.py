@@ -17,17 +17,17 @@ import torch.nn.functional as F
 
 from benchmarks.side_by_side import command_line, save
 from upernet.checkpoints import load_model
-from upernet.evaluation.loop import inference, open_sources
+from upernet.evaluation.loop import eval_mode, open_sources
 from upernet.evaluation.metrics import Scores
-from upernet.evaluation.passes import Passes, photo_outputs
+from upernet.evaluation.tta import NO_AUGMENTATION, photo_outputs
 from upernet.models import prepare_for_inference
-from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops import bfloat16_unavailable
 from upernet.recipe import load_recipe
 
 
 def main() -> None:
     arguments = command_line(__doc__, "recipe", "checkpoint", "--data")
-    if fault := fault_of_bfloat16():
+    if fault := bfloat16_unavailable():
         sys.exit(fault)
     recipe = load_recipe(arguments.recipe)
     exact = load_model(str(arguments.recipe), arguments.checkpoint)
@@ -36,14 +36,14 @@ def main() -> None:
     same = pixels = photos = 0
     error = 0.0
     sources, _ = open_sources(exact, recipe, arguments.data, "test")
-    with inference(exact, "cpu"):
+    with eval_mode(exact, "cpu"):
         for source in sources.values():
             for index in range(2 if arguments.quick else len(source)):
                 sample = source[index]
                 found: dict[str, torch.Tensor] = {}
                 for way, network in ways.items():
-                    logits, through = photo_outputs(network, sample, source.spec, "cpu", Passes())
-                    scores[way].update(logits, sample, through=through)
+                    logits, via_sizes = photo_outputs(network, sample, source.spec, "cpu", NO_AUGMENTATION)
+                    scores[way].update(logits, sample, via_sizes=via_sizes)
                     size = sample.maps["object"].shape[-2:]
                     found[way] = F.interpolate(logits["object"], size, mode="bilinear", align_corners=False)
                 agree = found["fp32"].argmax(1) == found["bf16"].argmax(1)
@@ -51,7 +51,7 @@ def main() -> None:
                 pixels += agree.numel()
                 error = max(error, float((found["bf16"] - found["fp32"]).abs().max() / found["fp32"].std()))
                 photos += 1
-    result: dict[str, Any] = {way: score.result()["object"]["miou"] for way, score in scores.items()}
+    result: dict[str, Any] = {way: score.result()["object"].to_dict()["miou"] for way, score in scores.items()}
     print(f"{photos} photos: mIoU {result['fp32']:.4f} in float32, {result['bf16']:.4f} in bfloat16")
     print(
         f"same class on {100 * same / pixels:.3f} % of the pixels; logits differ by {error:.3f} of their spread at most"

@@ -48,7 +48,7 @@ def main() -> None:
     for features in HEADS:
         recipe = texture_recipe(features)
         with tempfile.TemporaryDirectory() as folder:
-            model, _ = load_checkpoint(train(recipe, arguments.data, folder, quiet=True, say=lambda text: None))
+            model, _ = load_checkpoint(train(recipe, arguments.data, folder, quiet=True, log=lambda line: None))
         score = evaluate(model, recipe, arguments.data)["texture"]["top1"]
         parameters = sum(parameter.numel() for parameter in model.heads["texture"].parameters())
         results["+".join(features)] = {"top1": score, "parameters": parameters}

@@ -1,4 +1,4 @@
-"""Tables of docs/performance.md from what `python -m benchmarks.NAME` wrote to docs/results/benchmarks/."""
+"""Tables of docs/performance.md, made from the results of `python -m benchmarks.NAME` in docs/results/benchmarks/."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ RESULTS = Path(__file__).parent / "results" / "benchmarks"
 
 
 def read(name: str) -> dict[str, Any]:
+    """Read the results of one benchmark."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def table(*rows: list[str]) -> list[str]:
-    """Markdown; the first row is the header."""
+    """Format rows as a Markdown table; the first row is the header."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return [lines[0], f"|{' --- |' * len(rows[0])}", *lines[1:]]
 
@@ -36,7 +37,7 @@ def conditions(result: Mapping[str, Any]) -> str:
 
 
 def comparisons(result: Mapping[str, Any], rows: Mapping[str, Any], title: str = "") -> list[str]:
-    """A row per comparison: times, and for all but the first alternative how many times faster than the first it is."""
+    """Return a table with a row per comparison: the time of each alternative, and its speed-up over the first."""
     first, *others = dict.fromkeys(name for row in rows.values() for name in row["seconds"])
     header = [title or conditions(result), first, *(heading for name in others for heading in (name, "ratio"))]
     body = []
@@ -96,7 +97,7 @@ def roofline() -> list[str]:
 
 
 def peers() -> list[str]:
-    """A row per network or program, from the fastest on."""
+    """Return a table with a row per network or program, fastest first."""
     result = read("peers")
     fast = result["seconds"]["fast"]["median"]
     rows = [[conditions(result), "time", "over fast", "logits differ by", "same class"]]
@@ -167,7 +168,7 @@ def precision() -> list[str]:
 
 
 def targets() -> list[str]:
-    """What was aimed at, what was reached."""
+    """Return a table of the performance targets and what was reached."""
     rows = {name: read(name)["rows"] for name in ("operators", "models", "training", "memory", "cold_start")}
     models, limit = rows["models"], read("models")["roofline"]
     agreement = models["T at 512"]["agreement"]["fast"]
@@ -175,36 +176,36 @@ def targets() -> list[str]:
     parse = rows["cold_start"][whole]["seconds"]["filled cache"]["median"]
     photos = 1 / rows["cold_start"][forward]["seconds"]["fast"]["median"]
     (step,) = rows["training"].values()
-    lines: list[list[str]] = []
+    rows_of_table: list[list[str]] = []
 
-    def aim(what: str, wanted: float, reached: float, unit: str, digits: int, least: bool = True) -> None:
+    def add_target(what: str, wanted: float, reached: float, unit: str, digits: int, least: bool = True) -> None:
         met = reached >= wanted if least else reached <= wanted
         bound = f"{'at least' if least else 'at most'} {wanted:g} {unit}".strip()
-        lines.append([what, bound, f"{reached:.{digits}f} {unit}".strip(), "" if met else "missed"])
+        rows_of_table.append([what, bound, f"{reached:.{digits}f} {unit}".strip(), "" if met else "missed"])
 
-    aim("DCNv3, forward", 12, rows["operators"]["dcnv3, 30 layers, forward"]["ratio"]["fast"], "x", 1)
-    aim("DCNv3, backward", 6, rows["operators"]["dcnv3, 30 layers, backward alone"]["ratio"]["fast"], "x", 1)
-    aim("UPerHead of T at 512", 3.5, models["T at 512, UPerHead"]["ratio"]["fast"], "x", 2)
-    aim("T at 512", 3.5, models["T at 512"]["ratio"]["fast"], "x", 2)
-    aim("B at 512", 3, models["B at 512"]["ratio"]["fast"], "x", 2)
-    aim("error of T's logits, in their spread", 1e-4, agreement["relative_error"], "", 6, least=False)
-    aim("pixels with the same class", 99.99, 100 * agreement["argmax_agreement"], "%", 3)
+    add_target("DCNv3, forward", 12, rows["operators"]["dcnv3, 30 layers, forward"]["ratio"]["fast"], "x", 1)
+    add_target("DCNv3, backward", 6, rows["operators"]["dcnv3, 30 layers, backward alone"]["ratio"]["fast"], "x", 1)
+    add_target("UPerHead of T at 512", 3.5, models["T at 512, UPerHead"]["ratio"]["fast"], "x", 2)
+    add_target("T at 512", 3.5, models["T at 512"]["ratio"]["fast"], "x", 2)
+    add_target("B at 512", 3, models["B at 512"]["ratio"]["fast"], "x", 2)
+    add_target("error of T's logits, in their spread", 1e-4, agreement["relative_error"], "", 6, least=False)
+    add_target("pixels with the same class", 99.99, 100 * agreement["argmax_agreement"], "%", 3)
     macs = read("models")["direct"]["multiply_adds"] / 1e9
-    aim("multiply-adds of T at 512 x 2048, before Winograd", 540, macs, "G", 0, least=False)
-    aim("T at 512, over its roofline", 1.4, limit["measured_over_roofline"], "x", 2, least=False)
-    aim("training step of T at 256, batch of 2", 2, step["ratio"]["fast"], "x", 2)
-    aim("T at 512 in bf16", 6, models["T at 512"]["ratio"]["fast, bf16"], "x", 2)
-    aim("bf16, trained T: pixels with the same class", 99.5, 100 * read("precision")["argmax_agreement"], "%", 2)
+    add_target("multiply-adds of T at 512 x 2048, before Winograd", 540, macs, "G", 0, least=False)
+    add_target("T at 512, over its roofline", 1.4, limit["measured_over_roofline"], "x", 2, least=False)
+    add_target("training step of T at 256, batch of 2", 2, step["ratio"]["fast"], "x", 2)
+    add_target("T at 512 in bf16", 6, models["T at 512"]["ratio"]["fast, bf16"], "x", 2)
+    add_target("bf16, trained T: pixels with the same class", 99.5, 100 * read("precision")["argmax_agreement"], "%", 2)
     for name, row in rows["memory"].items():
         official, fast = (row[way] / 2**30 for way in ("official", "fast"))
-        aim(f"peak memory of {name}", round(official, 2), fast, "GiB", 2, least=False)
-    aim("`upernet parse`, one photo, whole process", 4, parse, "s", 1, least=False)
-    aim("`everyday` at 360 x 480", 10, photos, "photos/s", 1)
-    return table(["", "target", "reached", ""], *lines)
+        add_target(f"peak memory of {name}", round(official, 2), fast, "GiB", 2, least=False)
+    add_target("`upernet parse`, one photo, whole process", 4, parse, "s", 1, least=False)
+    add_target("`everyday` at 360 x 480", 10, photos, "photos/s", 1)
+    return table(["", "target", "reached", ""], *rows_of_table)
 
 
 def speed() -> list[str]:
-    """Of T at 512, for the README."""
+    """Return the times of T at 512 for the README."""
     result = read("models")["rows"]["T at 512"]
     names = {"official": "official way", "fast": "`upernet`", "fast, bf16": "`upernet`, bf16"}
     rows = [

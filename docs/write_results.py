@@ -1,9 +1,9 @@
-"""Write the result tables of the documents from what commands wrote to docs/results/.
+"""Update the result tables of the documents from the files in docs/results/.
 
-    python docs/write_results.py            # brings the tables up to date
-    python docs/write_results.py --check    # exit status 1 if one is not (the tests call this)
+    python docs/write_results.py            # update the tables
+    python docs/write_results.py --check    # exit with status 1 if a table is out of date; the tests run this
 
-A table stands between `<!-- results: NAME -->` and `<!-- end of results -->`.
+Tables stand between `<!-- results: NAME -->` and `<!-- end of results -->`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import benchmark_tables
+
+from upernet.taxonomy import LEVELS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -31,19 +34,20 @@ METRICS = {
     "top1": "top-1",
     "top5": "top-5",
 }
-LEVELS = ("scene", "object", "part", "material", "texture")
 
 
-def read(name: str) -> dict:
+def read(name: str) -> Any:
+    """Read the file `name`.json in docs/results/."""
     return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def metrics(values: dict) -> str:
+def metrics(values: dict[str, Any]) -> str:
+    """Format the metrics of one level: `mIoU 0.500, pixel accuracy 0.900`."""
     return ", ".join(f"{METRICS[key]} {values[key]:.3f}" for key in METRICS if values.get(key) is not None)
 
 
 def summary() -> list[str]:
-    """Both shipped models, a row per level."""
+    """Return a table of both shipped models with a row per level."""
     lines = ["| model | level | scored on (test photos) | result |", "| --- | --- | --- | --- |"]
     for name in ("everyday", "camvid"):
         result = read(name)
@@ -57,7 +61,7 @@ def summary() -> list[str]:
 
 
 def details(name: str) -> list[str]:
-    """One model: every source, implied labels apart, and the classes of each level."""
+    """Return the scores of one model: per source, with implied labels in rows of their own, and per class."""
     result = read(name)
     log = (ROOT / "docs" / "results" / f"{name}.log.jsonl").read_text(encoding="utf-8").splitlines()
     minutes = sum(json.loads(line)["seconds"] for line in log) / 60
@@ -80,14 +84,14 @@ def details(name: str) -> list[str]:
 
 
 def camvid_val() -> list[str]:
-    """The CamVid model on the validation frames."""
+    """Return the score of the CamVid model on the validation frames."""
     return [
         f"mIoU on `val` ({read('camvid_val')['photos']['camvid']} photos): {read('camvid_val')['object']['miou']:.3f}."
     ]
 
 
 def texture_heads() -> list[str]:
-    """What `python -m benchmarks.texture_heads` wrote."""
+    """Return a table of the results of `python -m benchmarks.texture_heads`."""
     lines = ["| texture head on | top-1 | parameters |", "| --- | --- | --- |"]
     for features, values in read("texture_heads").items():
         lines.append(f"| {features} | {values['top1']:.3f} | {values['parameters']:,} |")
@@ -95,7 +99,7 @@ def texture_heads() -> list[str]:
 
 
 def ade20k() -> list[str]:
-    """The published rows, from `upernet models --json > docs/results/models.json`."""
+    """Return a table of the published models, from `upernet models --json > docs/results/models.json`."""
     lines = ["| recipe | crop | mIoU single / multi scale | parameters | multiply-adds |"]
     lines += ["| --- | --- | --- | --- | --- |"]
     rows = [row for row in read("models") if row["miou_single_scale"] is not None]
@@ -110,14 +114,16 @@ def ade20k() -> list[str]:
 
 
 def internimage_t_camvid(width: int = 30) -> list[str]:
-    """The loss of the small run of docs/recipes."""
+    """Return the loss of the short training run of docs/recipes, averaged over `width` iterations each."""
     log = (ROOT / "docs" / "results" / "internimage_t_camvid.log.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line)["loss"] for line in log]
     means = [sum(losses[i : i + width]) / width for i in range(0, len(losses), width)]
     return [f"Mean loss of each {width} of {len(losses)} iterations: {', '.join(f'{mean:.2f}' for mean in means)}."]
 
 
-def up_to_date(text: str) -> str:
+def update(text: str) -> str:
+    """Return the text of a document with its tables updated."""
+
     def table(match: re.Match[str]) -> str:
         pages = {
             "summary": summary,
@@ -134,15 +140,14 @@ def up_to_date(text: str) -> str:
 
 
 def main() -> int:
-    stale = [page for page in PAGES if up_to_date(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")]
+    """Update the documents, or check them; return the exit status."""
+    stale = [page for page in PAGES if update(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")]
     if "--check" in sys.argv[1:]:
         for page in stale:
-            print(
-                f"{page.relative_to(ROOT)}: its tables are not those of docs/results; run python docs/write_results.py"
-            )
+            print(f"{page.relative_to(ROOT)}: tables differ from docs/results; run `python docs/write_results.py`")
         return bool(stale)
     for page in stale:
-        page.write_text(up_to_date(page.read_text(encoding="utf-8")), encoding="utf-8")
+        page.write_text(update(page.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 

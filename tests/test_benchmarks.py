@@ -116,18 +116,18 @@ def test_multiplications_are_counted_as_they_are_done(kernel: str):
     maps = [torch.randn(1, 64, 16, 16), torch.randn(1, 32, 8, 8), torch.randn(1, 16, 2, 2)]
     formula = {torch.ops.upernet.upsample_conv3x3: winograd_operations}
     counter = FlopCounterMode(display=False, custom_mapping=formula)
-    with use_kernel(conv3x3=kernel), torch.inference_mode(), counter:
+    with use_kernel(upsample_conv3x3=kernel), torch.inference_mode(), counter:
         upsample_conv3x3(maps, torch.randn(48, 112, 3, 3))
     direct, winograd = 9 * (16 * 16 * 64 + 8 * 8 * 32 + 2 * 2 * 16), 36 * 16 * (64 + 32) + 9 * 2 * 2 * 16
     assert counter.get_total_flops() // 2 == 48 * (direct if kernel == "direct" else winograd)
 
 
 def test_plain_dcnv3_is_dcnv3():
-    from benchmarks.networks import PlainDcnv3
+    from upernet.ops.dcnv3.reference import ComposedDcnv3
 
     x, offset, mask = torch.randn(1, 5, 6, 16), torch.randn(1, 5, 6, 36), torch.rand(1, 5, 6, 18)
     expected = dcnv3(x, offset, mask, groups=2)
-    with PlainDcnv3():
+    with ComposedDcnv3():
         actual = dcnv3(x, offset, mask, groups=2)
         half = dcnv3(x.bfloat16(), offset, mask, groups=2)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)

@@ -36,17 +36,20 @@ ROOMS = [
     "settings",
     "taxonomy",
     "recipe",
+    "devices",
+    "distributed",
     "ops",
     "models",
     "checkpoints",
     "data",
+    "decoding",
     "inference",
     "evaluation",
     "training",
     "cli",
     "__main__",
 ]
-LEAVES = {"errors", "files", "settings", "taxonomy", "recipe"}
+LEAVES = {"errors", "files", "settings", "taxonomy", "recipe", "devices", "distributed"}
 
 
 def imports(path: Path) -> set[str]:

@@ -35,11 +35,11 @@ class TextureSpec(Settings):
 
 
 class ModelSpec(Settings):
-    """Architecture. `backbone` is `internimage_{t,s,b,l,xl,h}` or a timm name; widths are channel counts."""
+    """Architecture. `backbone` is a name that `create_backbone` accepts; widths are channel counts."""
 
     backbone: str
     backbone_options: dict[str, int | float | bool | str | tuple[int, ...] | None] = {}
-    """What differs from the InternImage variant of that name, as `InternImageSpec` has it."""
+    """Values that replace those of the backbone of that name, if it has options (InternImage: `InternImageSpec`)."""
     backbone_weights: str | None = None
     """Where ImageNet weights come from: `timm` (its own download), `package:NAME` (a Python package), `zoo` (the
     published file of an InternImage backbone), or a file."""

@@ -56,7 +56,7 @@ def command(tmp_path: Path) -> Command:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
-        for label in ("beach", "forest"):
+        for label in ("garden", "ocean"):
             path = tmp_path / "data" / "scenes" / split / label / "a.png"
             path.parent.mkdir(parents=True)
             Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
@@ -64,7 +64,7 @@ def command(tmp_path: Path) -> Command:
     def arguments(name: str, reference: object) -> list[object]:
         recipe, data, out = tmp_path / "tiny.yaml", tmp_path / "data", tmp_path / "out"
         return {
-            "parse": ["parse", data / "scenes/test/beach/a.png", "--model", reference, "--out", out],
+            "parse": ["parse", data / "scenes/test/garden/a.png", "--model", reference, "--out", out],
             "train": ["train", recipe, "--data", data, "--init", reference, "--out", out, "--device", "cpu", "--quiet"],
             "evaluate": ["evaluate", recipe, "--data", data, "--checkpoint", reference, "--device", "cpu"],
             "convert": ["convert", reference, out],

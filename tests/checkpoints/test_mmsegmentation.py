@@ -103,7 +103,7 @@ def convnext_tiny() -> Pairs:
 
 
 def unfolded(value: Tensor) -> Tensor:
-    """Reorder Swin's merged channels from timm's order to that of `nn.Unfold`, found by unfolding the channels' numbers."""
+    """Reorder Swin's merged channels from timm's order to that of `nn.Unfold`, by unfolding the channel numbers."""
     width = value.shape[-1] // 4
     # A 2 x 2 map whose pixel (row, column) holds timm's number of each channel there.
     numbers = torch.empty(1, width, 2, 2)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import upernet
 from upernet.checkpoints import initialize_model, load_backbone_weights, load_checkpoint
-from upernet.checkpoints.formats import mmsegmentation
 from upernet.checkpoints.architecture import backbone_of
+from upernet.checkpoints.formats import mmsegmentation
 from upernet.errors import UpernetError
 from upernet.models import AUXILIARY, UPerNet
 from upernet.models.backbones import create_backbone

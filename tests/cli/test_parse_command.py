@@ -12,14 +12,14 @@ from command_line import Result, Run
 from painted_network import four_quarters, paint
 from PIL import Image
 
-from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops import bfloat16_unavailable
 
 pytestmark = pytest.mark.usefixtures("painted_model")
 
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with photos in `in/`, one of them two folders below, beside other files."""
+    """Create a working directory with photos in `in/`, one of them two folders below, beside other files."""
     monkeypatch.chdir(tmp_path)
     photo = Image.fromarray(paint(four_quarters(), parts=1, materials=1))
     for name in ("b.png", "a.JPG", "deep/er/a.webp"):
@@ -32,7 +32,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def sentences(result: Result) -> list[str]:
-    """What stderr says; each line is one complaint."""
+    """Return the lines of stderr, each of which is one error."""
     lines = result.stderr.splitlines()
     assert "Traceback" not in result.stderr
     assert all(line.startswith("upernet: ") and line.endswith(".") for line in lines)
@@ -154,7 +154,7 @@ def test_a_full_disk_is_reported_and_earlier_results_stay(
     assert {path: path.read_bytes() for path in (photos / "parses").rglob("*.*")} == before
 
 
-@pytest.mark.skipif(bool(fault_of_bfloat16()), reason=f"bfloat16: {fault_of_bfloat16()}")
+@pytest.mark.skipif(bool(bfloat16_unavailable()), reason=f"bfloat16: {bfloat16_unavailable()}")
 def test_bfloat16(photos: Path, run: Run) -> None:
     assert run("parse", "in/b.png", "--out", "exact").status == 0
     assert run("parse", "in/b.png", "--out", "out", "--precision", "bf16").status == 0

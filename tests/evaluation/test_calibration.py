@@ -1,3 +1,5 @@
+"""Tests of `upernet.evaluation.calibration`."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from colour_network import BLUE, GREEN, RED, TAXONOMY, VIOLET, colour_network, halves, recipe, save
+from helpers.colour_network import BLUE, GREEN, RED, TAXONOMY, VIOLET, colour_network, halves, recipe, save
 
 from upernet.errors import UpernetError
 from upernet.evaluation.calibration import SHOW_NOTHING, calibrate, shown_labels, smallest_threshold, tally
@@ -74,7 +76,7 @@ def test_parts_are_shown_inside_the_predicted_object() -> None:
     # Pixels: person with head, person without a listed part, tree.
     objects = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 2.0], [5.0, 5.0, 0.0]]).reshape(1, 3, 1, 3)
     parts = torch.tensor([[0.0, 4.0, 0.0], [2.0, 0.0, 9.0], [0.0, 0.0, 0.0]]).reshape(1, 3, 1, 3)
-    confidence, label, shown = shown_labels({"object": objects, "part": parts}, "part", TAXONOMY)
+    (label, confidence), shown = shown_labels({"object": objects, "part": parts}, "part", TAXONOMY)
     assert label.tolist() == [[1, 0, 0]] and shown.tolist() == [[True, False, False]]
     assert float(confidence[0, 0]) == pytest.approx(float(torch.tensor([0.0, 2.0, 0.0]).softmax(0)[1]))
 
@@ -91,8 +93,8 @@ DIM = float(torch.tensor([10 * 51 / 255, 0.0, 0.0]).softmax(0)[0])
 ABOVE_DIM = pytest.approx(0.787)  # the next threshold
 
 
-def calibration(precision: dict[str, float], negatives: dict[str, tuple[str, ...]], **sources: Any) -> Recipe:
-    spec = CalibrationSpec.model_validate({"precision": precision, "negatives": negatives})
+def calibration(targets: dict[str, float], negatives: dict[str, tuple[str, ...]], **sources: Any) -> Recipe:
+    spec = CalibrationSpec.model_validate({"precision": targets, "negatives": negatives})
     return recipe(**sources).model_copy(update={"calibration": spec})
 
 
@@ -124,7 +126,7 @@ def test_what_is_shown_of_negatives_is_wrong(data: Path) -> None:
 
 def test_a_target_out_of_reach_shows_nothing_and_says_so(data: Path) -> None:
     settings = calibration({"material": 0.9}, {"material": ("scenes",)}, materials=MATERIALS, scenes=SCENES)
-    with pytest.warns(UserWarning, match="material: no threshold reaches a precision of 0.9"):
+    with pytest.warns(UserWarning, match="material: no threshold reaches the target precision of 0.9"):
         assert calibrate(colour_network(), settings, data) == {"material": SHOW_NOTHING}
     assert SHOW_NOTHING > 1
 
@@ -169,8 +171,8 @@ def test_no_targets_need_no_data(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_explained(data: Path) -> None:
-    def run(precision: dict[str, float], negatives: dict[str, tuple[str, ...]], **sources: Any) -> None:
-        calibrate(colour_network(), calibration(precision, negatives, **sources), data)
+    def run(targets: dict[str, float], negatives: dict[str, tuple[str, ...]], **sources: Any) -> None:
+        calibrate(colour_network(), calibration(targets, negatives, **sources), data)
 
     with pytest.raises(UpernetError, match=r"negatives\.material: there is no source 'streets'; name one of materials"):
         run({"material": 0.9}, {"material": ("streets",)}, materials=MATERIALS)

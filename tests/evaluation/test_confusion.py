@@ -1,3 +1,5 @@
+"""Confusion matrices, compared with torchmetrics."""
+
 from __future__ import annotations
 
 import math
@@ -14,7 +16,7 @@ from upernet.evaluation import ConfusionMatrix
 
 @st.composite
 def label_maps(draw: st.DrawFn) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """Number of classes, prediction, truth with unknown pixels; often not all classes occur."""
+    """Draw a number of classes, a prediction, and a truth with unknown pixels; often, some classes do not occur."""
     num_classes = draw(st.integers(2, 6))
     occurring = draw(st.integers(1, num_classes))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))

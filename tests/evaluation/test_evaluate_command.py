@@ -1,3 +1,5 @@
+"""Tests of `upernet evaluate` and of `upernet.evaluation.report`."""
+
 from __future__ import annotations
 
 import io
@@ -7,14 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from colour_network import GREEN, RED, colour_network, halves, save
+from helpers.colour_network import GREEN, RED, colour_network, halves, save
 from rich.console import Console
 
 import upernet.checkpoints
 from upernet.cli.evaluate import evaluate
 from upernet.cli.main import main
 from upernet.errors import UpernetError
-from upernet.evaluation import Passes
+from upernet.evaluation import EvaluationResult, TestTimeAugmentation
 from upernet.evaluation.report import tables
 
 RECIPE = {
@@ -30,7 +32,7 @@ RECIPE = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe, photos for it, and a checkpoint that holds the colour network."""
+    """Create a recipe, photos for it, and a checkpoint that contains the colour network."""
     monkeypatch.setenv("COLUMNS", "80")
     real = upernet.checkpoints.load_model
     monkeypatch.setattr(
@@ -57,23 +59,23 @@ def test_writes_the_scores_and_prints_tables(folder: Path, capsys: pytest.Captur
     assert max(map(len, printed.splitlines())) <= 80
 
 
-def test_the_passes_are_written_and_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_time_augmentation_is_written_and_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(folder, json=folder / "scores.json", scales="0.5, 1,1.5", flip=True, window=48)
     result = json.loads((folder / "scores.json").read_text())
     assert result["testing"] == {"scales": [0.5, 1, 1.5], "flip": True, "window": 48, "stride": 32}
     assert result["scene"]["top1"] == pytest.approx(2 / 3)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "at scale 0.5, 1, 1.5; mirrored, too; in windows of 48 pixels, 32 apart." in printed
+    assert "augmentation: scales 0.5, 1, 1.5; mirrored photos; windows of 48 pixels every 32 pixels." in printed
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--scales", ""], "scales: there are none"),
-        (["--scales", "0.5,,1"], "--scales 0.5,,1: give numbers with commas between"),
+        (["--scales", ""], "scales: the list is empty"),
+        (["--scales", "0.5,,1"], "--scales 0.5,,1: give numbers separated by commas"),
         (["--scales", "half"], "--scales half: give numbers"),
-        (["--scales", "1,-1"], "scales: -1 is no size"),
-        (["--stride", "32"], "stride: 32 is of no use without windows"),
+        (["--scales", "1,-1"], "scales: -1 is not a positive number"),
+        (["--stride", "32"], "stride: 32 has no effect without a window"),
         (["--window", "16"], "window: 16 pixels are too few"),
         (["--window", "64", "--stride", "128"], "stride: 128 pixels"),
     ],
@@ -108,13 +110,29 @@ def test_a_failed_evaluation_leaves_the_earlier_file(folder: Path) -> None:
 def test_tables_fit_a_terminal_of_80_columns() -> None:
     long = "a name of a class that goes on for a good deal longer than anybody would expect of one"
     row = {"iou": 0.5, "accuracy": None, "pixels": 1_234_567_890, "top1": 1.0, "photos": 3}
-    level = {"miou": 0.5, "pixel_accuracy": 1.0, "top1": 0.25, "per_class": {long: row, "absent": {"pixels": 0}}}
+    absent = {"iou": None, "accuracy": None, "pixels": 0, "top1": None, "photos": 0}
+    level = {
+        "miou": 0.5,
+        "pixel_accuracy": 1.0,
+        "mean_accuracy": 0.75,
+        "classes_absent": ["absent"],
+        "per_class": {long: row, "absent": absent},
+        "top1": 0.25,
+    }
     console = Console(width=80, record=True, file=io.StringIO())
-    result = {"material": level, "weak": {"streets": {"material": level}}, "testing": Passes().to_dict()}
-    for table in tables(result):
+    result = {
+        "material": level,
+        "sources": {},
+        "weak": {"streets": {"material": level}},
+        "split": "test",
+        "photos": {},
+        "skipped": [],
+        "testing": TestTimeAugmentation().to_dict(),
+    }
+    for table in tables(EvaluationResult.from_dict(result)):
         console.print(table)
     printed = console.export_text()
-    assert max(map(len, printed.splitlines())) <= 80 and "Photos were seen" not in printed
+    assert max(map(len, printed.splitlines())) <= 80 and "augmentation" not in printed
     assert "1,234,567,890" in printed and "absent" not in printed
-    assert "material: mIoU 0.500, pixel accuracy 1.000, top-1 0.250" in printed
+    assert "material: mIoU 0.500, pixel accuracy 1.000, mean accuracy 0.750, top-1 0.250" in printed
     assert "material, implied labels of streets: mIoU 0.500" in printed

@@ -9,10 +9,21 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from colour_network import BLUE, GREEN, RED, TAXONOMY, VIOLET, ColourNetwork, colour_network, halves, recipe, save
+from helpers.colour_network import (
+    BLUE,
+    GREEN,
+    RED,
+    TAXONOMY,
+    VIOLET,
+    ColourNetwork,
+    colour_network,
+    halves,
+    recipe,
+    save,
+)
 
 from upernet.errors import UpernetError
-from upernet.evaluation import Passes, evaluate
+from upernet.evaluation import EvaluationResult, TestTimeAugmentation, evaluate
 from upernet.recipe import Recipe
 
 OBJECT_PHOTO_CLASSES = {"sky": "sky", "tree": "tree", "person": "person"}
@@ -20,7 +31,7 @@ OBJECT_PHOTO_CLASSES = {"sky": "sky", "tree": "tree", "person": "person"}
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Objects, parts, scenes and materials; nothing for textures."""
+    """Create sources for objects, parts, scenes and materials, but none for textures."""
     objects = tmp_path / "objects" / "test"
     save(objects / "images" / "a.png", halves(RED, GREEN))
     truth = np.zeros((16, 16), dtype=np.uint8)  # sky; the right half is red's by mistake in its upper part
@@ -71,11 +82,11 @@ SOURCES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def result(data: Path) -> dict[str, Any]:
+def result(data: Path) -> EvaluationResult:
     return evaluate(colour_network(), recipe(**SOURCES), data)
 
 
-def test_objects(result: dict[str, Any]) -> None:
+def test_objects(result: EvaluationResult) -> None:
     scores = result["object"]
     # 224 known pixels: truth sky 160 (112 left, 48 right), tree 64; predicted sky 112, tree 112.
     assert scores["pixel_accuracy"] == pytest.approx(176 / 224)
@@ -90,7 +101,7 @@ def test_objects(result: dict[str, Any]) -> None:
     assert scores["classes_absent"] == ["person"]
 
 
-def test_parts(result: dict[str, Any]) -> None:
+def test_parts(result: EvaluationResult) -> None:
     scores = result["part"]
     # Photo a: truth head 64, body 192; predicted head 128, body 128. Photo b: truth head 256, predicted head 128.
     head, body = (64 + 128) / (320 + 256 - 192), 128 / 192
@@ -101,7 +112,7 @@ def test_parts(result: dict[str, Any]) -> None:
     assert scores["miou_given_object"] == pytest.approx(((64 + 256) / (320 + 384 - 320) + body) / 2)
 
 
-def test_image_labels(result: dict[str, Any]) -> None:
+def test_image_labels(result: EvaluationResult) -> None:
     assert result["scene"]["top1"] == pytest.approx(2 / 3) and result["scene"]["top5"] == 1
     assert result["scene"]["per_class"]["beach"] == {"top1": 0.5, "top5": 1, "photos": 2}
     # Photo brick: mean red (1 + 3 * 200 / 255) / 4 against green 3 / 4. Photo wood: a draw, and brick comes first.
@@ -109,7 +120,7 @@ def test_image_labels(result: dict[str, Any]) -> None:
     assert "miou" not in result["material"]
 
 
-def test_implied_labels_are_apart(result: dict[str, Any]) -> None:
+def test_implied_labels_are_apart(result: EvaluationResult) -> None:
     weak = result["weak"]
     assert set(weak) == {"objects", "parts"} and set(weak["objects"]) == {"scene", "material"}
     assert weak["objects"]["scene"]["per_class"]["forest"]["photos"] == 1
@@ -117,8 +128,8 @@ def test_implied_labels_are_apart(result: dict[str, Any]) -> None:
     assert weak["parts"]["object"]["per_class"]["person"]["accuracy"] == pytest.approx(384 / 512)
 
 
-def test_layout(result: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+def test_layout(result: EvaluationResult) -> None:
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False)) == result == result.to_dict()
     levels = {"scene", "object", "part", "material"}
     assert set(result) == levels | {"sources", "weak", "split", "photos", "skipped", "testing"}
     assert result["testing"] == {"scales": [1.0], "flip": False, "window": None, "stride": None}
@@ -156,11 +167,11 @@ def test_photos_are_brought_to_the_test_size_and_masks_are_not(data: Path) -> No
     assert result["object"]["per_class"]["sky"]["pixels"] == 160
 
 
-def test_of_several_passes_every_level_has_its_scores(data: Path, result: dict[str, Any]) -> None:
-    # The network reads single pixels of flat colours, so a mirrored pass says the same as the other.
-    mirrored = evaluate(colour_network(), recipe(**SOURCES), data, passes=Passes(flip=True))
-    assert mirrored.pop("testing")["flip"] and result.pop("testing")
-    assert mirrored == result
+def test_every_level_is_scored_with_test_time_augmentation(data: Path, result: EvaluationResult) -> None:
+    # The network reads single pixels of flat colours, so a mirrored pass gives the same result.
+    mirrored = evaluate(colour_network(), recipe(**SOURCES), data, tta=TestTimeAugmentation(flip=True))
+    assert mirrored["testing"]["flip"] and not result["testing"]["flip"]
+    assert mirrored.to_dict() | {"testing": None} == result.to_dict() | {"testing": None}
 
 
 def test_only_annotated_levels_are_computed_and_the_mode_is_kept(data: Path) -> None:

@@ -1,13 +1,14 @@
+"""Evaluation and calibration on two processes, compared with one process."""
+
 from __future__ import annotations
 
 import json
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from colour_network import BLUE, GREEN, RED, VIOLET, colour_network, halves, recipe, save
+from helpers.colour_network import BLUE, GREEN, RED, VIOLET, colour_network, halves, recipe, save
 
 from upernet.evaluation import ConfusionMatrix, calibrate, evaluate
 from upernet.recipe import CalibrationSpec, Recipe
@@ -52,7 +53,7 @@ def process(rank: int, data: str, out: str) -> None:
     matrix = ConfusionMatrix(3)
     for row in range(rank, 4, 2):
         matrix.update(torch.full((2,), 2), torch.tensor([row % 3, -1]))
-    result: dict[str, Any] = evaluate(colour_network(), settings(), data)
+    result = evaluate(colour_network(), settings(), data).to_dict()
     thresholds = calibrate(colour_network(), settings(), data)
     values = {"counts": matrix.reduce().counts.tolist(), "result": result, "thresholds": thresholds}
     Path(out, f"{rank}.json").write_text(json.dumps(values))
@@ -69,6 +70,6 @@ def test_two_processes_return_what_one_does(tmp_path: Path) -> None:
     first, second = (json.loads((out / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["counts"] == [[0, 0, 2, 0], [0, 0, 1, 0], [0, 0, 1, 0]]
-    assert first["result"] == json.loads(json.dumps(alone))
+    assert first["result"] == json.loads(json.dumps(alone.to_dict()))
     assert first["result"]["photos"] == {"people": 5, "scenes": 1}
     assert first["thresholds"] == calibrate(colour_network(), settings(), data)

@@ -1,4 +1,4 @@
-"""mIoU, mean accuracy and pixel accuracy as published for ADE20K: absent classes do not count, nor unknown pixels."""
+"""The published ADE20K metrics: neither absent classes nor unknown pixels count."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parents[3] / "shared" / "reference" / "golden" / "metric
 
 
 def score(classes: int, photos: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """The level's result on pairs of prediction and truth (-1 unknown), by way of logits."""
+    """Score pairs of prediction and truth (-1: unknown), by way of logits."""
     names = [{"name": f"class {c}"} for c in range(classes)]
     taxonomy = Taxonomy.from_dict({"name": "c", "description": "c", "levels": {"object": {"classes": names}}})
     scores = Scores(taxonomy)
@@ -30,7 +30,7 @@ def score(classes: int, photos: list[tuple[np.ndarray, np.ndarray]]) -> dict[str
         mask = tv_tensors.Mask(torch.from_numpy(truth.astype(np.int16)))
         photo = tv_tensors.Image(torch.zeros(3, *truth.shape, dtype=torch.uint8))
         scores.update({"object": logits}, Sample(photo, {"object": mask}))
-    return scores.result()["object"]
+    return scores.result()["object"].to_dict()
 
 
 def test_equals_the_published_evaluation_with_a_reduced_zero_label() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_what_goes_through_at_once_is_bounded() -> None:
 
 def test_seams_are_smooth_where_tiles_disagree() -> None:
     class Disagreeing(PaintedNetwork):
-        def forward(self, images: Tensor, levels: list[str]) -> dict[str, Tensor]:
+        def forward(self, images: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
             self.sizes.append((0, 0))
             shape = (1, 2, images.shape[-2] // 4, images.shape[-1] // 4)
             return {level: torch.full(shape, float(len(self.sizes) % 2)) for level in levels}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from upernet.models import Precision, UPerNet, prepare_for_inference
-from upernet.ops.choice import fault_of_bfloat16
+from upernet.ops import bfloat16_unavailable
 from upernet.recipe import ModelSpec
 from upernet.taxonomy import load_taxonomy
 
@@ -22,7 +22,7 @@ def network() -> UPerNet:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_inference(precision: Precision) -> None:
-    if precision == "bf16" and (fault := fault_of_bfloat16()):
+    if precision == "bf16" and (fault := bfloat16_unavailable()):
         pytest.skip(fault)
     model = prepare_for_inference(network(), precision)
     torch.compiler.reset()

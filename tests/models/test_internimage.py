@@ -170,7 +170,7 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 def test_drop_path_grows_linearly_over_the_blocks():
     backbone = create_internimage("internimage_t", TINY, drop_path=0.4)
-    rates = [getattr(block.drop_path, "drop_prob", 0.0) for level in backbone.levels for block in level.blocks]
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for stage in backbone.levels for block in stage.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
 
 
@@ -179,7 +179,7 @@ def test_drop_path_grows_linearly_over_the_blocks():
     [
         ({"colour": 1}, "backbone_options of internimage_t: colour"),
         ({"depths": (1, 2)}, "backbone_options of internimage_t: depths"),
-        ({"groups": (3, 6, 12, 24)}, "do not divide"),
+        ({"groups": (3, 6, 12, 24)}, "cannot be divided"),
     ],
 )
 def test_options_that_do_not_fit(options, message):
@@ -188,5 +188,5 @@ def test_options_that_do_not_fit(options, message):
 
 
 def test_options_are_for_internimage_only():
-    with pytest.raises(UpernetError, match="backbone_options are for internimage_t"):
+    with pytest.raises(UpernetError, match=r"does not support backbone_options.*internimage_t"):
         create_backbone("resnet18", options={"channels": 16})

@@ -1,4 +1,4 @@
-"""A data folder of coloured rectangles with three kinds of annotation, and a recipe that learns them in seconds."""
+"""Fixtures: a data folder of coloured rectangles with three kinds of annotation, and a recipe that trains on it."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""An InternImage recipe as for ADE20K: it learns, goes on where it stopped, and starts from published weights."""
+"""Training of an InternImage recipe with the ADE20K schedule: it learns, and it starts from published weights."""
 
 import json
 
@@ -46,7 +46,7 @@ STAGE = {
 
 @pytest.fixture
 def ade_like(recipe_file, tmp_path):
-    """Writes the tiny recipe with the model, loss, schedule and augmentation of the published rows."""
+    """Return a function that writes the tiny recipe with the published model, loss, schedule and augmentation."""
 
     def write(taxonomy: str = "everyday", **training) -> Recipe:
         streets = recipe_file.recipe["sources"]["streets"] | {"augmentation": AUGMENTATION}
@@ -91,12 +91,12 @@ def test_gradient_checkpointing_changes_memory_only(data, ade_like, tmp_path):
 
 
 def test_a_published_checkpoint_is_fine_tuned_to_other_classes(data, ade_like, tmp_path):
-    """Of 150 classes to those of everyday: all but the classifiers is taken over, and what is not is said."""
+    """From 150 classes to those of `everyday`: all weights but the classifiers are kept, and the others are named."""
     torch.manual_seed(0)
     published = UPerNet(ModelSpec.model_validate(MODEL), load_taxonomy("ade20k150"))
     state = {official_name(key): value for key, value in published.state_dict().items()}
     torch.save({"meta": {"epoch": 1}, "state_dict": state, "optimizer": {}}, tmp_path / "published.pth")
-    said: list[str] = []
+    lines: list[str] = []
     stages = [STAGE | {"iterations": 1, "learning_rate": 1e-12}]
     path = train(
         ade_like(stages=stages),
@@ -105,7 +105,7 @@ def test_a_published_checkpoint_is_fine_tuned_to_other_classes(data, ade_like, t
         initialize_from=tmp_path / "published.pth",
         device="cpu",
         quiet=True,
-        say=said.append,
+        log=lines.append,
     )
     new = {
         "auxiliary.classifier",
@@ -115,8 +115,8 @@ def test_a_published_checkpoint_is_fine_tuned_to_other_classes(data, ade_like, t
         "heads.material",
         "heads.texture",
     }
-    (line,) = [line for line in said if line.startswith("Took weights from")]
-    named = line.split("starting anew: ")[1].rstrip(".").split(", ")
+    (line,) = [line for line in lines if line.startswith("Loaded weights from")]
+    named = line.split("newly initialized: ")[1].rstrip(".").split(", ")
     assert {"heads.object.classifier"} < set(named)
     assert all(any(name.startswith(start) for start in new) for name in named)
     model, _ = load_checkpoint(path)

@@ -1,8 +1,10 @@
 import json
 
 import pytest
+import timm
 import torch
 from official_network import REFERENCE, needs_reference, official_model, official_name
+from timm.optim import param_groups_layer_decay
 
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
@@ -113,6 +115,57 @@ def test_groups_of_the_published_recipes(variant):
         assert assigned[name] == (pytest.approx(lr, rel=1e-9), weight_decay), name
 
 
-def test_layer_decay_needs_a_backbone_with_numbered_layers(model):
-    with pytest.raises(UpernetError, match="layer_decay: only InternImage"):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50",
+        "resnet50c",
+        "convnext_atto",
+        "convnext_tiny",
+        "swin_tiny_patch4_window7_224",
+        "efficientnet_b0",
+        "tf_efficientnet_lite0",
+        "mobilenetv3_small_050",
+        "regnety_002",
+        "densenet121",
+        "hgnetv2_b0",
+        "xception41",
+    ],
+)
+def test_layer_decay_is_timms_with_the_decoder_in_place_of_the_classifier(name):
+    """Extractors that rename modules (Swin, ConvNeXt), hook them (Xception), or are our own (EfficientNet-Lite)."""
+    with torch.device("meta"):
+        model = UPerNet(ModelSpec(backbone=name, decoder_channels=8), load_taxonomy("camvid"))
+        classifier = timm.create_model(name)
+    expected = {}
+    for group in param_groups_layer_decay(classifier, layer_decay=0.5):
+        parameters = {id(parameter) for parameter in group["params"]}
+        names = [name for name, parameter in classifier.named_parameters() if id(parameter) in parameters]
+        expected |= {name.replace(".", "_"): group["lr_scale"] for name in names}
+    groups = create_optimizer(model, stage(layer_decay=0.5, backbone_learning_rate_factor=0.1)).param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        part, _, rest = name.partition(".")
+        scale = 0.1 * expected[rest.removeprefix("body.").replace(".", "_")] if part == "backbone" else 1.0
+        assert rates[id(parameter)] == pytest.approx(scale), name
+
+
+def test_norms_of_features_learn_as_fast_as_the_decoder():
+    spec = ModelSpec(backbone="convnext_atto", feature_norms=True, decoder_channels=8)
+    model = UPerNet(spec, load_taxonomy("camvid"))
+    groups = create_optimizer(model, stage(layer_decay=0.5)).param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert {rates[id(parameter)] for parameter in model.backbone.norms.parameters()} == {1.0}
+    assert {rates[id(parameter)] for parameter in model.ppm.parameters()} == {1.0}
+
+
+def test_layer_decay_needs_a_backbone_with_numbered_layers():
+    model = UPerNet(ModelSpec(backbone="poolformer_s12", decoder_channels=8), load_taxonomy("camvid"))
+    with pytest.raises(UpernetError, match="layer_decay: timm does not group the layers of poolformer_s12"):
         create_optimizer(model, stage(layer_decay=0.9))
+
+
+def test_frozen_stages_need_a_backbone_whose_features_end_with_a_layer():
+    model = UPerNet(ModelSpec(backbone="xception41", decoder_channels=8), load_taxonomy("camvid"))
+    with pytest.raises(UpernetError, match="does not tell which layers make a feature"):
+        select_trained(model, stage(frozen_backbone_stages=1))

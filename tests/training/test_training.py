@@ -1,3 +1,5 @@
+"""Tests of `upernet.training.loop` and `upernet.training.step`: whole runs, resumed, killed and on two processes."""
+
 import json
 import os
 import signal
@@ -20,14 +22,14 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def records(folder):
-    """The log without the clock."""
+    """Return the records of the log without the durations."""
     lines = (folder / "log.jsonl").read_text().splitlines()
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
 def test_training_writes_a_model_that_loads_and_a_log_of_every_iteration(data, recipe_file, tmp_path):
-    said = []
-    path = train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True, say=said.append)
+    lines: list[str] = []
+    path = train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True, log=lines.append)
     model, card = load_checkpoint(path)
     assert card.name == "tiny" and set(model.levels) == {"scene", "object", "part", "material", "texture"}
     log = records(tmp_path / "run")
@@ -52,8 +54,8 @@ def test_training_lowers_the_loss(data, recipe_file, tmp_path):
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
-def test_a_killed_run_goes_on_bit_for_bit(data, recipe_file, tmp_path):
-    """kill -9 in the middle of an iteration, twice, once in each stage."""
+def test_a_killed_run_is_resumed_bit_for_bit(data, recipe_file, tmp_path):
+    """Killed with SIGKILL in the middle of an iteration, once in each stage."""
     path = recipe_file()
     train(load_recipe(path), data, tmp_path / "whole", device="cpu", quiet=True)
     command = [
@@ -87,7 +89,7 @@ def test_a_killed_run_goes_on_bit_for_bit(data, recipe_file, tmp_path):
 
 
 def test_two_processes_give_the_losses_of_one(data, recipe_file, tmp_path):
-    """Uneven shares of a batch, parts that only one process sees; SGD without clipping, which hides no factor."""
+    """Uneven shares of a batch, and parts that only one process sees; SGD without clipping hides no wrong factor."""
     for number in (0, 2, 4):  # the first process's photos lose their trees
         path = data / "streets" / "train" / "annotations" / f"{number}.png"
         mask = np.asarray(Image.open(path)).copy()
@@ -146,7 +148,7 @@ def test_resuming_with_other_data_is_refused_and_with_more_workers_is_not(data, 
 
 
 def test_a_full_disk_leaves_the_last_state(data, recipe_file, tmp_path):
-    """A limit on file sizes stands for the full disk: the kernel refuses the write half-way."""
+    """A limit on file sizes replaces the full disk: the kernel refuses the write half-way."""
     script = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -169,7 +171,7 @@ def test_a_run_of_another_recipe_is_not_overwritten(data, recipe_file, tmp_path)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
-def test_fine_tuning_says_which_heads_start_anew(data, recipe_file, tmp_path):
+def test_fine_tuning_names_the_heads_that_are_newly_initialized(data, recipe_file, tmp_path):
     path = train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True)
     text = recipe_file.recipe | {"taxonomy": "camvid"}
     text["sources"] = {"streets": {k: v for k, v in text["sources"]["streets"].items() if k != "implies"}}
@@ -180,7 +182,7 @@ def test_fine_tuning_says_which_heads_start_anew(data, recipe_file, tmp_path):
     text["model"] = text["model"] | {"backbone": "mobilenetv3_small_050"}
     text["taxonomy"] = "ade20k150"
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(text))
-    said = []
+    lines: list[str] = []
     train(
         load_recipe(tmp_path / "other.yaml"),
         data,
@@ -188,9 +190,9 @@ def test_fine_tuning_says_which_heads_start_anew(data, recipe_file, tmp_path):
         device="cpu",
         initialize_from=path,
         quiet=True,
-        say=said.append,
+        log=lines.append,
     )
-    assert said[0].endswith("starting anew: heads.object.classifier.")
+    assert lines[0].endswith("newly initialized: heads.object.classifier.")
 
 
 def test_training_errors_say_what_to_do(data, recipe_file, tmp_path):

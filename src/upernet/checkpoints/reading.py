@@ -38,7 +38,7 @@ class Weights:
 
 
 class _Extra(dict[Any, Any]):
-    """Stand-in for an object that is not a tensor: it takes what the file puts into it and knows nothing of its class."""
+    """Stand-in for an object that is not a tensor: it holds what the file puts into it, whatever its class."""
 
     def __init__(self, *_: Any) -> None:
         super().__init__()

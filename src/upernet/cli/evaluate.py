@@ -1,4 +1,4 @@
-"""upernet evaluate RECIPE"""
+"""Command `upernet evaluate RECIPE`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from upernet.recipe import Split
 
 
 def evaluate(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
-    data: Annotated[Path, typer.Option(help="Folder that holds the sources' folders.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path to a YAML file.")],
+    data: Annotated[Path, typer.Option(help="Folder that contains the folders of the sources.")],
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -20,18 +20,34 @@ def evaluate(
             show_default="the shipped or published ones",
         ),
     ] = None,
-    split: Annotated[Split, typer.Option(help="Which photos.")] = "test",
-    scales: Annotated[str, typer.Option(help="Factors of the test size, averaged: 0.5,0.75,1,1.25,1.5,1.75.")] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored photo.")] = False,
-    window: Annotated[int | None, typer.Option(help="Go over the photo in windows of this many pixels.")] = None,
-    stride: Annotated[int | None, typer.Option(help="From window to window; default: 2/3 of the window.")] = None,
-    json: Annotated[Path | None, typer.Option(help="File to write all scores to.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = None,
+    split: Annotated[Split, typer.Option(help="Split to score.")] = "test",
+    scales: Annotated[
+        str,
+        typer.Option(
+            help="Test-time augmentation: factors of the test size to average over, such as 0.5,0.75,1,1.25,1.5,1.75."
+        ),
+    ] = "1",
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Test-time augmentation: average with the mirrored photo.")
+    ] = False,
+    window: Annotated[
+        int | None, typer.Option(help="Side of sliding windows in pixels.", show_default="whole photo")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Distance between windows in pixels.", show_default="2/3 of the window")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="File to write all scores to, as JSON.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...", show_default="cuda if available")
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads that a CPU computes with.", show_default="all cores")
+        int | None, typer.Option(min=1, max=1024, help="Number of CPU threads.", show_default="all cores")
     ] = None,
 ) -> None:
-    """Score a model, per level, on the data of a recipe; under torchrun, on several processes."""
+    """Score a model per level on the data of a recipe.
+
+    Under torchrun, several processes divide the photos among them.
+    """
     from contextlib import nullcontext
     from json import dumps
 
@@ -40,14 +56,14 @@ def evaluate(
     from rich.progress import Progress
 
     from upernet.checkpoints import load_model
+    from upernet.devices import usable_device
+    from upernet.distributed import join_world, leave_world
     from upernet.errors import UpernetError
-    from upernet.evaluation import Passes
+    from upernet.evaluation import TestTimeAugmentation
     from upernet.evaluation import evaluate as score
     from upernet.evaluation.report import tables
     from upernet.files import atomic_path
-    from upernet.inference.parser import usable_device
     from upernet.recipe import load_recipe
-    from upernet.training.distributed import join_world, leave_world
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -55,11 +71,11 @@ def evaluate(
     if device is not None:
         usable_device(device)
     if json is not None and json.is_dir():
-        raise UpernetError(f"{json}: is a folder; give the name of a file for --json.")
-    passes = Passes(_numbers(scales), flip, window, stride)
+        raise UpernetError(f"{json}: is a folder; give a file name for --json.")
+    tta = TestTimeAugmentation(_numbers(scales), flip, window, stride)
     model = load_model(recipe, checkpoint)
     world = join_world(device)
-    # Opened first: a folder that cannot be written is better known before the photos are scored than after.
+    # Opened before the photos are scored, so that a folder that cannot be written is reported at once.
     with atomic_path(json) if json and world.is_main else nullcontext() as file:
         with Progress(console=Console(stderr=True), transient=True, disable=not world.is_main) as bar:
             tasks = {name: bar.add_task(name, total=None, visible=False) for name in chosen.sources}
@@ -67,24 +83,24 @@ def evaluate(
             def show(source: str, done: int, total: int) -> None:
                 bar.update(tasks[source], completed=done, total=total, visible=True)
 
-            result = score(model, chosen, data, split, world.device, show, passes)
+            result = score(model, chosen, data, split, world.device, show, tta)
         if file is not None:
-            file.write_text(dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            file.write_text(dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     leave_world()
     if world.is_main:
         console = Console()
         for table in tables(result):
             console.print(table)
-        if result["skipped"]:
-            names = ", ".join(result["skipped"])
-            console.print(f"Skipped, for there are no {split} photos of them below {data}: {names}.", markup=False)
+        if result.skipped:
+            names = ", ".join(result.skipped)
+            console.print(f"Skipped sources without {split} photos in {data}: {names}.", markup=False)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    """`0.5,1` -> (0.5, 1.0)."""
+    """Parse numbers separated by commas: `0.5,1` -> (0.5, 1.0)."""
     from upernet.errors import UpernetError
 
     try:
         return tuple(float(number) for number in text.split(",")) if text.strip() else ()
     except ValueError:
-        raise UpernetError(f"--scales {text}: give numbers with commas between, for example 0.5,1,1.5.") from None
+        raise UpernetError(f"--scales {text}: give numbers separated by commas, such as 0.5,1,1.5.") from None

@@ -1,4 +1,4 @@
-"""upernet parse PATH..."""
+"""Command `upernet parse PATH...`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import typer
 def parse(
     paths: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PATH", help="Photos, folders (with all folders below them), patterns such as 'in/*.jpg'."
-        ),
+        typer.Argument(metavar="PATH", help="Photos, folders (including subfolders), or patterns such as 'in/*.jpg'."),
     ],
     model: Annotated[
         str,
@@ -24,35 +22,39 @@ def parse(
     ] = "everyday",
     out: Annotated[
         Path | None,
-        typer.Option(help="Where each photo gets a folder.", show_default="parses; with --json nothing is saved"),
+        typer.Option(
+            help="Folder in which each photo gets a folder with its results.",
+            show_default="parses; nothing is saved with --json",
+        ),
     ] = None,
     levels: Annotated[
-        str | None, typer.Option(help="Levels, separated by commas: object,part.", show_default="all of the model")
+        str | None,
+        typer.Option(help="Levels separated by commas, such as object,part.", show_default="all levels of the model"),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, mps, ...")] = "cpu",
     short_side: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Pixels that the short side of a larger photo is reduced to for the network; 0: no photo is reduced, "
-            "large ones go through in tiles.",
-            show_default="the model's own",
+            help="Short side in pixels to which larger photos are reduced for the network. 0: photos keep their size, "
+            "and large ones are parsed in tiles.",
+            show_default="the model's setting",
         ),
     ] = None,
     precision: Annotated[
         Literal["fp32", "bf16"],
-        typer.Option(help="bf16 multiplies in bfloat16: faster on CPUs that can, a little less exact."),
+        typer.Option(help="Numeric precision; bf16 is faster on CPUs that support bfloat16, and slightly less exact."),
     ] = "fp32",
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads that a CPU computes with.", show_default="all cores")
+        int | None, typer.Option(min=1, max=1024, help="Number of CPU threads.", show_default="all cores")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print all parses as one JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print all results as one JSON object.")] = False,
 ) -> None:
     """Parse photos into scene, objects, parts, materials and textures.
 
-    Each photo gets a folder with a contact sheet, overlays, label maps, confidences and parse.json, and is described.
+    Prints a description of each photo, and saves a contact sheet, overlays, label maps, confidences and parse.json.
 
-    Exit status: 0 if all photos were parsed, 1 if some were not, 2 if none was.
+    Exit status: 0 if all photos were parsed, 1 if some failed, 2 if all failed.
     """
     import sys
     from json import dumps
@@ -63,7 +65,7 @@ def parse(
 
     from upernet.errors import UpernetError
     from upernet.inference import load
-    from upernet.inference.photos import find_photos
+    from upernet.inference.photos import find_photos, make_output_folder, parse_photos
 
     parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
@@ -75,54 +77,38 @@ def parse(
     photos, problems = find_photos(paths)
     for path, problem in problems:
         report(path, problem)
-    if not photos:
-        if json:
-            print(dumps({"parses": [], "failures": failures}, indent=2))
-        raise typer.Exit(2)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    reduce = "card" if short_side is None else short_side or None
-    parser = load(model, device, short_side=reduce, precision=precision)
-    wanted = parser.select_levels(None if levels is None else filter(str.strip, levels.split(",")))
-    folder = None if json and out is None else out or Path("parses")
-    if folder is not None:
-        _make_folder(folder)
-
-    console = Console(stderr=True)
-    progress = Progress(
-        console=console,
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # else rich would send what belongs into a pipe to stderr
-        disable=not console.is_terminal,
-    )
-    with progress as bar:
-        for photo in bar.track(photos, description="parsing"):
-            try:
-                result = parser(photo, wanted)
-                saved = result.save(folder) if folder is not None else None
-            except UpernetError as error:
-                report(str(photo), error)
-                continue
-            content: dict[str, Any] = result.to_dict() | {"folder": None if saved is None else str(saved)}
-            parses.append(content)
-            if not json:
-                print(f"{photo} -> {saved}", *content["description"].splitlines(), sep="\n  ", end="\n\n", flush=True)
+    if photos:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        reduce = "card" if short_side is None else short_side or None
+        parser = load(model, device, short_side=reduce, precision=precision)
+        wanted = parser.select_levels(None if levels is None else filter(str.strip, levels.split(",")))
+        folder = None if json and out is None else out or Path("parses")
+        if folder is not None:
+            make_output_folder(folder)
+        console = Console(stderr=True)
+        progress = Progress(
+            console=console,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # otherwise, rich would send piped output to stderr
+            disable=not console.is_terminal,
+        )
+        with progress as bar:
+            parsed = parse_photos(parser, photos, wanted, folder)
+            for photo in bar.track(parsed, total=len(photos), description="parsing"):
+                if isinstance(photo.result, UpernetError):
+                    report(str(photo.path), photo.result)
+                    continue
+                parses.append(photo.result)
+                if not json:
+                    _print_description(photo.path, photo.result)
     if json:
         print(dumps({"parses": parses, "failures": failures}, indent=2))
     if failures:
         raise typer.Exit(1 if parses else 2)
 
 
-def _make_folder(folder: Path) -> None:
-    """Make the output folder and write into it once: better refused now than after the first photo was parsed."""
-    from tempfile import TemporaryFile
-
-    from upernet.errors import UpernetError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UpernetError(
-            f"{folder}: cannot be written ({error.strerror}); choose a folder you may write to with --out."
-        ) from None
+def _print_description(photo: Path, content: dict[str, Any]) -> None:
+    """Print where the results of a photo are, and its description."""
+    lines = content["description"].splitlines()
+    print(f"{photo} -> {content['folder']}", *lines, sep="\n  ", end="\n\n", flush=True)

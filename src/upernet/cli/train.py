@@ -1,4 +1,4 @@
-"""upernet train RECIPE"""
+"""Command `upernet train RECIPE`."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ import typer
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
-    data: Annotated[Path, typer.Option(help="Folder that holds the sources' folders.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished run in it goes on.")],
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")] = None,
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path to a YAML file.")],
+    data: Annotated[Path, typer.Option(help="Folder that contains the folders of the sources.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished run in it is resumed.")],
+    device: Annotated[
+        str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...", show_default="cuda if available")
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(
-            help="Weights to start from: a file, a folder, hf://OWNER/NAME, or the name of a model or backbone; heads "
-            "that do not fit start from random weights."
+            help="Weights to start from: a file, a folder, hf://OWNER/NAME, or the name of a model or backbone. Heads "
+            "with other classes are newly initialized."
         ),
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store the model's matrices as float16: half the size.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the final model's matrices as float16, in half the space.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")] = False,
 ) -> None:
-    """Train the model of a recipe; under torchrun, on several processes."""
-    from upernet.inference.parser import usable_device
+    """Train the model of a recipe, or resume its training.
+
+    Under torchrun, several processes share each batch.
+    """
     from upernet.recipe import load_recipe
     from upernet.training import train as run
 
-    chosen = load_recipe(recipe)
-    if device is not None:
-        usable_device(device)
-    run(chosen, data, out, device=device, initialize_from=init, half=half, quiet=quiet, say=typer.echo)
+    run(load_recipe(recipe), data, out, device=device, initialize_from=init, half=half, quiet=quiet, log=typer.echo)

@@ -98,12 +98,7 @@ class TrainingSet(Dataset):
     """
 
     def __init__(self, sources: Mapping[str, Source], schedule: Schedule, rank: int = 0, world_size: int = 1) -> None:
-        for name, (_, _, batch_size) in schedule.sources.items():
-            if batch_size < world_size:
-                raise UpernetError(
-                    f"sources.{name}.batch_size: {batch_size} photos cannot be shared by {world_size} processes; "
-                    "raise the batch size or start fewer processes."
-                )
+        check_batch_sizes(schedule, world_size)
         self.sources = sources
         self.schedule = schedule
         self.rank = rank
@@ -121,6 +116,20 @@ class TrainingSet(Dataset):
         except UpernetError as error:
             return error
         return stack(samples, name)
+
+
+def check_batch_sizes(schedule: Schedule, world_size: int) -> None:
+    """Check that every process gets a photo of every batch.
+
+    Raises:
+        UpernetError: A batch is smaller than the number of processes.
+    """
+    for name, (_, _, batch_size) in schedule.sources.items():
+        if batch_size < world_size:
+            raise UpernetError(
+                f"sources.{name}.batch_size: {batch_size} photos cannot be shared by {world_size} processes; "
+                "raise the batch size or start fewer processes."
+            )
 
 
 def batches(

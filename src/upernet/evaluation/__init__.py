@@ -1,9 +1,21 @@
-"""Scores per level, and thresholds of what is sure enough to show."""
+"""Evaluation: scores per level, test-time augmentation, and calibration of confidence thresholds."""
 
 from upernet.evaluation.calibration import calibrate
 from upernet.evaluation.confusion import ConfusionMatrix
 from upernet.evaluation.loop import evaluate
 from upernet.evaluation.metrics import Scores
-from upernet.evaluation.passes import Passes
+from upernet.evaluation.results import EvaluationResult, LabelMetrics, LevelMetrics, PartMetrics, PixelMetrics
+from upernet.evaluation.tta import TestTimeAugmentation
 
-__all__ = ["ConfusionMatrix", "Passes", "Scores", "calibrate", "evaluate"]
+__all__ = [
+    "ConfusionMatrix",
+    "EvaluationResult",
+    "LabelMetrics",
+    "LevelMetrics",
+    "PartMetrics",
+    "PixelMetrics",
+    "Scores",
+    "TestTimeAugmentation",
+    "calibrate",
+    "evaluate",
+]

@@ -1,4 +1,4 @@
-"""Thresholds of confidence below which a label is shown as unsure."""
+"""Calibration of the confidence thresholds below which a label is shown as unsure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from torch import Tensor
 
 from upernet.data.sample import Sample
 from upernet.data.sources import Source
+from upernet.decoding import Prediction, predict
+from upernet.distributed import sum_over_processes
 from upernet.errors import UpernetError
-from upernet.evaluation.confusion import sum_over_processes
-from upernet.evaluation.loop import Progress, inference, open_sources, share
-from upernet.evaluation.passes import network_input
+from upernet.evaluation.loop import PhotoProgress, eval_mode, open_sources, samples_of_rank
+from upernet.evaluation.tta import network_input
 from upernet.models import UPerNet
 from upernet.recipe import Recipe
-from upernet.taxonomy import IGNORE, Taxonomy
+from upernet.taxonomy import IGNORE, LEVEL_KINDS, Taxonomy
 
 STEPS = 1000
-"""Thresholds are multiples of 1 / STEPS."""
+"""Number of steps of confidence between 0 and 1; thresholds are multiples of 1 / STEPS."""
 SHOW_NOTHING = 1.01
-"""Threshold of a level whose target is out of reach; no softmax probability gets there."""
+"""Threshold of a level whose target precision is out of reach; no softmax probability gets there."""
 
 
 def calibrate(
@@ -29,56 +30,70 @@ def calibrate(
     recipe: Recipe,
     data_dir: str | Path,
     device: str | torch.device = "cpu",
-    progress: Progress | None = None,
+    progress: PhotoProgress | None = None,
 ) -> dict[str, float]:
-    """The smallest threshold per level at which the labels shown are right as often as the recipe asks for.
+    """Return the smallest threshold per level at which the share of correct labels reaches the target precision.
 
-    Counted on the photos of the split `held_back`, for every level of `recipe.calibration.precision`, per pixel of the
-    stride-4 logits (scene: per photo). The confidence of a pixel is its largest softmax probability (part: within the
-    slice of the predicted object); a prediction of background, or of no part, shows nothing. It is right where it
-    agrees with the label, annotated or implied, and left out where that is unknown; with an image label, every pixel
-    carries the photo's label. In a source that the recipe lists under `calibration.negatives` for a level, whatever is
-    shown of it is wrong. Sources count equally, whatever their size, and so do those with labels of the level together
-    and the negatives together. Every pixel counts, in a histogram of the confidences, so that memory is bounded and the
-    result is the same every time.
+    The target precisions are those of `recipe.calibration.precision`, the photos those of the split `held_back`.
+    Labels are counted per pixel of the stride-4 logits, image-level labels (scene) per photo:
+
+    * The confidence of a pixel is its largest softmax probability; for parts, among the parts of the predicted object.
+    * A prediction of the background, or of no part, shows nothing and is not counted.
+    * A prediction is correct if it agrees with the label, whether annotated or implied. Pixels without a label are left
+      out. An image label of a dense level is the label of every pixel.
+    * In a source that `recipe.calibration.negatives` lists for a level, every prediction that is shown is wrong.
+    * Sources with labels of the level have equal weights, whatever their size, and so have negatives; if there are
+      negatives, they weigh as much as the labelled sources together.
+
+    A histogram of the confidences counts every pixel, so that memory is bounded and the result is reproducible.
+
+    Args:
+        model: The model; it is moved to `device`, and its training mode is restored afterwards.
+        recipe: Recipe that lists the sources and the target precisions.
+        data_dir: Folder that contains the folders of the sources.
+        device: Device to compute on.
+        progress: Called before each photo and after the last one of a source.
 
     Returns:
-        `{level: threshold}`, multiples of 0.001. Where no threshold reaches the target, `SHOW_NOTHING`, with a warning.
+        level -> threshold, a multiple of 0.001; `SHOW_NOTHING`, with a warning, if no threshold reaches the target.
 
     Raises:
-        UpernetError: a level has no held-back photos with labels, a source of `negatives` does not exist or has no
+        UpernetError: A level has no held-back photos with labels, a source of `negatives` does not exist or has no
             held-back photos, or a file is broken.
     """
-    precision = recipe.calibration.precision
-    if not precision:
+    targets = recipe.calibration.precision
+    negatives = recipe.calibration.negatives
+    if not targets:
         return {}
     check_calibration(model.taxonomy, recipe)
     sources, skipped = open_sources(model, recipe, data_dir, "held_back")
-    for level, names in recipe.calibration.negatives.items():
+    for level, names in negatives.items():
         for name in names:
             if name in skipped:
                 folder = recipe.sources[name].path
                 raise UpernetError(
-                    f"calibration.negatives.{level}: {data_dir} lacks source {name}; put {folder} there."
+                    f"calibration.negatives.{level}: source {name} is missing in {data_dir}; put {folder} there."
                 )
-    labelled: dict[str, list[Tensor]] = {level: [] for level in precision}
-    negative: dict[str, list[Tensor]] = {level: [] for level in precision}
-    with inference(model, device):
+    labelled_counts: dict[str, list[Tensor]] = {level: [] for level in targets}
+    negative_counts: dict[str, list[Tensor]] = {level: [] for level in targets}
+    with eval_mode(model, device):
         for name, source in sources.items():
-            shows_none = [level for level in precision if name in recipe.calibration.negatives.get(level, ())]
-            shows_some = [level for level in precision if level in source.levels and level not in shows_none]
-            tallies = _tallies(model, source, shows_some, shows_none, device, progress)
-            for level, counts in tallies.items():
-                (negative if level in shows_none else labelled)[level].append(counts)
-    return {level: _threshold(level, labelled[level], negative[level], target) for level, target in precision.items()}
+            negative = [level for level in targets if name in negatives.get(level, ())]
+            labelled = [level for level in targets if level in source.levels and level not in negative]
+            for level, counts in _count_source(model, source, labelled, negative, device, progress).items():
+                (negative_counts if level in negative else labelled_counts)[level].append(counts)
+    return {
+        level: _threshold(level, labelled_counts[level], negative_counts[level], target)
+        for level, target in targets.items()
+    }
 
 
 def check_calibration(taxonomy: Taxonomy, recipe: Recipe) -> None:
-    """What can be known before any photo is read.
+    """Check the calibration settings of a recipe, as far as that is possible without photos.
 
     Raises:
-        UpernetError: the recipe asks for a level that is not there, or for a source that is not there or holds nothing
-            back.
+        UpernetError: The settings name a level that the taxonomy lacks, or a source that does not exist or holds no
+            photos back.
     """
     for level in recipe.calibration.precision:
         taxonomy.level(level)
@@ -93,77 +108,87 @@ def check_calibration(taxonomy: Taxonomy, recipe: Recipe) -> None:
                 )
 
 
-def _tallies(
-    model: UPerNet,
-    source: Source,
-    shows_some: list[str],
-    shows_none: list[str],
-    device: str | torch.device,
-    progress: Progress | None,
-) -> dict[str, Tensor]:
-    """A `tally` per level over all photos of `source` and all processes."""
-    levels = [*shows_some, *shows_none]
-    counts = {level: torch.zeros(2, STEPS + 1, dtype=torch.int64) for level in levels}
-    if not levels:
-        return counts
-    asked = dict.fromkeys([*levels, "object"] if "part" in levels else levels)
-    for sample in share(source, progress):
-        logits = model(network_input(model, sample, source.spec.test_resize, device), levels=tuple(asked))
-        for level in levels:
-            confidence, label, shown = shown_labels(logits, level, model.taxonomy)
-            right = torch.zeros_like(shown)
-            if level in shows_some:
-                truth = _truth(sample, level, model.taxonomy, label)
-                right, shown = label == truth, shown & (truth != IGNORE)
-            counts[level] += tally(confidence[shown], right[shown])
-    for level in levels:
-        sum_over_processes(counts[level])
-    return counts
+def shown_labels(logits: dict[str, Tensor], level: str, taxonomy: Taxonomy) -> tuple[Prediction, Tensor]:
+    """Return the predictions of a photo, and which of them are shown because they are not background or "no part".
+
+    Args:
+        logits: 1 x K x h x w (scene: 1 x K) of `level`, and of the level that owns it.
+        level: Level to decode.
+        taxonomy: The taxonomy of the model.
+
+    Returns:
+        The prediction and a boolean mask, both h x w; scene: without dimensions.
+    """
+    owner = LEVEL_KINDS[level].owned_by
+    levels = (level,) if owner is None else (owner, level)
+    found = predict({name: logits[name][0] for name in levels}, taxonomy.part_groups)[level]
+    shown = found.labels > 0 if taxonomy.level(level).background else torch.ones_like(found.labels, dtype=torch.bool)
+    return found, shown
 
 
-def shown_labels(logits: dict[str, Tensor], level: str, taxonomy: Taxonomy) -> tuple[Tensor, Tensor, Tensor]:
-    """Confidence (float), label (int64) and whether it says anything (bool) per pixel, h x w; of the scene, 1 each."""
-    if level != "part":
-        scores = logits[level][0].float()
-        confidence, label = (scores[:, None] if scores.ndim == 1 else scores).softmax(dim=0).max(dim=0)
-        shown = label > 0 if taxonomy.level(level).background else torch.ones_like(label, dtype=torch.bool)
-        return confidence, label, shown
-    predicted = logits["object"][0].argmax(dim=0)
-    confidence = torch.zeros(predicted.shape, device=predicted.device)
-    label = torch.zeros_like(predicted)
-    for group in taxonomy.part_groups:
-        sureness, local = logits["part"][0, group.channels].float().softmax(dim=0).max(dim=0)
-        inside = predicted == group.owner
-        confidence = torch.where(inside, sureness, confidence)
-        label = torch.where(inside, torch.tensor(group.parts, device=label.device)[local], label)
-    return confidence, label, label > 0
-
-
-def tally(confidence: Tensor, right: Tensor) -> Tensor:
-    """Counts per step of confidence of the wrong (row 0) and the right (row 1): int64 2 x (STEPS + 1), on the CPU."""
+def tally(confidence: Tensor, correct: Tensor) -> Tensor:
+    """Count predictions per step of confidence: int64 2 x (STEPS + 1) on the CPU; row 0: wrong, row 1: correct."""
     step = (confidence.double() * STEPS).floor().long().clamp(0, STEPS)
-    return torch.bincount(right.long() * (STEPS + 1) + step, minlength=2 * (STEPS + 1)).view(2, -1).cpu()
+    return torch.bincount(correct.long() * (STEPS + 1) + step, minlength=2 * (STEPS + 1)).view(2, -1).cpu()
 
 
 def smallest_threshold(labelled: list[Tensor], negative: list[Tensor], target: float) -> float | None:
-    """The smallest threshold at which a share `target` of what is shown is right; None if there is none.
+    """Return the smallest threshold at which the share of correct labels reaches `target`; None if there is none.
 
     Args:
-        labelled: a `tally` per source with labels.
-        negative: a `tally` per source in which nothing is to be found.
-        target: share in 0..1.
+        labelled: One `tally` per source with labels.
+        negative: One `tally` per source of negatives.
+        target: Target precision in 0..1.
     """
-    shown, right = torch.zeros(STEPS + 1, dtype=torch.float64), torch.zeros(STEPS + 1, dtype=torch.float64)
+    shown, correct = torch.zeros(STEPS + 1, dtype=torch.float64), torch.zeros(STEPS + 1, dtype=torch.float64)
     for tallies in (labelled, negative):
         with_pixels = [counts for counts in tallies if counts.any()]
         for counts in with_pixels:
             weight = 1 / (len(with_pixels) * counts.sum().double())
             at_least = counts.flip(1).cumsum(1).flip(1)  # pixels of at least this confidence
             shown += weight * at_least.sum(0)
-            right += weight * at_least[1]
-    # Sums of rounded weights: 0.9 out of 1 must reach a target of 0.9.
-    reached = (shown > 0) & (right >= target * shown - 1e-12)
+            correct += weight * at_least[1]
+    # The weights are rounded: 0.9 of 1 must reach a target of 0.9.
+    reached = (shown > 0) & (correct >= target * shown - 1e-12)
     return int(reached.nonzero()[0]) / STEPS if reached.any() else None
+
+
+def _count_source(
+    model: UPerNet,
+    source: Source,
+    labelled: list[str],
+    negative: list[str],
+    device: str | torch.device,
+    progress: PhotoProgress | None,
+) -> dict[str, Tensor]:
+    """Return one `tally` per level over all photos of `source` and all processes.
+
+    Args:
+        model: Model in eval mode.
+        source: Source of held-back photos.
+        labelled: Levels whose labels the source has.
+        negative: Levels of which the photos of the source show nothing.
+        device: Device to compute on.
+        progress: See `calibrate`.
+    """
+    levels = [*labelled, *negative]
+    counts = {level: torch.zeros(2, STEPS + 1, dtype=torch.int64) for level in levels}
+    if not levels:
+        return counts
+    owners = [owner for level in levels if (owner := LEVEL_KINDS[level].owned_by)]
+    needed = tuple(dict.fromkeys([*levels, *owners]))
+    for sample in samples_of_rank(source, progress):
+        logits = model(network_input(model, sample, source.spec.test_resize, device), levels=needed)
+        for level in levels:
+            found, shown = shown_labels(logits, level, model.taxonomy)
+            correct = torch.zeros_like(shown)
+            if level in labelled:
+                truth = _truth(sample, level, model.taxonomy, found.labels)
+                correct, shown = found.labels == truth, shown & (truth != IGNORE)
+            counts[level] += tally(found.confidence[shown], correct[shown])
+    for level in levels:
+        sum_over_processes(counts[level])
+    return counts
 
 
 def _threshold(level: str, labelled: list[Tensor], negative: list[Tensor], target: float) -> float:
@@ -174,22 +199,25 @@ def _threshold(level: str, labelled: list[Tensor], negative: list[Tensor], targe
         )
     threshold = smallest_threshold(labelled, negative, target)
     if threshold is None:
-        warnings.warn(f"{level}: no threshold reaches a precision of {target:g}; nothing of it is shown.", stacklevel=3)
+        warnings.warn(
+            f"{level}: no threshold reaches the target precision of {target:g}; none of its labels will be shown.",
+            stacklevel=3,
+        )
         return SHOW_NOTHING
     return threshold
 
 
 def _truth(sample: Sample, level: str, taxonomy: Taxonomy, like: Tensor) -> Tensor:
-    """Labels of `level` for each pixel of `like`; IGNORE where unknown."""
+    """Return the labels of `level` for the pixels of `like`; -1 where unknown or background, but not for "no part"."""
     if level in sample.maps:
         mask = sample.maps[level].as_subclass(Tensor).to(like.device, torch.int64)
         rows, columns = (
-            (torch.arange(few, device=like.device) * 2 + 1) * many // (2 * few)
-            for few, many in zip(like.shape, mask.shape, strict=True)
+            (torch.arange(size, device=like.device) * 2 + 1) * mask_size // (2 * size)
+            for size, mask_size in zip(like.shape, mask.shape, strict=True)
         )
-        truth = mask[rows[:, None], columns]  # at the pixels' centres
+        truth = mask[rows[:, None], columns]  # the label at the centre of each pixel of `like`
     else:
         truth = torch.full_like(like, sample.labels.get(level, IGNORE))
-    if taxonomy.level(level).background and level != "part":
+    if taxonomy.level(level).background and LEVEL_KINDS[level].owned_by is None:
         truth = torch.where(truth == 0, IGNORE, truth)
     return truth

@@ -1,4 +1,4 @@
-"""Counts of (true class, predicted class) pairs, and the scores that follow from them."""
+"""Confusion matrices, and the scores that follow from them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from upernet.distributed import sum_over_processes
 from upernet.taxonomy import IGNORE
 
 
 class ConfusionMatrix:
-    """Streamed int64 counts over `num_classes` classes.
+    """Counts of (true class, predicted class) pairs, added up photo by photo.
 
-    `counts` is `num_classes` x (`num_classes` + 1): rows are the truth, columns the prediction; the last column counts
-    labelled pixels for which nothing was predicted (prediction -1): they are missed, and are no class's false positive.
+    `counts` is int64, `num_classes` x (`num_classes` + 1): one row per true class, one column per predicted class, and
+    a last column for labelled pixels without a prediction (-1), which are missed but are no class's false positives.
 
-    Means are taken over the classes that occur in the truth or in the prediction (IoU), or in the truth (accuracy,
-    which is undefined elsewhere). A class that was predicted and never occurs therefore counts as IoU 0; one that
-    neither occurs nor was predicted does not count.
-
-    Raises:
-        ValueError: shapes differ, or a label lies outside -1 .. num_classes - 1.
+    Means run over the classes that occur in the truth or in the prediction (IoU) or in the truth (accuracy, which is
+    undefined for other classes). So a class that is predicted but never occurs counts with an IoU of 0, and a class
+    that neither occurs nor is predicted does not count.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -29,7 +27,11 @@ class ConfusionMatrix:
         self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """Count two integer tensors of the same shape, on any device; where the truth is -1 nothing is counted."""
+        """Count the pixels of two integer tensors of the same shape, on any device; a truth of -1 is left out.
+
+        Raises:
+            ValueError: The shapes differ, or a label is not between -1 and `num_classes` - 1.
+        """
         if prediction.shape != truth.shape:
             raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape")
         truth = truth.reshape(-1).to(prediction.device, torch.int64)
@@ -47,60 +49,55 @@ class ConfusionMatrix:
         self.counts += pairs.view(self.num_classes, columns).cpu()
 
     def reduce(self) -> ConfusionMatrix:
-        """Add up the counts of all processes, in place, if torch.distributed is initialised. Call it once."""
+        """Replace the counts by their sum over all processes; call it once."""
         sum_over_processes(self.counts)
         return self
 
     def __iadd__(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """Add the counts of `other`."""
         self.counts += other.counts
         return self
 
     @property
     def support(self) -> Tensor:
-        """Labelled pixels per true class: int64, `num_classes`."""
+        """Number of labelled pixels per true class: int64, `num_classes`."""
         return self.counts.sum(1)
 
     @property
     def predicted(self) -> Tensor:
-        """Predictions per class, at labelled pixels: int64, `num_classes`."""
+        """Number of labelled pixels per predicted class: int64, `num_classes`."""
         return self.counts[:, :-1].sum(0)
 
     @property
     def correct(self) -> Tensor:
-        """Rightly predicted pixels per class: int64, `num_classes`."""
+        """Number of correctly predicted pixels per class: int64, `num_classes`."""
         return self.counts.diagonal()
 
     def iou(self) -> Tensor:
-        """Intersection over union per class: float64, nan for a class in neither truth nor prediction."""
+        """Return the intersection over union per class: float64, nan for classes in neither truth nor prediction."""
         union = self.support + self.predicted - self.correct
         return self.correct.double() / union
 
     def accuracy(self) -> Tensor:
-        """Share of a true class's pixels that were found: float64, nan for a class that does not occur."""
+        """Return the share of each true class's pixels that is predicted correctly: float64, nan for absent classes."""
         return self.correct.double() / self.support
 
     def pixel_accuracy(self, classes: Iterable[int] | None = None) -> float:
-        """Share of the labelled pixels (of true `classes`; None: of all) that are right; nan without any."""
-        chosen = self._chosen(classes)
-        return float(self.correct[chosen].sum().double() / self.support[chosen].sum())
+        """Return the share of the labelled pixels that is predicted correctly; nan if there are none.
+
+        Args:
+            classes: True classes whose pixels count; None: all.
+        """
+        indices = self._indices(classes)
+        return float(self.correct[indices].sum().double() / self.support[indices].sum())
 
     def mean_iou(self, classes: Iterable[int] | None = None) -> float:
-        """Mean IoU over those of `classes` (None: all) that occur in truth or prediction; nan if none does."""
-        return float(self.iou()[self._chosen(classes)].nanmean())
+        """Return the mean IoU of those of `classes` (None: all) that occur in truth or prediction; nan if none does."""
+        return float(self.iou()[self._indices(classes)].nanmean())
 
     def mean_accuracy(self, classes: Iterable[int] | None = None) -> float:
-        """Mean accuracy over those of `classes` (None: all) that occur in the truth; nan if none does."""
-        return float(self.accuracy()[self._chosen(classes)].nanmean())
+        """Return the mean accuracy of those of `classes` (None: all) that occur in the truth; nan if none does."""
+        return float(self.accuracy()[self._indices(classes)].nanmean())
 
-    def _chosen(self, classes: Iterable[int] | None) -> Tensor:
+    def _indices(self, classes: Iterable[int] | None) -> Tensor:
         return torch.tensor(list(range(self.num_classes) if classes is None else classes), dtype=torch.int64)
-
-
-def sum_over_processes(counts: Tensor) -> None:
-    """Replace the CPU tensor `counts` by its sum over all processes; without torch.distributed nothing happens."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    on_gpu = torch.distributed.get_backend() == "nccl"
-    total = counts.cuda() if on_gpu else counts
-    torch.distributed.all_reduce(total)
-    counts.copy_(total)

@@ -1,25 +1,25 @@
-"""Score a model on every source of a recipe."""
+"""Evaluation of a model on every source of a recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from upernet import distributed
 from upernet.data.sample import Sample
 from upernet.data.sources import Source, SourceMissing, open_source
 from upernet.errors import UpernetError
 from upernet.evaluation.metrics import Scores
-from upernet.evaluation.passes import Passes, photo_outputs
+from upernet.evaluation.results import EvaluationResult, LevelMetrics
+from upernet.evaluation.tta import NO_AUGMENTATION, TestTimeAugmentation, photo_outputs
 from upernet.models import UPerNet
 from upernet.recipe import Recipe, Split
 
-Progress = Callable[[str, int, int], None]
-"""Called as (source, photos done, photos in all), by each process for its own share."""
-ONCE = Passes()
+PhotoProgress = Callable[[str, int, int], None]
+"""Callback with the source, the number of photos done, and the number of photos of this process."""
 
 
 def evaluate(
@@ -28,67 +28,68 @@ def evaluate(
     data_dir: str | Path,
     split: Split = "test",
     device: str | torch.device = "cpu",
-    progress: Progress | None = None,
-    passes: Passes = ONCE,
-) -> dict[str, Any]:
-    """Score `model` on the photos of `split` of every source, one photo at a time.
+    progress: PhotoProgress | None = None,
+    tta: TestTimeAugmentation = NO_AUGMENTATION,
+) -> EvaluationResult:
+    """Score a model on the photos of every source, one photo at a time.
 
-    A photo is brought to its source's `test_resize`; its logits are brought to the size of the network's input and then
-    to that of the label map, bilinearly. With several `passes` their probabilities are averaged there.
-    Where torch.distributed is initialised, the processes share the photos and all return the same result.
-    The model is moved to `device`; its training mode is left as it was.
+    A photo is resized to its source's `test_resize`. The logits are resized bilinearly to the size of the network's
+    input and from there to the size of the label map; with test-time augmentation, probabilities are averaged there.
+
+    If torch.distributed is initialised, the processes divide the photos among them, and all return the same result.
+
+    Args:
+        model: The model; it is moved to `device`, and its training mode is restored afterwards.
+        recipe: Recipe that lists the sources.
+        data_dir: Folder that contains the folders of the sources.
+        split: Which photos are scored.
+        device: Device to compute on.
+        progress: Called before each photo and after the last one.
+        tta: Scales, mirrored passes and sliding windows.
 
     Returns:
-        What JSON can hold; shares are floats in 0..1, None where there was nothing to score::
-
-            {level: {metric: value}}     # annotated labels of the sources with `scored: true`, pooled
-            "sources": {source: {level: {metric: value}}}
-            "weak": {source: {level: {metric: value}}}     # implied labels
-            "split": str, "photos": {source: int}, "skipped": [source]
-            "testing": {"scales": [float], "flip": bool, "window": int | None, "stride": int | None}
-
-        `skipped` are sources without a folder below `data_dir`, or without this split.
+        Metrics per level, and per source and level. Implied labels are scored separately.
 
     Raises:
-        UpernetError: every source is skipped, or a file is broken.
+        UpernetError: No source has photos of this split, or a file is broken.
     """
-    total = Scores(model.taxonomy)
     sources, skipped = open_sources(model, recipe, data_dir, split)
-    per_source: dict[str, Any] = {}
-    weak: dict[str, Any] = {}
-    with inference(model, device):
+    total = Scores(model.taxonomy)
+    per_source: dict[str, dict[str, LevelMetrics]] = {}
+    implied_per_source: dict[str, dict[str, LevelMetrics]] = {}
+    with eval_mode(model, device):
         for name, source in sources.items():
             annotated = Scores(model.taxonomy, source.spec.supervision)
             implied = Scores(model.taxonomy, source.spec.supervision)
-            for sample in share(source, progress):
-                logits, through = photo_outputs(model, sample, source.spec, device, passes)
-                annotated.update(logits, sample, through=through)
-                implied.update(logits, sample, weak=True, through=through)
+            for sample in samples_of_rank(source, progress):
+                outputs, via_sizes = photo_outputs(model, sample, source.spec, device, tta)
+                annotated.update(outputs, sample, via_sizes=via_sizes)
+                implied.update(outputs, sample, implied=True, via_sizes=via_sizes)
             annotated.reduce()
             implied.reduce()
             if source.spec.scored:
                 total += annotated
             per_source[name] = annotated.result()
-            if implied_result := implied.result():
-                weak[name] = implied_result
-    return {
-        **total.result(),
-        "sources": per_source,
-        "weak": weak,
-        "split": split,
-        "photos": {name: len(source) for name, source in sources.items()},
-        "skipped": skipped,
-        "testing": passes.to_dict(),
-    }
+            if implied_metrics := implied.result():
+                implied_per_source[name] = implied_metrics
+    return EvaluationResult(
+        levels=total.result(),
+        sources=per_source,
+        implied=implied_per_source,
+        split=split,
+        photos={name: len(source) for name, source in sources.items()},
+        skipped=tuple(skipped),
+        testing=tta,
+    )
 
 
 def open_sources(
     model: UPerNet, recipe: Recipe, data_dir: str | Path, split: Split
 ) -> tuple[dict[str, Source], list[str]]:
-    """The sources of `recipe` that have photos in `split`, and the names of those that have not.
+    """Open the sources of `recipe` that have photos of `split`; return them, and the names of the others.
 
     Raises:
-        UpernetError: none has.
+        UpernetError: No source has any.
     """
     sources: dict[str, Source] = {}
     skipped: list[str] = []
@@ -100,15 +101,15 @@ def open_sources(
     if not sources:
         wanted = ", ".join(spec.path for spec in recipe.sources.values()) or "none"
         raise UpernetError(
-            f"{data_dir}: no photos of split {split!r} for recipe {recipe.name!r}: "
-            f"give the folder that holds its sources ({wanted})."
+            f"{data_dir}: no photos of split {split!r} for recipe {recipe.name!r}; "
+            f"give the folder that contains its sources ({wanted})."
         )
     return sources, skipped
 
 
 @contextmanager
-def inference(model: UPerNet, device: str | torch.device) -> Iterator[None]:
-    """Eval mode on `device` without autograd; afterwards the training mode is what it was."""
+def eval_mode(model: UPerNet, device: str | torch.device) -> Generator[None, None, None]:
+    """Move `model` to `device`, and put it into eval mode without autograd while the context lasts."""
     was_training = model.training
     model.to(device).eval()
     try:
@@ -118,12 +119,9 @@ def inference(model: UPerNet, device: str | torch.device) -> Iterator[None]:
         model.train(was_training)
 
 
-def share(source: Source, progress: Progress | None = None) -> Iterator[Sample]:
-    """This process's share of the samples of `source`: every world-size-th one."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank = torch.distributed.get_rank() if distributed else 0
-    world = torch.distributed.get_world_size() if distributed else 1
-    indices = range(rank, len(source), world)
+def samples_of_rank(source: Source, progress: PhotoProgress | None = None) -> Iterator[Sample]:
+    """Yield the samples of `source` that this process scores: every `world_size()`-th one."""
+    indices = range(distributed.rank(), len(source), distributed.world_size())
     for done, index in enumerate(indices):
         if progress:
             progress(source.name, done, len(indices))

@@ -1,14 +1,18 @@
-"""The result of an evaluation as tables for a terminal of 80 columns."""
+"""Tables of an evaluation result for a terminal that is 80 columns wide."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-HEADINGS = {
+from upernet.evaluation.results import EvaluationResult, LevelMetrics
+from upernet.evaluation.tta import TestTimeAugmentation
+
+COLUMNS = {
     "iou": "IoU",
     "accuracy": "accuracy",
     "pixels": "pixels",
@@ -16,7 +20,8 @@ HEADINGS = {
     "top5": "top-5",
     "photos": "photos",
 }
-SENTENCES = {
+"""Metric of a class -> heading of its column."""
+SUMMARY = {
     "miou": "mIoU",
     "miou_with_background": "mIoU with background",
     "miou_given_object": "mIoU given the object",
@@ -25,52 +30,51 @@ SENTENCES = {
     "top1": "top-1",
     "top5": "top-5",
 }
+"""Metric of a level -> its name in the line above the table."""
 
 
-def tables(result: dict[str, Any]) -> list[Group]:
-    """One per level of what `evaluate` returned, then one per level that a source's labels imply.
+def tables(result: EvaluationResult) -> list[Group]:
+    """Return one table per level, then one per source and level with implied labels.
 
-    Before them stands how the photos were put through the network, unless it was once and whole.
+    The first element is a line on test-time augmentation, if any was used.
     """
-    levels = {name: values for name, values in result.items() if isinstance(values, dict) and "per_class" in values}
-    for source, implied in result["weak"].items():
-        levels |= {f"{name}, implied labels of {source}": values for name, values in implied.items()}
-    return [*_passes(result["testing"]), *(_table(name, values) for name, values in levels.items())]
+    levels = dict(result.levels)
+    for source, implied in result.implied.items():
+        levels |= {f"{name}, implied labels of {source}": metrics for name, metrics in implied.items()}
+    return [*_augmentation(result.testing), *(_table(name, metrics) for name, metrics in levels.items())]
 
 
-def _passes(testing: dict[str, Any]) -> list[Group]:
-    """What was done, where it is not the plain one pass."""
-    done = []
-    if testing["scales"] != [1.0]:
-        done.append("at scale " + ", ".join(f"{scale:g}" for scale in testing["scales"]))
-    if testing["flip"]:
-        done.append("mirrored, too")
-    if testing["window"] is not None:
-        done.append(f"in windows of {testing['window']} pixels, {testing['stride']} apart")
-    return [Group(Text(f"Photos were seen {'; '.join(done)}."), "")] if done else []
+def _augmentation(tta: TestTimeAugmentation) -> list[Group]:
+    used: list[str] = []
+    if tta.scales != (1,):
+        used.append("scales " + ", ".join(f"{scale:g}" for scale in tta.scales))
+    if tta.flip:
+        used.append("mirrored photos")
+    if tta.window is not None:
+        used.append(f"windows of {tta.window} pixels every {tta.stride} pixels")
+    return [Group(Text(f"Test-time augmentation: {'; '.join(used)}."), "")] if used else []
 
 
-def _table(heading: str, values: dict[str, Any]) -> Group:
-    """The level's own scores, and a row per class that counts in them."""
-    rows = {
-        name: row
-        for name, row in values["per_class"].items()
-        if row.get("iou") is not None or row.get("top1") is not None
-    }
-    columns = [key for key in HEADINGS if any(key in row for row in rows.values())]
+def _table(heading: str, metrics: LevelMetrics) -> Group:
+    """Return the level's own metrics, and a row for each class that counts in them."""
+    values = metrics.to_dict()
+    per_class: dict[str, dict[str, Any]] = values["per_class"]
+    rows = {name: row for name, row in per_class.items() if row.get("iou") is not None or row.get("top1") is not None}
+    columns = [key for key in COLUMNS if any(key in row for row in rows.values())]
     table = Table()
     table.add_column("class", overflow="fold", min_width=12)
     for key in columns:
-        table.add_column(HEADINGS[key], justify="right", no_wrap=True)
+        table.add_column(COLUMNS[key], justify="right", no_wrap=True)
     for name, row in rows.items():
-        table.add_row(name, *(_cell(key, row.get(key)) for key in columns))
-    summary = ", ".join(f"{SENTENCES[key]} {_share(values[key])}" for key in SENTENCES if key in values)
+        table.add_row(name, *(_cell(row, key) for key in columns))
+    summary = ", ".join(f"{SUMMARY[key]} {_fraction(values[key])}" for key in SUMMARY if key in values)
     return Group(Text(f"{heading}: {summary}", style="bold"), table, "")
 
 
-def _cell(key: str, value: float | int | None) -> str:
-    return f"{value:,}" if key in ("pixels", "photos") and value is not None else _share(value)
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    return f"{value:,}" if key in ("pixels", "photos") and value is not None else _fraction(value)
 
 
-def _share(value: float | None) -> str:
+def _fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""How long a model takes on this machine, and which kernels it runs."""
+"""Benchmark of a model on this machine, with the kernels that its operators choose."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
+from upernet.devices import usable_device
 from upernet.errors import UpernetError
-from upernet.inference.parser import usable_device
 from upernet.models import Precision, UPerNet, prepare_for_inference
-from upernet.ops import PLAIN, use_kernel
-from upernet.ops.choice import recorded_decisions
+from upernet.ops import PLAIN, recorded_decisions, use_kernel
 
 
 def bench(
@@ -27,25 +26,28 @@ def bench(
     device: str | torch.device = "cpu",
     precision: Precision = "fp32",
 ) -> dict[str, Any]:
-    """Time `model`'s forward pass on random images, and list what its operators chose.
+    """Time the forward pass of a model on random images, and list the kernels that its operators chose.
 
     Args:
-        model: put into eval mode and moved to `device`.
-        height, width, batch: of the images.
-        repeats: runs that are timed, after one that is not.
-        compare: also time the kernels of the published implementation (`upernet.ops.PLAIN`) on the same weights in
-            float32, in turn with the others, and compare the logits.
-        device: as torch writes it.
-        precision: as `prepare_for_inference` takes it, by which the model goes first, as in a `Parser`.
+        model: Model, which is put into eval mode and moved to `device`; a copy prepared for inference is timed, as in a
+            `Parser`.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        batch: Number of images per forward pass.
+        repeats: Number of timed runs, after one warm-up.
+        compare: Also time the kernels of the published implementation (`upernet.ops.PLAIN`) on the same weights in
+            float32, interleaved, and compare the logits.
+        device: Device in torch's notation.
+        precision: Numeric precision; see `prepare_for_inference`.
 
     Returns:
         `seconds` (median of the repeats), `images_per_second` and `kernels`: one entry per operator and kind of input,
-        with `operator`, `shapes`, `dtype`, `kernel`, `reason` and `calls`. With `compare` also `plain_seconds`, `ratio`
-        and, per level, `error` (largest difference of the logits over their spread) and `agreement` (share of places
-        with the same class).
+        with `operator`, `shapes`, `dtype`, `kernel`, `reason` and `calls`. With `compare`, also `plain_seconds`,
+        `ratio` and, per level, `error` (largest difference of the logits, divided by their standard deviation) and
+        `agreement` (share of pixels with the same class).
 
     Raises:
-        UpernetError: the device is not there, cannot compute in `precision`, or has too little memory.
+        UpernetError: The device is unavailable, does not support `precision`, or has too little memory.
     """
     try:
         return _measure(model, (batch, 3, height, width), repeats, compare, device, precision)
@@ -53,7 +55,9 @@ def bench(
         if "memory" not in str(error) and not isinstance(error, MemoryError):
             raise
         size = f"{batch} x {height} x {width}"
-        raise UpernetError(f"{size} pixels do not fit into the memory of {device}; ask for fewer.") from None
+        raise UpernetError(
+            f"{size} pixels do not fit into the memory of {device}; choose smaller or fewer images."
+        ) from None
 
 
 @torch.inference_mode()
@@ -65,27 +69,29 @@ def _measure(
     device: str | torch.device,
     precision: Precision,
 ) -> dict[str, Any]:
-    where = usable_device(device)
-    model = model.eval().to(where)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(where)
-    ways: dict[str, tuple[UPerNet, dict[str, str]]] = {"fast": (prepare_for_inference(model, precision), {})}
+    target = usable_device(device)
+    model = model.eval().to(target)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(target)
+    variants: dict[str, tuple[UPerNet, dict[str, str]]] = {"fast": (prepare_for_inference(model, precision), {})}
     if compare:
-        ways["plain"] = model, PLAIN
+        variants["plain"] = model, PLAIN
     logits: dict[str, dict[str, torch.Tensor]] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     kernels: list[dict[str, Any]] = []
     for repeat in range(repeats + 1):
-        for name, (network, overrides) in ways.items():
+        for name, (network, overrides) in variants.items():
             with use_kernel(**overrides):
-                if repeat == 0:  # this one compiles, lays out weights and fills caches
+                if repeat == 0:  # warm-up: compiles kernels, packs weights and fills caches
                     with recorded_decisions() as decisions:
                         logits[name] = network(images)
                     if name == "fast":
-                        kernels = [dict(d._asdict(), calls=calls) for d, calls in Counter(decisions).items()]
+                        kernels = [
+                            dict(decision._asdict(), calls=calls) for decision, calls in Counter(decisions).items()
+                        ]
                     continue
                 start = time.perf_counter()
                 network(images)
-                _wait(where)
+                _synchronize(target)
                 seconds[name].append(time.perf_counter() - start)
     median = statistics.median(seconds["fast"])
     result: dict[str, Any] = {"seconds": median, "images_per_second": shape[0] / median}
@@ -99,6 +105,6 @@ def _measure(
     return result | {"kernels": kernels}
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

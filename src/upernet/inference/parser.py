@@ -14,8 +14,9 @@ from PIL import Image, ImageOps
 
 from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of
 from upernet.data.images import read_image
+from upernet.decoding import label_maps
+from upernet.devices import usable_device
 from upernet.errors import UpernetError
-from upernet.inference.labeling import label_maps
 from upernet.inference.level_map import UNSURE, LevelMap
 from upernet.inference.parse import Parse
 from upernet.inference.tiling import PIXEL_BUDGET, dense_logits, image_logits
@@ -184,17 +185,6 @@ def load(
     model, card = load_checkpoint(path, recipe_of(name_or_path))
     card = card.with_default_name(path.stem)
     return Parser(model, card, device=device, short_side=short_side, precision=precision)
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """The device. Raises UpernetError if it is not there."""
-    try:
-        if torch.zeros(1, device=device).is_meta:
-            raise RuntimeError("it computes nothing")
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UpernetError(f"device {str(device)!r} cannot be used ({reason}); use 'cpu'.") from None
 
 
 def _read_photo(image: Photo) -> tuple[Image.Image, str | None]:

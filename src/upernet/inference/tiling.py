@@ -1,7 +1,8 @@
-"""A network over a photo of any size, in bounded memory.
+"""Tiled inference on photos of any size, in bounded memory.
 
-A photo within the pixel budget goes through in one pass; a larger one as overlapping tiles whose logits are blended
-with a smooth window. Only logits at stride 4 are kept.
+A photo within the pixel budget goes through the network in one pass; a larger one in overlapping tiles whose logits are
+blended with smooth weights at stride 4. These tiles keep memory bounded; the sliding windows of
+`upernet.evaluation.tta` reproduce the published evaluation, which averages with equal weights at full resolution.
 """
 
 from __future__ import annotations
@@ -14,22 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STRIDE = 4
-"""Photo pixels per logit, in height and in width."""
+from upernet.decoding import STRIDE
+
 MULTIPLE = 32
-"""Coarsest stride of a backbone: what goes through the network has sides that it divides."""
+"""Coarsest stride of a backbone; the sides of network inputs are multiples of it."""
 TILE = 768
 OVERLAP = 128
-"""Side of a tile, and the least that two neighbours share, in pixels."""
+"""Side of a tile, and smallest overlap of neighbouring tiles, in pixels."""
 PIXEL_BUDGET = 1024 * 1024
-"""Largest number of pixels that go through in one pass."""
+"""Largest number of pixels of one forward pass."""
 
 
 class Network(Protocol):
-    """What is asked of a model: `upernet.models.UPerNet` has it."""
+    """Interface of the model, which `upernet.models.UPerNet` implements."""
 
-    def preprocess(self, image: Tensor, /) -> Tensor: ...
-    def __call__(self, images: Tensor, levels: Sequence[str], /) -> dict[str, Tensor]: ...
+    def preprocess(self, image: Tensor, /) -> Tensor:
+        """Normalise images with pixel values in 0..255."""
+        ...
+
+    def __call__(self, images: Tensor, levels: Sequence[str], /) -> dict[str, Tensor]:
+        """Compute logits per level of normalised images N x 3 x H x W."""
+        ...
 
 
 @torch.inference_mode()
@@ -43,16 +49,23 @@ def dense_logits(
     tile: int = TILE,
     overlap: int = OVERLAP,
 ) -> dict[str, Tensor]:
-    """Logits of the dense `levels` of one photo.
+    """Compute the logits of dense levels for one photo.
 
     Args:
-        network: maps normalised images 1 x 3 x H x W and levels to logits 1 x K x H/4 x W/4 per level.
-        photo: uint8 H x W x 3, RGB; any size from 1 x 1. Sides are filled up to multiples of 32 by reflection.
-        tile, overlap: of photos with more than `pixel_budget` pixels; multiples of 32, `overlap` below `tile`.
+        network: Model that maps normalised images 1 x 3 x H x W to logits 1 x K x H/4 x W/4 per level.
+        photo: uint8 H x W x 3, RGB, of any size from 1 x 1. The sides are padded to multiples of 32 by reflection.
+        levels: Levels with one label per pixel.
+        device: Device to compute on.
+        pixel_budget: Largest number of pixels of one forward pass; photos with more are tiled.
+        tile: Side of the tiles in pixels; a multiple of 32.
+        overlap: Smallest overlap of neighbouring tiles in pixels; a multiple of 32, less than `tile`.
 
     Returns:
-        level -> float32 K x h x w on the CPU. Logit (i, j) belongs to photo pixels 4i to 4i+3, 4j to 4j+3; h and w are
-        H/4 and W/4, rounded up to multiples of 8.
+        level -> float32 K x h x w on the CPU. Logit (i, j) covers photo pixels 4i to 4i+3, 4j to 4j+3; h and w are H/4
+        and W/4, rounded up to multiples of 8.
+
+    Raises:
+        ValueError: `tile` and `overlap` do not fit.
 
     Example:
         >>> import numpy as np, upernet
@@ -63,7 +76,7 @@ def dense_logits(
     """
     if tile % MULTIPLE or overlap % MULTIPLE or not 0 < overlap < tile:
         raise ValueError(f"tile {tile} and overlap {overlap} must be multiples of {MULTIPLE}, overlap below tile")
-    padded = _filled_up(photo)
+    padded = _pad(photo)
     height, width = padded.shape[:2]
     if height * width <= pixel_budget:
         return {level: logits[0].float().cpu() for level, logits in _run(network, padded, levels, device).items()}
@@ -73,7 +86,7 @@ def dense_logits(
     for rows, columns in tiles(height, width, tile, overlap):
         at = (..., _logit_slice(rows), _logit_slice(columns))
         logits = _run(network, padded[rows, columns], levels, device)
-        window = _ramps(rows, overlap)[:, None] * _ramps(columns, overlap)
+        window = _blending_weights(rows, overlap)[:, None] * _blending_weights(columns, overlap)
         weights[at] += window
         for level in levels:
             if level not in sums:
@@ -86,12 +99,12 @@ def dense_logits(
 
 @torch.inference_mode()
 def image_logits(network: Network, photo: np.ndarray, level: str, device: torch.device | str = "cpu") -> Tensor:
-    """Logits of a level that labels the whole photo (scene): uint8 H x W x 3 -> float32 K on the CPU, in one pass."""
-    return _run(network, _filled_up(photo), [level], device)[level][0].float().cpu()
+    """Compute the logits of an image-level output (scene) in one pass: uint8 H x W x 3 -> float32 K on the CPU."""
+    return _run(network, _pad(photo), [level], device)[level][0].float().cpu()
 
 
 def tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of tiles that cover `height` x `width` (multiples of 32), evenly spread.
+    """Yield the rows and columns of evenly spread tiles that cover `height` x `width` pixels (multiples of 32).
 
     Example:
         >>> [(rows.start, columns.start) for rows, columns in tiles(256, 512, 256, 64)]
@@ -107,15 +120,15 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
     return [i * (length - tile) // max(1, count - 1) // MULTIPLE * MULTIPLE for i in range(count)]
 
 
-def _ramps(span: slice, overlap: int) -> Tensor:
-    """Weights of a tile's logits along one side: sin^2 up over the overlap, 1, and down again; never 0."""
+def _blending_weights(span: slice, overlap: int) -> Tensor:
+    """Return the blending weights of a tile along one side: sin^2 over each overlap, 1 in between, never 0."""
     length, ramp = (span.stop - span.start) // STRIDE, overlap // STRIDE
-    inside = torch.arange(length) + 0.5
-    distance = torch.minimum(inside, length - inside).clamp(max=ramp)
+    centres = torch.arange(length) + 0.5
+    distance = torch.minimum(centres, length - centres).clamp(max=ramp)
     return torch.sin(distance / ramp * (math.pi / 2)) ** 2
 
 
-def _filled_up(photo: np.ndarray) -> np.ndarray:
+def _pad(photo: np.ndarray) -> np.ndarray:
     height, width = photo.shape[:2]
     return np.pad(photo, ((0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)), mode="symmetric")
 
@@ -125,5 +138,5 @@ def _logit_slice(pixels: slice) -> slice:
 
 
 def _run(network: Network, photo: np.ndarray, levels: Sequence[str], device: torch.device | str) -> dict[str, Tensor]:
-    image = torch.from_numpy(np.ascontiguousarray(photo)).to(device).permute(2, 0, 1)
+    image = torch.as_tensor(np.ascontiguousarray(photo)).to(device).permute(2, 0, 1)
     return network(network.preprocess(image)[None], levels)

@@ -1,6 +1,6 @@
 """The network: backbone, decoder, heads."""
 
-from upernet.models.preparing import Precision, prepare_for_inference
+from upernet.models.fold import Precision, prepare_for_inference
 from upernet.models.registry import build_model, create_model, list_models
 from upernet.models.upernet import AUXILIARY, Preprocess, UPerNet
 

@@ -1,74 +1,125 @@
-"""Backbones by name, as feature extractors at strides 4, 8, 16 and 32."""
+"""The registry of backbones: feature extractors at strides 4, 8, 16 and 32, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from upernet.errors import UpernetError
-from upernet.models import efficientnet_lite, internimage
+from upernet.models import efficientnet_lite, internimage, timm_family
 from upernet.models.features import FeatureInfo
+from upernet.models.protocol import (
+    Backbone,
+    BackboneFamily,
+    BackboneSettings,
+    ConvNormPair,
+    Normalization,
+    OptionValue,
+    Setting,
+)
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneFamily",
+    "BackboneSettings",
+    "ConvNormPair",
+    "Normalization",
+    "as_backbone",
+    "backbone_normalization",
+    "create_backbone",
+    "feature_info",
+    "is_backbone",
+    "recognize_backbone",
+]
+
+BACKBONES: tuple[BackboneFamily, ...] = (
+    internimage.FAMILY,
+    efficientnet_lite.FAMILY,
+    timm_family.FAMILY,
+)
+"""All families. The first one that provides a name creates it, so timm, which has EfficientNet-Lite too, is last."""
 
 
 def create_backbone(
     name: str,
     pretrained: bool = False,
     *,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, OptionValue] | None = None,
     drop_path: float = 0.0,
     feature_norms: bool = False,
 ) -> nn.Module:
-    """An InternImage or a timm model that maps N x 3 x H x W to [C2, C3, C4, C5] at strides 4, 8, 16, 32.
-
-    Where several features of a timm model share a stride, the last one is taken.
+    """Return the backbone `name`, which maps N x 3 x H x W to [C2, C3, C4, C5] at strides 4, 8, 16, 32.
 
     Args:
-        name: `internimage_{t,s,b,l,xl,h}` or a name that timm knows.
-        pretrained: let timm load its ImageNet weights.
-        options: what differs from the variant `name` of InternImage.
+        name: `internimage_{t,s,b,l,xl,h}` or the name of a timm model. Where several features of a timm model share a
+            stride, the last one is used.
+        pretrained: let timm download and load its ImageNet weights.
+        options: values that replace those of the variant `name` (InternImage: the fields of `InternImageSpec`).
         drop_path: rate of stochastic depth.
-        feature_norms: a layer norm on each feature.
+        feature_norms: add a layer norm to each feature.
 
     Raises:
-        UpernetError: the name is unknown, the model has no feature at one of the strides, or an option does not fit.
+        UpernetError: the name is unknown, the model has no feature at one of the strides, an option does not fit, or
+            the backbone does not support a setting.
     """
-    if name in internimage.VARIANTS:
-        if feature_norms or pretrained:
-            raise UpernetError(f"backbone {name!r}: feature_norms and weights of timm are for timm's models only.")
-        return internimage.create_internimage(name, options or {}, drop_path)
-    lite = name.split(".")[0]  # without the tag of timm's weights
-    if options:
-        known = ", ".join(internimage.VARIANTS)
-        raise UpernetError(f"backbone {name!r}: backbone_options are for {known} only; leave them out.")
-    if lite not in efficientnet_lite.VARIANTS:
-        from upernet.models.timm_backbones import create_timm_backbone
+    settings = BackboneSettings(pretrained, dict(options or {}), drop_path, feature_norms)
+    family = _family_of(name)
+    for setting in get_args(Setting):
+        if getattr(settings, setting) and setting not in family.supported:
+            others = "; ".join(other.listing for other in BACKBONES if setting in other.supported)
+            key = "backbone_options" if setting == "options" else setting
+            raise UpernetError(f"backbone {name!r} does not support {key}; leave it out or choose another: {others}.")
+    return family.create(name, settings)
 
-        return create_timm_backbone(name, pretrained, drop_path, feature_norms)
-    if feature_norms:
-        raise UpernetError(f"backbone {name!r}: feature_norms are for timm's models only; leave them out.")
-    backbone = efficientnet_lite.EfficientNetLite(lite, drop_path)
-    if pretrained:
-        from upernet.models.timm_backbones import create_timm_backbone
 
-        backbone.load_state_dict(create_timm_backbone(name, True).state_dict())
-    return backbone
+def backbone_normalization(name: str) -> Normalization:
+    """Return the mean and standard deviation per RGB channel, in 0..1, that the ImageNet weights of `name` expect.
+
+    Raises:
+        UpernetError: the name is unknown.
+    """
+    return _family_of(name).normalization(name)
+
+
+def as_backbone(module: nn.Module) -> Backbone:
+    """Return `module`, typed as a backbone.
+
+    Raises:
+        UpernetError: it does not implement `Backbone`.
+    """
+    if not hasattr(module, "layer_of"):
+        raise UpernetError(f"{type(module).__name__} is not a backbone; create one with create_backbone.")
+    return cast(Backbone, module)
 
 
 def feature_info(backbone: nn.Module) -> FeatureInfo:
-    """What is known of a backbone's features: `channels()`, `reduction()`, `module_name()`."""
-    return cast(FeatureInfo, backbone.feature_info)
+    """Return the description of a backbone's features."""
+    return as_backbone(backbone).feature_info
 
 
-def backbone_normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per RGB channel, in 0..1, that the ImageNet weights of `name` expect."""
-    if name in internimage.VARIANTS:
-        return IMAGENET_MEAN, IMAGENET_STD
-    if name.split(".")[0] in efficientnet_lite.VARIANTS:
-        return efficientnet_lite.MEAN, efficientnet_lite.STD
-    from upernet.models.timm_backbones import normalization
+def is_backbone(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a state dict belongs to a known family, even if its size has no name."""
+    return any(not tensors.keys().isdisjoint(family.markers) for family in BACKBONES)
 
-    return normalization(name)
+
+def recognize_backbone(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the backbone that a state dict belongs to; None if it has no name.
+
+    Args:
+        tensors: the state dict, with the names that `create_backbone` gives; other tensors may be among them.
+    """
+    for family in BACKBONES:
+        if not tensors.keys().isdisjoint(family.markers):
+            return family.recognize(tensors)
+    return None
+
+
+def _family_of(name: str) -> BackboneFamily:
+    for family in BACKBONES:
+        if family.provides(name):
+            return family
+    known = "; ".join(family.listing for family in BACKBONES)
+    raise UpernetError(f"unknown backbone {name!r}; choose one of these: {known}.")

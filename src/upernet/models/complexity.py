@@ -1,4 +1,4 @@
-"""How large a network is: parameters and multiply-adds."""
+"""The size of a network: parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Complexity(NamedTuple):
+    """The size of a network and its work on one image."""
+
     params: int
-    """Parameters, the auxiliary head's included."""
+    """Parameters, including those of the auxiliary head."""
     macs: int
-    """Multiply-adds of convolutions, linear layers and DCNv3 for one image, without the auxiliary head."""
+    """Multiply-adds of convolutions, linear layers and DCNv3, without the auxiliary head."""
 
 
 def count(model: nn.Module, height: int, width: int) -> Complexity:
-    """Size of `model` and its work on one RGB image of `height` x `width` pixels, in eval mode.
+    """Return the size of `model` and its work on one RGB image of `height` x `width` pixels, in eval mode.
 
-    Nothing is computed: shapes go through the network, on the `meta` device, wherever `model` itself is. The figures
-    published for UPerNet-InternImage also count norms and ReLUs but not the gates of InternImage-H; they differ from
+    Only shapes are computed: the forward pass runs on the `meta` device, whatever the device of `model`. The numbers
+    published for UPerNet-InternImage also count norms and ReLUs, but not the gates of InternImage-H; they differ from
     these by less than 0.15 %.
     """
     tensors = chain(model.named_parameters(), model.named_buffers())

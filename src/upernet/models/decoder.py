@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upernet.ops.fusion import choose_conv3x3, choose_lateral, lateral, resize_like, upsample_conv3x3
+from upernet.ops import lateral, resize_like, upsample_conv3x3
 
 
 class ConvBnRelu(nn.Sequential):
@@ -27,6 +27,8 @@ class ConvBnRelu(nn.Sequential):
 class Conv3x3BnRelu(ConvBnRelu):
     """3x3 convolution of maps, each brought to the size of the first and concatenated; batch norm, ReLU."""
 
+    bfloat16_layers: ClassVar[tuple[str, ...]] = ("0",)
+
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 3)
 
@@ -34,14 +36,15 @@ class Conv3x3BnRelu(ConvBnRelu):
         """N x C_k x h_k x w_k each -> N x D x h_1 x w_1."""
         conv, norm, relu = self.parts
         maps = (input, *others)
-        on_cpu = input.device.type == "cpu"  # a GPU's batch norm is one pass and keeps the type that autocast chose
-        if _folds(norm) and on_cpu and choose_conv3x3(maps, conv.weight).kernel in ("direct", "winograd"):
-            return upsample_conv3x3(maps, conv.weight, *_folded(norm), relu=True)
+        if _is_constant(norm):
+            return upsample_conv3x3(maps, conv.weight, *_scale_and_shift(norm), relu=True)
         return relu(norm(upsample_conv3x3(maps, conv.weight)))
 
 
 class Lateral(ConvBnRelu):
     """A map through a 1x1 convolution, batch norm and ReLU, and a coarser map that is added to it."""
+
+    bfloat16_layers: ClassVar[tuple[str, ...]] = ("0",)
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 1)
@@ -49,18 +52,19 @@ class Lateral(ConvBnRelu):
     def forward(self, input: Tensor, coarse: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """N x C x H x W, N x D x h x w -> N x D x H x W."""
         conv, norm, relu = self.parts
-        if _folds(norm) and choose_lateral(input, conv.weight, coarse).kernel != "torch":
-            return lateral(input, conv.weight, *_folded(norm), coarse)
+        if _is_constant(norm):
+            return lateral(input, conv.weight, *_scale_and_shift(norm), coarse)
         x = relu(norm(F.conv2d(input, conv.weight.to(input.dtype))))
         return x + resize_like(coarse, x)
 
 
-def _folds(norm: nn.BatchNorm2d) -> bool:
+def _is_constant(norm: nn.BatchNorm2d) -> bool:
+    """Return whether the batch norm is a fixed scale and shift per channel that needs no gradient."""
     return not norm.training and not torch.is_grad_enabled()
 
 
-def _folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Factor and summand per channel, which is what batch norm comes to in eval mode."""
+def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the factor and the summand per channel, D each, that the batch norm amounts to in eval mode."""
     scale = norm.weight * (norm.get_buffer("running_var") + norm.eps).rsqrt()
     return scale, norm.bias - norm.get_buffer("running_mean") * scale
 

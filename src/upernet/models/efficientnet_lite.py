@@ -1,12 +1,13 @@
-"""EfficientNet-Lite (EfficientNet, arXiv 1905.11946, without squeeze-and-excitation and with ReLU6), as a backbone.
+"""EfficientNet-Lite: EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6.
 
-Names of parameters and what is computed are those of timm's `tf_efficientnet_lite*` with `features_only`. The shipped
-models have this backbone, and timm takes longer to import than they take to parse a photo.
+Parameter names and outputs are those of timm's `tf_efficientnet_lite*` with `features_only`. The shipped models use
+this backbone, and importing timm takes longer than they take to parse a photo.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from upernet.models.features import DropPath, Feature, FeatureInfo
 from upernet.models.initialization import initialize
+from upernet.models.protocol import BackboneSettings, ConvNormPair, Normalization, Setting
 
 VARIANTS: dict[str, tuple[float, float]] = {
     "tf_efficientnet_lite0": (1.0, 1.0),
@@ -24,13 +26,12 @@ VARIANTS: dict[str, tuple[float, float]] = {
     "tf_efficientnet_lite3": (1.2, 1.4),
     "tf_efficientnet_lite4": (1.4, 1.8),
 }
-"""Factors of channels and of blocks per stage."""
-MEAN = STD = (0.5, 0.5, 0.5)
-"""Of the pixels, in 0..1, as the published ImageNet weights want them."""
+"""Width and depth multiplier of each variant."""
+NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 class Stage(NamedTuple):
-    """Of EfficientNet-B0 (paper, table 1)."""
+    """One stage of EfficientNet-B0 (paper, table 1)."""
 
     blocks: int
     kernel_size: int
@@ -54,11 +55,11 @@ FEATURES = (1, 2, 4, 6)
 
 
 class EfficientNetLite(nn.Module):
-    """N x 3 x H x W -> [C2, C3, C4, C5], N x C x h x w at strides 4, 8, 16, 32 (sides rounded up at each halving).
+    """The feature extractor. It implements `upernet.models.backbones.Backbone`.
 
     Args:
         name: one of `VARIANTS`.
-        drop_path: rate of stochastic depth at the last block; it rises evenly from 0 at the first.
+        drop_path: rate of stochastic depth at the last block; it rises linearly from 0 at the first.
     """
 
     def __init__(self, name: str, drop_path: float = 0.0):
@@ -68,7 +69,7 @@ class EfficientNetLite(nn.Module):
         self.conv_stem = SameConv2d(3, STEM_CHANNELS, 3, stride=2)
         self.bn1 = batch_norm(STEM_CHANNELS)
         depths = [stage.blocks for stage in STAGES]
-        depths[1:-1] = [math.ceil(blocks * depth) for blocks in depths[1:-1]]  # the first and last are never deeper
+        depths[1:-1] = [math.ceil(blocks * depth) for blocks in depths[1:-1]]  # the first and last keep their depth
         widths = [_multiple_of_8(stage.channels * width) for stage in STAGES]
         rates = [drop_path * index / sum(depths) for index in range(sum(depths))]
         self.blocks = nn.Sequential()
@@ -80,13 +81,34 @@ class EfficientNetLite(nn.Module):
         self.feature_info = FeatureInfo(*(Feature(widths[i], strides[i], f"blocks.{i}") for i in FEATURES))
         initialize(self, _initialize)
 
+        self._depths = depths
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers: the stem and each block, as in timm."""
+        return 1 + sum(self._depths)
+
+    def layer_of(self, parameter: str) -> int:
+        """Return the layer of a parameter: 0 for the stem, j + 1 for block j of the network."""
+        group, *rest = parameter.split(".")
+        return sum(self._depths[: int(rest[0])]) + int(rest[1]) + 1 if group == "blocks" else 0
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the input of each stage for the backward pass, and compute the stage again there."""
+        """Store only the input of each stage in training, and recompute the stage in the backward pass."""
         self.grad_checkpointing = enable
 
+    def foldable_pairs(self) -> list[ConvNormPair]:
+        """Return every convolution with its batch norm."""
+        pairs = [ConvNormPair(self.conv_stem, self.bn1)]
+        for module in self.modules():
+            if isinstance(module, (DepthwiseSeparable, InvertedResidual)):
+                pairs.extend(module.foldable_pairs())
+        return pairs
+
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Return C2, C3, C4, C5 of `images`, N x 3 x H x W."""
         x = F.relu6(self.bn1(self.conv_stem(images)), inplace=True)
-        features = []
+        features: list[Tensor] = []
         for index, stage in enumerate(self.blocks):
             checkpointed = self.grad_checkpointing and self.training
             x = checkpoint(stage, x, use_reentrant=False) if checkpointed else stage(x)  # pyright: ignore
@@ -96,9 +118,9 @@ class EfficientNetLite(nn.Module):
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution without bias whose output has the input's size over the stride, rounded up, as TensorFlow pads.
+    """Convolution without bias, padded as in TensorFlow: the output is ceil(size / stride).
 
-    An odd row or column of padding lies below or on the right.
+    If the padding is odd, the extra row or column is at the bottom or right.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1):
@@ -106,19 +128,21 @@ class SameConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the convolution of `input`, N x C x H x W."""
         if self.stride[0] > 1:
-            (top, bottom), (left, right) = (self._around(size) for size in input.shape[-2:])
+            (top, bottom), (left, right) = (self._padding_of(size) for size in input.shape[-2:])
             input = F.pad(input, (left, right, top, bottom))
         return super().forward(input)
 
-    def _around(self, size: int) -> tuple[int, int]:
+    def _padding_of(self, size: int) -> tuple[int, int]:
+        """Return the padding before and after a side of this size."""
         stride, kernel_size = self.stride[0], self.kernel_size[0]
         padding = max(0, (-(-size // stride) - 1) * stride + kernel_size - size)
         return padding // 2, padding - padding // 2
 
 
 class DepthwiseSeparable(nn.Module):
-    """Depthwise convolution, then 1x1 convolution: the block without expansion."""
+    """The block without expansion: a depthwise convolution, then a 1x1 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int):
         super().__init__()
@@ -127,13 +151,18 @@ class DepthwiseSeparable(nn.Module):
         self.conv_pw = SameConv2d(in_channels, out_channels, 1)
         self.bn2 = batch_norm(out_channels)
 
+    def foldable_pairs(self) -> list[ConvNormPair]:
+        """Return each convolution with its batch norm."""
+        return [ConvNormPair(self.conv_dw, self.bn1), ConvNormPair(self.conv_pw, self.bn2)]
+
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the block for `x`, N x C x H x W."""
         x = F.relu6(self.bn1(self.conv_dw(x)), inplace=True)
         return self.bn2(self.conv_pw(x))
 
 
 class InvertedResidual(nn.Module):
-    """1x1 convolution to more channels, depthwise convolution, 1x1 convolution; x is added where the shapes agree."""
+    """A 1x1 convolution that expands the channels, a depthwise and a 1x1 one, and a skip if the shapes agree."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int, drop_path: float
@@ -149,7 +178,16 @@ class InvertedResidual(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.has_skip = stride == 1 and in_channels == out_channels
 
+    def foldable_pairs(self) -> list[ConvNormPair]:
+        """Return each convolution with its batch norm."""
+        return [
+            ConvNormPair(self.conv_pw, self.bn1),
+            ConvNormPair(self.conv_dw, self.bn2),
+            ConvNormPair(self.conv_pwl, self.bn3),
+        ]
+
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the block for `x`, N x C x H x W."""
         y = F.relu6(self.bn1(self.conv_pw(x)), inplace=True)
         y = F.relu6(self.bn2(self.conv_dw(y)), inplace=True)
         y = self.bn3(self.conv_pwl(y))
@@ -157,6 +195,7 @@ class InvertedResidual(nn.Module):
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Return a batch norm with TensorFlow's epsilon."""
     return nn.BatchNorm2d(channels, eps=1e-3)
 
 
@@ -171,7 +210,7 @@ def _stage(stage: Stage, in_channels: int, out_channels: int, rates: list[float]
 
 
 def _multiple_of_8(channels: float) -> int:
-    """The nearest multiple of 8 that is not more than a tenth below."""
+    """Round to the nearest multiple of 8, or up if that would lose more than a tenth."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * channels else nearest + 8
 
@@ -180,3 +219,40 @@ def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+
+
+class EfficientNetLiteFamily:
+    """EfficientNet-Lite 0 to 4, in `BACKBONES`."""
+
+    listing: str = ", ".join(VARIANTS)
+    supported: tuple[Setting, ...] = ("pretrained",)
+    markers: frozenset[str] = frozenset()  # no other program's UPerNet has this backbone
+
+    def provides(self, name: str) -> bool:
+        """Return whether `name` is a variant, which can have the tag of timm's weights (`NAME.in1k`)."""
+        return _variant(name) in VARIANTS
+
+    def create(self, name: str, settings: BackboneSettings) -> EfficientNetLite:
+        """Return the variant `name`; pretrained weights are loaded through timm."""
+        backbone = EfficientNetLite(_variant(name), settings.drop_path)
+        if settings.pretrained:
+            from upernet.models.timm_backbones import create_timm_backbone
+
+            weights = create_timm_backbone(name, BackboneSettings(pretrained=True)).state_dict()
+            backbone.load_state_dict(weights)
+        return backbone
+
+    def normalization(self, name: str) -> Normalization:
+        """Return the same for every variant."""
+        return NORMALIZATION
+
+    def recognize(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """Return None: see `markers`."""
+        return None
+
+
+FAMILY = EfficientNetLiteFamily()
+
+
+def _variant(name: str) -> str:
+    return name.split(".")[0]

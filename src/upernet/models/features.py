@@ -1,4 +1,4 @@
-"""What all backbones have in common: features with a description, and stochastic depth."""
+"""Building blocks that every backbone shares: the description of its features, and stochastic depth."""
 
 from __future__ import annotations
 
@@ -7,38 +7,42 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 STRIDES = (4, 8, 16, 32)
-"""Of C2, C3, C4 and C5."""
+"""Strides of C2, C3, C4 and C5."""
 
 
 @dataclass(frozen=True)
 class Feature:
+    """One feature map that a backbone returns."""
+
     channels: int
     stride: int
     module: str
-    """Name, inside the backbone, of the last module that takes part in it."""
+    """Name, inside the backbone, of the last module that contributes to the feature."""
 
 
 class FeatureInfo:
-    """The features that a backbone returns, in order. timm's class of this name answers the same questions."""
+    """The features that a backbone returns, in order, with the accessors of timm's class of the same name."""
 
     def __init__(self, *features: Feature):
         self._features = features
 
     def channels(self) -> list[int]:
+        """Return the number of channels of each feature."""
         return [feature.channels for feature in self._features]
 
     def reduction(self) -> list[int]:
-        """Strides."""
+        """Return the stride of each feature."""
         return [feature.stride for feature in self._features]
 
     def module_name(self) -> list[str]:
+        """Return the name of the module that ends each feature."""
         return [feature.module for feature in self._features]
 
 
 class DropPath(nn.Module):
     """Stochastic depth (arXiv 1603.09382): in training, drops a residual branch per image with probability `drop_prob`.
 
-    What is kept is divided by 1 - drop_prob.
+    Branches that are kept are divided by 1 - drop_prob.
     """
 
     def __init__(self, drop_prob: float):
@@ -46,6 +50,7 @@ class DropPath(nn.Module):
         self.drop_prob = drop_prob
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return `x` with the branches of some images set to zero; in eval mode, `x` itself."""
         if not self.training or self.drop_prob == 0:
             return x
         kept = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.drop_prob)

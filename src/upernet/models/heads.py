@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from upernet.models.decoder import Conv3x3BnRelu
 from upernet.models.layers import Classifier
-from upernet.ops.fusion import resize_like
+from upernet.ops import resize_like
 
 
 class SceneHead(nn.Module):

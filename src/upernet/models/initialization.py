@@ -1,4 +1,4 @@
-"""First values of parameters."""
+"""Initialization of parameters."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import nn
 
 
 def initialize(network: nn.Module, initialize_one: Callable[[nn.Module], None]) -> None:
-    """`network.apply(initialize_one)`, but not on the meta device.
+    """Call `network.apply(initialize_one)` unless the network is on the meta device.
 
-    There are no values there, and torch imports its compiler, which takes a second, to draw none.
+    A network on the meta device has no values, and torch would import its compiler, which takes a second, to draw them.
     """
     if not any(parameter.is_meta for parameter in network.parameters()):
         network.apply(initialize_one)

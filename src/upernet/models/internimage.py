@@ -1,13 +1,13 @@
 """InternImage (arXiv 2211.05778): a convolutional backbone whose mixing operator is DCNv3.
 
-Parameters have the names of the published checkpoints. Inside, maps are N x H x W x C, as DCNv3 and the layer norms
-want them; what comes out is N x C x H x W, without a copy (channels-last in memory).
+Parameters have the names of the published checkpoints. Inside, maps are N x H x W x C, the layout of DCNv3 and of layer
+norms; the features are N x C x H x W views of them (channels-last in memory).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,43 +19,53 @@ from upernet.errors import UpernetError
 from upernet.models.features import STRIDES, DropPath, Feature, FeatureInfo
 from upernet.models.initialization import initialize
 from upernet.models.layers import Linear
-from upernet.ops import dcnv3, grouped_softmax, linear
-from upernet.ops.mlp import mlp
+from upernet.models.protocol import (
+    IMAGENET,
+    BackboneSettings,
+    ConvNormPair,
+    Normalization,
+    OptionValue,
+    Setting,
+    count_blocks,
+    num_filters,
+)
+from upernet.ops import dcnv3, grouped_softmax, linear, mlp
 from upernet.settings import Settings
 
 Positive = Annotated[int, Field(ge=1, le=4096)]
 
 
 class InternImageSpec(Settings):
-    """What tells the variants apart (paper, table 1 and appendix)."""
+    """Hyperparameters that differ between variants (paper, table 1 and appendix)."""
 
     channels: int = Field(ge=2, le=4096, multiple_of=2)
-    """Of C2; each further level has twice as many."""
+    """Channels of the first stage; each further stage has twice as many."""
     depths: tuple[Positive, Positive, Positive, Positive]
-    """Blocks per level."""
+    """Blocks per stage."""
     groups: tuple[Positive, Positive, Positive, Positive]
-    """Groups of DCNv3 per level."""
+    """Groups of DCNv3 per stage."""
     mlp_ratio: float = Field(default=4.0, gt=0)
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
     layer_scale: float | None = 1.0
-    """First value of the learned factor of each residual branch; None: no such factor."""
+    """Initial value of the learned factor of each residual branch; None: no such factor."""
     offset_scale: float = 1.0
     post_norm: bool = False
-    """Layer norms after the branch instead of before it."""
+    """Normalize after the residual branch instead of before it."""
     res_post_norm: bool = False
-    """Layer norms before and after the branch."""
+    """Normalize before and after the residual branch."""
     dw_kernel_size: int = Field(default=3, ge=1)
-    """Of the depth-wise convolution that offsets and masks are computed from."""
+    """Kernel size of the depthwise convolution that offsets and masks are computed from."""
     level2_post_norm_blocks: tuple[int, ...] = ()
-    """Blocks of the third level that are followed by a layer norm."""
+    """Blocks of the third stage ("level 2" in the published configurations) that a layer norm follows."""
     center_feature_scale: bool = False
-    """Mix each group's DCNv3 output with its input, by a learned gate."""
+    """Blend each group's DCNv3 output with its input by a learned gate."""
 
     @model_validator(mode="after")
     def _channels_are_grouped(self) -> InternImageSpec:
-        for level, groups in enumerate(self.groups):
-            if self.channels * 2**level % groups:
-                raise ValueError(f"level {level}: {self.channels * 2**level} channels do not divide into {groups}")
+        for stage, groups in enumerate(self.groups):
+            channels = self.channels * 2**stage
+            if channels % groups:
+                raise ValueError(f"stage {stage}: {channels} channels cannot be divided into {groups} groups")
         return self
 
 
@@ -78,11 +88,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def create_internimage(name: str, options: Mapping[str, Any], drop_path: float = 0.0) -> InternImage:
-    """The variant `name`, one of `VARIANTS`, with `options` in place of its own values.
+def create_internimage(name: str, options: Mapping[str, OptionValue], drop_path: float = 0.0) -> InternImage:
+    """Return the variant `name`, one of `VARIANTS`, with `options` replacing its own values.
 
     Raises:
-        UpernetError: an option that `InternImageSpec` does not have, or a value out of range.
+        UpernetError: `InternImageSpec` does not have an option, or a value is out of range.
     """
     try:
         spec = InternImageSpec.model_validate({**VARIANTS[name], "drop_path_rate": drop_path, **options})
@@ -94,7 +104,7 @@ def create_internimage(name: str, options: Mapping[str, Any], drop_path: float =
 
 
 class InternImage(nn.Module):
-    """N x 3 x H x W -> [C2, C3, C4, C5], N x C x h x w at strides 4, 8, 16, 32 (sides rounded up at each halving)."""
+    """The feature extractor. It implements `upernet.models.backbones.Backbone`."""
 
     def __init__(self, spec: InternImageSpec):
         super().__init__()
@@ -102,35 +112,46 @@ class InternImage(nn.Module):
         self.grad_checkpointing = False
         self.patch_embed = Stem(spec.channels)
         rates = torch.linspace(0, spec.drop_path_rate, sum(spec.depths), device="cpu").split(spec.depths)
-        self.levels = nn.ModuleList(Level(spec, level, rates[level].tolist()) for level in range(4))
+        self.levels = nn.ModuleList(Stage(spec, index, rates[index].tolist()) for index in range(4))
         self.feature_info = FeatureInfo(
-            *(Feature(spec.channels * 2**level, STRIDES[level], f"levels.{level}") for level in range(4))
+            *(Feature(spec.channels * 2**index, STRIDES[index], f"levels.{index}") for index in range(4))
         )
         initialize(self, _initialize)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the input of each block for the backward pass, and compute the block again there."""
-        self.grad_checkpointing = enable
+    @property
+    def num_layers(self) -> int:
+        """Number of layers: the stem and each block."""
+        return 1 + sum(self.spec.depths)
 
     def layer_of(self, parameter: str) -> int:
-        """Number of the layer that a parameter belongs to in the published layer-wise learning rates.
+        """Return the layer of a parameter, numbered as in the published layer-wise learning rates.
 
-        0 is the stem; block j of the network is j + 1. What lies between two levels counts to the block after it, but
-        the norm after the last level to that level's first block; `post_norms` count by their place in their list.
+        The stem is layer 0 and block j of the network is layer j + 1. Parameters between two stages belong to the block
+        that follows, but those of the norm after the last stage to that stage's first block; `post_norms` are numbered
+        by their position in their list.
         """
         if parameter.startswith("patch_embed."):
             return 0
-        _, level, kind, *rest = parameter.split(".")
-        before = sum(self.spec.depths[: int(level)])
+        _, stage, kind, *rest = parameter.split(".")
+        before = sum(self.spec.depths[: int(stage)])
         if kind in ("blocks", "post_norms"):
             return before + int(rest[0]) + 1
-        return sum(self.spec.depths[: min(int(level) + 1, 3)]) + 1
+        return sum(self.spec.depths[: min(int(stage) + 1, 3)]) + 1
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Store only the input of each block in training, and recompute the block in the backward pass."""
+        self.grad_checkpointing = enable
+
+    def foldable_pairs(self) -> list[ConvNormPair]:
+        """Return no pair: layer norms cannot be folded."""
+        return []
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Return C2, C3, C4, C5 of `images`, N x 3 x H x W."""
         x = self.patch_embed(images)
-        features = []
-        for level in self.levels:
-            feature, x = level(x, self.grad_checkpointing and self.training)
+        features: list[Tensor] = []
+        for stage in self.levels:
+            feature, x = stage(x, self.grad_checkpointing and self.training)
             features.append(feature.permute(0, 3, 1, 2))
         return features
 
@@ -139,6 +160,7 @@ class ToChannelsLast(nn.Module):
     """N x C x H x W -> N x H x W x C."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a view of `x`."""
         return x.permute(0, 2, 3, 1)
 
 
@@ -146,20 +168,22 @@ class ToChannelsFirst(nn.Module):
     """N x H x W x C -> N x C x H x W."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a view of `x`."""
         return x.permute(0, 3, 1, 2)
 
 
 def layer_norm(channels: int) -> nn.LayerNorm:
+    """Return a layer norm with the published epsilon."""
     return nn.LayerNorm(channels, eps=1e-6)
 
 
-def norm_of_last(channels: int) -> nn.Sequential:
-    """Layer norm of N x H x W x C, in a sequence as the published names have it."""
+def channels_last_norm(channels: int) -> nn.Sequential:
+    """Return a layer norm for N x H x W x C, inside a sequence for the sake of the published names."""
     return nn.Sequential(layer_norm(channels))
 
 
 class Stem(nn.Module):
-    """N x 3 x H x W -> N x H/4 x W/4 x C."""
+    """Two convolutions of stride 2: N x 3 x H x W -> N x H/4 x W/4 x C."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -169,11 +193,12 @@ class Stem(nn.Module):
         self.norm2 = nn.Sequential(ToChannelsLast(), layer_norm(channels))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the input of the first stage."""
         return self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(images)))))
 
 
 class Downsample(nn.Module):
-    """N x H x W x C -> N x H/2 x W/2 x 2C."""
+    """A convolution of stride 2 and a layer norm: N x H x W x C -> N x H/2 x W/2 x 2C."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -181,11 +206,12 @@ class Downsample(nn.Module):
         self.norm = nn.Sequential(ToChannelsLast(), layer_norm(2 * channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the input of the next stage."""
         return self.norm(self.conv(x.permute(0, 3, 1, 2)))
 
 
-class Level(nn.Module):
-    """The blocks at one stride, then the way down to the next (but for the last level)."""
+class Stage(nn.Module):
+    """The blocks at one stride, and the downsampling to the next stage, which the last stage lacks."""
 
     def __init__(self, spec: InternImageSpec, index: int, drop_path_rates: list[float]):
         super().__init__()
@@ -193,15 +219,20 @@ class Level(nn.Module):
         self.blocks = nn.ModuleList(Block(spec, channels, spec.groups[index], rate) for rate in drop_path_rates)
         self.norm = None
         if not spec.post_norm or spec.center_feature_scale:
-            self.norm = norm_of_last(channels)
+            self.norm = channels_last_norm(channels)
         self.normed_blocks = spec.level2_post_norm_blocks if index == 2 else ()
         self.post_norms = None
         if self.normed_blocks:
-            self.post_norms = nn.ModuleList(norm_of_last(channels) for _ in self.normed_blocks)
+            self.post_norms = nn.ModuleList(channels_last_norm(channels) for _ in self.normed_blocks)
         self.downsample = Downsample(channels) if index < 3 else None
 
     def forward(self, x: Tensor, checkpointed: bool) -> tuple[Tensor, Tensor]:
-        """N x H x W x C -> the feature of this level (same shape), and the input of the next."""
+        """Return the feature of this stage and the input of the next one.
+
+        Args:
+            x: N x H x W x C.
+            checkpointed: recompute each block in the backward pass.
+        """
         for index, block in enumerate(self.blocks):
             x = checkpoint(block, x, use_reentrant=False) if checkpointed else block(x)  # pyright: ignore
             if self.post_norms is not None and index in self.normed_blocks:
@@ -212,25 +243,26 @@ class Level(nn.Module):
 
 
 class Block(nn.Module):
-    """x + dcn(x), then x + mlp(x), with layer norms and a learned scale where the variant has them."""
+    """x + dcn(x), then x + mlp(x), with the layer norms and learned scales of the variant."""
 
     def __init__(self, spec: InternImageSpec, channels: int, groups: int, drop_path: float):
         super().__init__()
         self.post_norm = spec.post_norm
-        self.norm1 = norm_of_last(channels)
+        self.norm1 = channels_last_norm(channels)
         self.dcn = DCNv3(channels, groups, spec.offset_scale, spec.dw_kernel_size, spec.center_feature_scale)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.norm2 = norm_of_last(channels)
+        self.norm2 = channels_last_norm(channels)
         self.mlp = Mlp(channels, int(channels * spec.mlp_ratio))
         self.gamma1 = self.gamma2 = self.res_post_norm1 = self.res_post_norm2 = None
         if spec.layer_scale is not None:
             self.gamma1 = nn.Parameter(torch.full((channels,), spec.layer_scale))
             self.gamma2 = nn.Parameter(torch.full((channels,), spec.layer_scale))
         if spec.res_post_norm:
-            self.res_post_norm1 = norm_of_last(channels)
-            self.res_post_norm2 = norm_of_last(channels)
+            self.res_post_norm1 = channels_last_norm(channels)
+            self.res_post_norm2 = channels_last_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the block for `x`, N x H x W x C."""
         x = self._add(x, self.dcn, self.norm1, self.res_post_norm1, self.gamma1)
         return self._add(x, self.mlp, self.norm2, self.res_post_norm2, self.gamma2)
 
@@ -246,7 +278,9 @@ class Block(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between: ... x C -> the same shape."""
+    """Two linear layers with a GELU in between: ... x C -> the same shape."""
+
+    bfloat16_layers: ClassVar[tuple[str, ...]] = ("fc1", "fc2")
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()
@@ -254,14 +288,17 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the second layer."""
         return mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
 
 
 class DCNv3(nn.Module):
     """DCNv3 with its projections: N x H x W x C -> the same shape (paper, section 3.1 and equation 2).
 
-    Offsets (dx, dy per group and point) and masks (softmax over the points) come from a depth-wise convolution.
+    Offsets (dx, dy per group and point) and masks (softmax over the points) come from a depthwise convolution.
     """
+
+    bfloat16_layers: ClassVar[tuple[str, ...]] = ("input_proj", "output_proj", "mask", "offset")
 
     def __init__(
         self,
@@ -292,7 +329,7 @@ class DCNv3(nn.Module):
             self.center_feature_scale_proj_bias = nn.Parameter(torch.zeros(groups))
 
     def reset_parameters(self) -> None:
-        """Before training, every point lies on the grid and has the same weight (paper, section 4)."""
+        """Initialize all sampling points on the grid, with equal weights (paper, section 4)."""
         for layer in (self.offset, self.mask):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -301,6 +338,7 @@ class DCNv3(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output projection of the sampled values."""
         values = self.input_proj(x)
         query = self.dw_conv(x.permute(0, 3, 1, 2))
         weights = grouped_softmax(self.mask(query), self.groups)
@@ -322,10 +360,43 @@ class DCNv3(nn.Module):
 
 
 def _initialize(module: nn.Module) -> None:
-    """Linear layers as published; runs from the leaves up, so that DCNv3 has the last word on its own."""
+    """Initialize linear layers as published.
+
+    `nn.Module.apply` visits children first, so a DCNv3 overrides what its own linear layers got.
+    """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        nn.init.zeros_(module.bias)
     elif isinstance(module, DCNv3):
         module.reset_parameters()
+
+
+STEM = "patch_embed.conv2.weight"
+
+
+class InternImageFamily:
+    """InternImage-T to -H, in `BACKBONES`."""
+
+    listing: str = ", ".join(VARIANTS)
+    supported: tuple[Setting, ...] = ("options",)
+    markers: frozenset[str] = frozenset({STEM})
+
+    def provides(self, name: str) -> bool:
+        """Return whether `name` is one of `VARIANTS`."""
+        return name in VARIANTS
+
+    def create(self, name: str, settings: BackboneSettings) -> InternImage:
+        """Return the variant `name`."""
+        return create_internimage(name, settings.options, settings.drop_path)
+
+    def normalization(self, name: str) -> Normalization:
+        """Return the same for every variant."""
+        return IMAGENET
+
+    def recognize(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """Return the variant with these channels and depths."""
+        named = {(variant["channels"], variant["depths"]): name for name, variant in VARIANTS.items()}
+        return named.get((num_filters(tensors, STEM), count_blocks(tensors, r"levels\.(\d)\.blocks")))
+
+
+FAMILY = InternImageFamily()

@@ -1,4 +1,4 @@
-"""Models by name: every shipped recipe is one."""
+"""The registry of models: every shipped recipe is one."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from upernet.taxonomy import load_taxonomy
 
 
 def list_models() -> list[str]:
-    """Names that `create_model` accepts."""
+    """Return the names that `create_model` accepts."""
     return list_recipes()
 
 
 def create_model(name: str) -> UPerNet:
-    """The model of a recipe (shipped name or path of a YAML file), with random weights, in training mode.
+    """Return the model of a recipe, with random weights and in training mode.
+
+    Args:
+        name: name of a shipped recipe, or path of a YAML file.
 
     Raises:
-        UpernetError: unknown name, or the recipe is not valid.
+        UpernetError: the name is unknown, or the recipe is invalid.
     """
     return build_model(load_recipe(name))
 
 
 def build_model(recipe: Recipe, pretrained: bool = False) -> UPerNet:
-    """The model of `recipe`; `pretrained` lets timm load its own ImageNet weights into the backbone."""
+    """Return the model of `recipe`; `pretrained` lets timm load its ImageNet weights into the backbone."""
     return UPerNet(recipe.model, load_taxonomy(recipe.taxonomy), pretrained)

@@ -1,68 +1,162 @@
-"""Backbones from timm. Importing timm takes longer than a photo, so this module is imported where it is needed."""
+"""Backbones from timm. Importing timm takes longer than parsing a photo; `timm_family` imports this module lazily."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import cache, cached_property
 from typing import Any, cast
 
 import timm
+import timm.models
+import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # pyright: ignore[reportPrivateImportUsage]
-from timm.models import FeatureInfo, is_model
+from timm.models import group_parameters, is_model
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
 from upernet.errors import UpernetError
-from upernet.models import efficientnet_lite, internimage
-from upernet.models.features import STRIDES
+from upernet.models.features import STRIDES, Feature, FeatureInfo
+from upernet.models.pairs import find_pairs
+from upernet.models.protocol import BackboneSettings, ConvNormPair, Normalization
 
 
-def create_timm_backbone(name: str, pretrained: bool, drop_path: float = 0.0, feature_norms: bool = False) -> nn.Module:
-    """As `upernet.models.backbones.create_backbone`, for the names that timm knows."""
-    if not is_model(name.split(".")[0]):
-        known = ", ".join([*internimage.VARIANTS, *efficientnet_lite.VARIANTS])
-        raise UpernetError(
-            f"unknown backbone {name!r}: give {known}, or the name of a timm model, see timm.list_models()."
-        )
-    settings: dict[str, Any] = {"features_only": True}
-    if drop_path:
-        settings["drop_path_rate"] = drop_path
+def create_timm_backbone(name: str, settings: BackboneSettings) -> nn.Module:
+    """Return the features of the timm model `name` at strides 4, 8, 16, 32. It implements `Backbone`.
+
+    Raises:
+        UpernetError: timm cannot create the model, or the decoder cannot use its features.
+    """
+    arguments: dict[str, Any] = {"features_only": True}
+    if settings.drop_path:
+        arguments["drop_path_rate"] = settings.drop_path
     is_swin = name.startswith("swin_")
-    if is_swin:  # photos of any size, and windows that keep their size on small ones
-        settings.update(strict_img_size=False, always_partition=True)
+    if is_swin:  # images of any size, and windows that keep their size on small ones
+        arguments.update(strict_img_size=False, always_partition=True)
     try:
-        backbone = timm.create_model(name, pretrained=False, **settings)
+        network = timm.create_model(name, pretrained=False, **arguments)
     except (RuntimeError, TypeError) as error:
-        raise UpernetError(f"backbone {name!r} cannot be made: {error}.") from error
-    if getattr(backbone, "output_fmt", "NCHW") != "NCHW" and not is_swin:
-        raise UpernetError(f"backbone {name!r} has its channels last, which the decoder does not take; choose another.")
-    info = cast(FeatureInfo, backbone.feature_info)
-    last_at = {stride: index for index, stride in enumerate(info.reduction())}
+        raise UpernetError(f"backbone {name!r} cannot be created: {error}.") from error
+    if getattr(network, "output_fmt", "NCHW") != "NCHW" and not is_swin:
+        raise UpernetError(
+            f"backbone {name!r} returns features with channels last, which the decoder cannot use; choose another."
+        )
+    info = cast(timm.models.FeatureInfo, network.feature_info)
+    last_at: dict[int, int] = {stride: index for index, stride in enumerate(cast(list[int], info.reduction()))}
     missing = [stride for stride in STRIDES if stride not in last_at]
     if missing:
         raise UpernetError(
-            f"backbone {name!r} has features at strides {info.reduction()}, none at {missing}: "
+            f"backbone {name!r} has features at strides {info.reduction()}, none at {missing}; "
             "choose one that has 4, 8, 16 and 32."
         )
     indices = tuple(info.out_indices[last_at[stride]] for stride in STRIDES)
-    backbone = timm.create_model(name, pretrained=pretrained, out_indices=indices, **settings)
-    return AdaptedFeatures(backbone, is_swin, feature_norms) if is_swin or feature_norms else backbone
+    network = timm.create_model(name, pretrained=settings.pretrained, out_indices=indices, **arguments)
+    backbone = adopt(network, name)
+    if is_swin or settings.feature_norms:
+        return AdaptedFeatures(backbone, is_swin, settings.feature_norms)
+    return backbone
+
+
+def adopt(network: nn.Module, name: str) -> TimmBackbone:
+    """Give `network`, the features of the timm model `name`, the methods of `Backbone`.
+
+    Only the class changes: modules, parameters and their names stay those of timm.
+    """
+    info = cast(timm.models.FeatureInfo, network.feature_info)
+    own = _by_timm_name(name for name, _ in cast(Iterable[tuple[str, nn.Module]], network.named_modules()))
+    columns = zip(info.channels(), info.reduction(), info.module_name(), strict=True)
+    rows = cast(Iterable[tuple[int, int, str]], columns)
+    features = [Feature(channels, stride, own.get(_flat(module), module)) for channels, stride, module in rows]
+    network.__class__ = _extended(type(network))
+    backbone = cast(TimmBackbone, network)
+    backbone.timm_name = name
+    backbone.feature_info = FeatureInfo(*features)
+    return backbone
+
+
+class TimmBackbone(nn.Module):
+    """The methods of `Backbone` for a feature extractor of timm, whose class is extended by this one (see `adopt`)."""
+
+    timm_name: str
+    feature_info: FeatureInfo
+
+    @cached_property
+    def _layers(self) -> tuple[dict[str, int], int]:
+        """The layer of each parameter and that of timm's classifier, by timm's own groups for layer-wise decay."""
+        with torch.device("meta"):
+            classifier = timm.create_model(self.timm_name, num_classes=1)
+        matcher = getattr(classifier, "group_matcher", None)
+        if matcher is None:
+            raise UpernetError(f"layer_decay: timm does not group the layers of {self.timm_name}; leave it out.")
+        groups = cast(dict[str, int], group_parameters(classifier, matcher(coarse=False), reverse=True))
+        names = _by_timm_name(name for name, _ in self.named_parameters())
+        layers = {names[_flat(name)]: layer for name, layer in groups.items() if _flat(name) in names}
+        if len(layers) != len(names):
+            raise UpernetError(
+                f"layer_decay: the parameters of {self.timm_name} have other names in timm; leave it out."
+            )
+        return layers, max(groups.values())
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers, which is the layer of the classifier in timm."""
+        return self._layers[1]
+
+    def layer_of(self, parameter: str) -> int:
+        """Return the layer of a parameter, as timm's `param_groups_layer_decay` numbers it."""
+        return self._layers[0][parameter]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Let timm recompute activations in the backward pass.
+
+        Raises:
+            UpernetError: timm's features of this model cannot.
+        """
+        candidates = (super(), *self.children())
+        methods = (getattr(candidate, "set_grad_checkpointing", None) for candidate in candidates)
+        method = next(filter(None, methods), None)
+        if method is None:
+            raise UpernetError(f"backbone {self.timm_name} has no gradient checkpointing in timm; leave it out.")
+        cast(Callable[[bool], None], method)(enable)
+
+    def foldable_pairs(self) -> list[ConvNormPair]:
+        """Return the pairs that a run on a small image shows; none for a network without values.
+
+        Networks that do not take the small image run on one of the size that timm states for their weights.
+        """
+        weight = next(self.parameters())
+        if weight.is_meta:
+            return []
+        config = timm.get_pretrained_cfg(self.timm_name)
+        small = (3, 2 * STRIDES[-1], 2 * STRIDES[-1])
+        images = torch.zeros(1, *small, dtype=weight.dtype, device=weight.device)
+        try:
+            return find_pairs(self, images)
+        except (RuntimeError, AssertionError):
+            if config is None:
+                raise
+            return find_pairs(self, images.new_zeros(1, *config.input_size))
+
+    def __reduce__(self) -> tuple[Callable[[type[nn.Module]], nn.Module], tuple[type[nn.Module]], dict[str, object]]:
+        return _empty, (type(self).__bases__[1],), self.__dict__
 
 
 class AdaptedFeatures(nn.Module):
-    """A timm backbone that computes what the Swin and ConvNeXt of mmsegmentation and transformers compute.
+    """A timm backbone that computes the features of mmsegmentation's and transformers' Swin and ConvNeXt.
 
     Args:
-        is_swin: the body's features are N x H x W x C, and it takes images whose sides are multiples of 4 only.
-        norms: a layer norm on each feature, with the epsilon that the body's have.
+        body: the timm backbone.
+        is_swin: the body's features are N x H x W x C, and its images need sides that are multiples of 4.
+        norms: add a layer norm to each feature, with the epsilon of the body's.
     """
 
-    def __init__(self, body: nn.Module, is_swin: bool, norms: bool):
+    def __init__(self, body: TimmBackbone, is_swin: bool, norms: bool):
         super().__init__()
         self.body = body
         self.is_swin = is_swin
-        info = cast(FeatureInfo, body.feature_info)
-        described = [entry | {"module": f"body.{entry['module'].replace('.', '_')}"} for entry in info.info]
-        self.feature_info = FeatureInfo(described, info.out_indices)
+        info = body.feature_info
+        modules = [f"body.{module}" for module in info.module_name()]
+        self.feature_info = FeatureInfo(*map(Feature, info.channels(), info.reduction(), modules))
         self.norms = None
         if norms:
             epsilon = next((module.eps for module in body.modules() if isinstance(module, nn.LayerNorm)), 1e-6)
@@ -71,11 +165,26 @@ class AdaptedFeatures(nn.Module):
             if type(module) is SwinTransformerBlock:
                 module.__class__ = PaddedSwinBlock
 
+    @property
+    def num_layers(self) -> int:
+        """Number of layers of the body."""
+        return self.body.num_layers
+
+    def layer_of(self, parameter: str) -> int:
+        """Return the layer of a parameter; norms of features learn as fast as the decoder, as in mmsegmentation."""
+        part, _, name = parameter.partition(".")
+        return self.body.layer_of(name) if part == "body" else self.num_layers
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.body.set_grad_checkpointing(enable)  # pyright: ignore[reportCallIssue]
+        """Let timm recompute activations of the body in the backward pass."""
+        self.body.set_grad_checkpointing(enable)
+
+    def foldable_pairs(self) -> list[ConvNormPair]:
+        """Return the pairs of the body."""
+        return self.body.foldable_pairs()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """N x 3 x H x W -> [C2, C3, C4, C5], N x C x h x w."""
+        """Return C2, C3, C4, C5 of `images`, N x 3 x H x W."""
         if self.is_swin:
             images = F.pad(images, (0, -images.shape[-1] % 4, 0, -images.shape[-2] % 4))
         features: list[Tensor] = self.body(images)
@@ -88,7 +197,10 @@ class AdaptedFeatures(nn.Module):
 
 
 class PaddedSwinBlock(SwinTransformerBlock):
-    """Pads a map to whole windows before it shifts them, as published; timm shifts first: other values at borders."""
+    """A Swin block that pads a map to whole windows before it shifts them, as published.
+
+    timm shifts first, which gives other values at the borders.
+    """
 
     def _attn(self, x: Tensor) -> Tensor:
         (rows, columns), (height, width) = self.window_size, x.shape[1:3]
@@ -96,9 +208,37 @@ class PaddedSwinBlock(SwinTransformerBlock):
         return super()._attn(padded)[:, :height, :width]
 
 
-def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """As `upernet.models.backbones.backbone_normalization`, for the names that timm knows."""
+def normalization(name: str) -> Normalization:
+    """Return the normalization that timm states for the weights `name`."""
     config = timm.get_pretrained_cfg(name) if is_model(name.split(".")[0]) else None
     if config is None:
-        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return tuple(config.mean), tuple(config.std)
+        return Normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    return Normalization(tuple(config.mean), tuple(config.std))
+
+
+@cache
+def _extended(base: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Timm{base.__name__}", (TimmBackbone, base), {})
+
+
+def _empty(base: type[nn.Module]) -> nn.Module:
+    """Return an instance without attributes, for copies and pickles."""
+    extended = _extended(base)
+    return extended.__new__(extended)
+
+
+def _flat(name: str) -> str:
+    """Return `name` without the dots, which timm's extractors replace by underscores in some places."""
+    return name.replace(".", "_")
+
+
+def _by_timm_name(names: Iterable[str]) -> dict[str, str]:
+    """Map the flat name in timm's classifier to each name in the extractor of its features.
+
+    Extractors that keep the classifier whole hold it as `body` or `model`.
+    """
+    names = list(names)
+    for prefix in ("body.", "model."):
+        if all(name.startswith(prefix) for name in names if name not in ("", prefix[:-1])):
+            return {_flat(name.removeprefix(prefix)): name for name in names}
+    return {_flat(name): name for name in names}

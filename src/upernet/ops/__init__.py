@@ -1,9 +1,22 @@
-"""Tensor operators, each with one signature and several kernels behind it. They know nothing of models."""
+"""Tensor operators, each with one signature and several kernels behind it. They know nothing of models.
 
-from upernet.ops.choice import Choice, use_kernel
+There is one folder per operator. In each, `__init__.py` has the signature, the shapes and the errors, and `choose_...`,
+which picks the kernel for given tensors and says why; `reference.py` has the plain version in torch; `cpu.py` and
+`gpu.py` have the kernels. `runtime/` holds what kernels share.
+
+The functions `dcnv3`, `lateral` and `linear` have the names of their folders: import from a folder with
+`from upernet.ops.dcnv3 import reference`, not as an attribute of `upernet.ops`.
+"""
+
+from upernet.ops.conv3x3 import choose_upsample_conv3x3, upsample_conv3x3
 from upernet.ops.dcnv3 import choose_dcnv3, dcnv3
-from upernet.ops.fusion import choose_conv3x3, choose_lateral, lateral, resize, resize_like, upsample_conv3x3
-from upernet.ops.linear import choose_linear, linear
+from upernet.ops.dispatch import Choice, Decision, recorded_decisions, use_kernel
+from upernet.ops.lateral import choose_lateral, lateral
+from upernet.ops.linear import choose_linear, conv1x1, linear
+from upernet.ops.linear.mlp import mlp
+from upernet.ops.runtime.availability import bfloat16_unavailable
+from upernet.ops.runtime.bilinear import resize, resize_like
+from upernet.ops.runtime.memory import release_memory
 from upernet.ops.softmax import choose_grouped_softmax, grouped_softmax
 
 PLAIN = {
@@ -11,23 +24,29 @@ PLAIN = {
     "grouped_softmax": "torch",
     "linear": "torch",
     "mlp": "torch",
-    "conv3x3": "concat",
+    "upsample_conv3x3": "concat",
     "lateral": "torch",
 }
-"""`with use_kernel(**PLAIN)`: as the published implementation computes. What benchmarks compare with."""
+"""Kernels of the published implementation, which benchmarks compare with: `with use_kernel(**PLAIN): ...`."""
 
 __all__ = [
     "PLAIN",
     "Choice",
-    "choose_conv3x3",
+    "Decision",
+    "bfloat16_unavailable",
     "choose_dcnv3",
     "choose_grouped_softmax",
     "choose_lateral",
     "choose_linear",
+    "choose_upsample_conv3x3",
+    "conv1x1",
     "dcnv3",
     "grouped_softmax",
     "lateral",
     "linear",
+    "mlp",
+    "recorded_decisions",
+    "release_memory",
     "resize",
     "resize_like",
     "upsample_conv3x3",

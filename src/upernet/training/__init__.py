@@ -1,4 +1,4 @@
-"""Training from heterogeneous annotations."""
+"""Training on heterogeneous annotations."""
 
 from upernet.training.loop import train
 

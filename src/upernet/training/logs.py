@@ -1,26 +1,57 @@
-"""What a run tells: JSON lines, TensorBoard, and a progress bar with the time left."""
+"""Training logs: JSON lines, TensorBoard, and a progress bar with the remaining time."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from upernet.files import write_text
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
-class RunLog:
-    """Writes one record per iteration to `log.jsonl` and `tensorboard/` of the run's folder.
 
-    After a resume, records of iterations that the saved state does not know are dropped, so that the log is the one
-    that an uninterrupted run would have written.
+class IterationRecord(TypedDict):
+    """One line of `log.jsonl`.
+
+    Attributes:
+        iteration: Number of the iteration, from 1 over all stages.
+        stage: Name of the stage.
+        source: Name of the source.
+        learning_rate: Learning rate of the decoder and heads.
+        loss: Weighted sum of the losses.
+        losses: Losses by name.
+        seconds: Duration of the iteration, including the wait for its photos.
     """
 
-    def __init__(self, folder: Path, total: int, done: int, quiet: bool):
+    iteration: int
+    stage: str
+    source: str
+    learning_rate: float
+    loss: float
+    losses: dict[str, float]
+    seconds: float
+
+
+class RunLog:
+    """Log of a run: one record per iteration in `log.jsonl` and `tensorboard/` of its folder, and a progress bar.
+
+    A resumed run repeats the iterations after its saved state. Their earlier records are dropped, so that the log is
+    that of an uninterrupted run.
+
+    Args:
+        folder: Folder of the run.
+        total: Number of iterations of all stages.
+        done: Number of iterations that are done.
+        quiet: Show no progress bar.
+    """
+
+    def __init__(self, folder: Path, total: int, done: int, quiet: bool) -> None:
         self.path = folder / "log.jsonl"
         kept = _records_before(self.path, done)
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
@@ -50,8 +81,8 @@ class RunLog:
         if self.board is not None:
             self.board.close()
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Log an iteration (numbered from 1 over all stages); `losses` are by name, `loss` is their weighted sum."""
+    def write(self, record: IterationRecord) -> None:
+        """Write the record of an iteration and advance the progress bar."""
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
         if self.board is not None:
@@ -63,9 +94,9 @@ class RunLog:
         )
 
 
-def _records_before(path: Path, done: int) -> list[dict[str, Any]]:
-    """Whole records of the first `done` iterations; a line that a killed process left unfinished is dropped."""
-    records = []
+def _records_before(path: Path, done: int) -> list[IterationRecord]:
+    """Return the records of the first `done` iterations, without lines that a killed process left unfinished."""
+    records: list[IterationRecord] = []
     if path.is_file() and done > 0:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
@@ -77,7 +108,8 @@ def _records_before(path: Path, done: int) -> list[dict[str, Any]]:
     return records
 
 
-def _tensorboard(folder: Path, done: int):
+def _tensorboard(folder: Path, done: int) -> SummaryWriter | None:
+    """Return a writer that drops the events after iteration `done`; None if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

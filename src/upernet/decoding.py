@@ -1,0 +1,216 @@
+"""Decoding of logits into labels, with parts inside the objects that own them.
+
+Inference, evaluation and calibration all decode here, at the resolution that each of them needs:
+
+* `predict` decodes logits where they are; calibration reads every stride-4 logit.
+* `label_maps` resizes the logits once, from stride 4 to the size of the photo: the label maps of a `Parse`.
+* `label_map` resizes the logits to the size of the network's input and from there to the size of the annotation, as the
+  published evaluation does; the two resizes give slightly different class boundaries than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from upernet.ops import resize
+from upernet.taxonomy import LEVEL_KINDS, PartGroup
+
+STRIDE = 4
+"""Photo pixels per logit, in height and in width."""
+STRIP_VALUES = 1_000_000
+"""Upper limit of the logits of one level that `label_maps` holds at photo size."""
+CHANNELS_PER_STEP = 16
+"""Number of channels that `resized_channels` resizes at a time."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+LabelsAndConfidence = tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]
+
+
+class Prediction(NamedTuple):
+    """The most probable labels and their probabilities, both of the shape of the logits without the channels."""
+
+    labels: Tensor
+    """int64 labels; for parts, labels of the level `part`, 0 where the object has none."""
+    confidence: Tensor
+    """float32 softmax probabilities of the labels, in 0..1."""
+
+
+def most_probable(logits: Tensor) -> Prediction:
+    """Return the labels of the largest of K x ... logits, and their softmax probabilities."""
+    largest, labels = logits.max(dim=0)
+    return Prediction(labels, 1 / (logits - largest).exp_().sum(dim=0))
+
+
+def parts_within_owners(
+    logits: Tensor,
+    owners: Prediction,
+    part_groups: Sequence[PartGroup],
+    resample: Callable[[Tensor], Tensor] = torch.Tensor.float,
+) -> Prediction:
+    """Return the most probable part of the predicted object at each pixel (arXiv 1807.10221, section 3.3).
+
+    The softmax runs over the part logits of that object alone. Objects without parts get part 0 with the confidence of
+    the object.
+
+    Args:
+        logits: part logits, K x h x w.
+        owners: predicted objects, H x W.
+        part_groups: the objects that own parts, and their channels in `logits`.
+        resample: brings k x h x w logits to float32 k x H x W; called once per predicted object that owns parts.
+    """
+    labels, confidence = torch.zeros_like(owners.labels), owners.confidence.clone()
+    for group in part_groups:
+        owned = owners.labels == group.owner
+        if owned.any():
+            local = most_probable(resample(logits[group.channels])[:, owned])
+            labels[owned] = torch.tensor(group.parts, device=labels.device)[local.labels]
+            confidence[owned] = local.confidence
+    return Prediction(labels, confidence)
+
+
+def predict(
+    logits: Mapping[str, Tensor],
+    part_groups: Sequence[PartGroup] = (),
+    resample: Callable[[Tensor], Tensor] = torch.Tensor.float,
+) -> dict[str, Prediction]:
+    """Return the most probable label of each pixel (scene: of the photo) and its probability, per level.
+
+    Args:
+        logits: level -> K x h x w (scene: K); `part` needs `object`, which owns it.
+        part_groups: the objects that own parts.
+        resample: brings logits to float32 and to the size of the result; by default, the size stays.
+    """
+    found: dict[str, Prediction] = {}
+    for level, values in logits.items():
+        if LEVEL_KINDS[level].owned_by is None:
+            found[level] = most_probable(resample(values))
+    for level, values in logits.items():
+        if owner := LEVEL_KINDS[level].owned_by:
+            found[level] = parts_within_owners(values, found[owner], part_groups, resample)
+    return found
+
+
+@torch.inference_mode()
+def label_maps(
+    logits: Mapping[str, Tensor], parsed_size: Size, size: Size, part_groups: Sequence[PartGroup] = ()
+) -> dict[str, LabelsAndConfidence]:
+    """Return the most probable label of each pixel and its probability, at photo size.
+
+    The logits are resized once, bilinearly, in strips of rows, so that no map of all classes exists at photo size.
+    Logits that belong to padding are left out of account.
+
+    Args:
+        logits: level -> float32 K x h x w on the CPU, as `upernet.inference.tiling.dense_logits` returns them; `part`
+            needs `object`, which owns it.
+        parsed_size: height and width of the photo that went through the network, without padding.
+        size: height and width of the label maps.
+        part_groups: the objects that own parts.
+
+    Returns:
+        level -> (int16 H x W labels, float32 H x W probabilities in 0..1).
+    """
+    height, width = size
+    maps: dict[str, LabelsAndConfidence] = {
+        level: (np.zeros(size, np.int16), np.zeros(size, np.float32)) for level in logits
+    }
+    most_channels = max(values.shape[0] for values in logits.values())
+    strip = max(1, STRIP_VALUES // (most_channels * width))
+    for top in range(0, height, strip):
+        rows = slice(top, min(top + strip, height))
+        resample = partial(_resize_rows, rows=rows, parsed_size=parsed_size, size=size)
+        for level, prediction in predict(logits, part_groups, resample).items():
+            labels, confidence = maps[level]
+            labels[rows] = prediction.labels.numpy()
+            confidence[rows] = prediction.confidence.numpy()
+    return maps
+
+
+def label_map(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Tensor:
+    """Return the labels of the largest of 1 x K x h x w logits, resized bilinearly: int64 H x W.
+
+    Args:
+        logits: logits or probabilities of one photo.
+        size: height and width of the label map.
+        via_sizes: sizes that the logits are resized to first, one after another.
+    """
+    best, labels = None, None
+    for first_channel, values in resized_channels(logits, size, via_sizes):
+        largest, indices = values.max(dim=0)
+        if best is None or labels is None:
+            best, labels = largest, indices
+        else:
+            better = largest > best
+            best = torch.where(better, largest, best)
+            labels = torch.where(better, indices + first_channel, labels)
+    if labels is None:
+        raise ValueError("logits without channels have no labels")
+    return labels
+
+
+def resized_channels(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Iterator[tuple[int, Tensor]]:
+    """Resize 1 x K x h x w logits some channels at a time, so that no resized map of all classes need exist.
+
+    Yields:
+        The first channel, and float32 k x H x W values of it and the next ones.
+    """
+    for first_channel in range(0, logits.shape[1], CHANNELS_PER_STEP):
+        values = logits[:, first_channel : first_channel + CHANNELS_PER_STEP].float()
+        for step in (*via_sizes, size):
+            values = resize(values, step)
+        yield first_channel, values[0]
+
+
+def image_scores(logits: Tensor, supervision: str = "pooled") -> Tensor:
+    """Return one score per class for a whole photo: 1 x K x h x w, or 1 x K -> K.
+
+    Args:
+        logits: logits of one photo.
+        supervision: how image labels trained a dense level. `pooled`: by the mean of the logits, which is then the
+            score; `broadcast`: at every pixel, so that the score is the mean of the softmax probabilities.
+    """
+    if logits.ndim == 2:
+        return logits[0].float()
+    if supervision == "broadcast":
+        return logits.float().softmax(dim=1).mean(dim=(2, 3))[0]
+    return logits.float().mean(dim=(2, 3))[0]
+
+
+def _resize_rows(logits: Tensor, rows: slice, parsed_size: Size, size: Size) -> Tensor:
+    """Resize K x h x w stride-4 logits bilinearly, and return these rows of the result: K x len(rows) x W.
+
+    Pixel centres lie at half integers, and values at the edges are repeated, as in `torch.nn.functional.interpolate`.
+    """
+    upper, lower, row_weight = _interpolation(rows, logits.shape[1], parsed_size[0], size[0])
+    left, right, column_weight = _interpolation(slice(0, size[1]), logits.shape[2], parsed_size[1], size[1])
+    first, last = int(upper[0]), int(lower[-1])
+    logit_rows = logits[:, first : last + 1]
+    widened = torch.lerp(logit_rows.index_select(2, left), logit_rows.index_select(2, right), column_weight)
+    # A matrix product interpolates the rows several times faster than gathering them.
+    weights = torch.zeros(len(upper), last + 1 - first)
+    row_index = torch.arange(len(upper))
+    weights[row_index, lower - first] = row_weight
+    weights[row_index, upper - first] += 1 - row_weight
+    return torch.matmul(weights, widened)
+
+
+def _interpolation(pixels: slice, length: int, parsed: int, full: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the two neighbouring logits of each pixel along one side, and the weight of the second.
+
+    Args:
+        pixels: pixels of the resized map.
+        length: number of logits.
+        parsed: pixels that went through the network.
+        full: pixels of the whole resized map.
+    """
+    centres = torch.arange(pixels.start, pixels.stop, dtype=torch.float64) + 0.5
+    position = (centres * (parsed / full / STRIDE) - 0.5).clamp(0, length - 1)
+    lower = position.floor().long()
+    return lower, (lower + 1).clamp(max=length - 1), (position - lower).float()

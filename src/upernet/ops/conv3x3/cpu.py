@@ -1,0 +1,90 @@
+"""3x3 convolution of resized maps on a CPU with Numba: Winograd's transforms, and coarse maps at their resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from upernet.ops.conv3x3.packed_weights import PackedWeights
+from upernet.ops.conv3x3.reference import apply_epilogue, split_weight, sum_of_convolutions
+from upernet.ops.conv3x3.taps import channel_ranges, coarse_maps
+from upernet.ops.conv3x3.taps_cpu import CoarseConvolution
+from upernet.ops.conv3x3.winograd_cpu import WinogradConvolution, block_rows
+from upernet.ops.eligibility import LANES
+from upernet.ops.runtime.matmul import PackedMatmul
+from upernet.ops.runtime.memory import empty
+
+
+def forward(
+    maps: Sequence[Tensor], weight: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool, winograd: bool
+) -> Tensor:
+    """Compute `upernet.ops.upsample_conv3x3` without gradients, by the kernel `winograd` or else `direct`."""
+    coarse, channels = coarse_maps(maps, winograd), channel_ranges(maps)
+    fine = [k for k in range(len(maps)) if k not in coarse]
+    packed = PackedWeights(weight)
+    rows = [x.detach().permute(0, 2, 3, 1).contiguous() for x in maps]
+    fine_rows, coarse_rows = [rows[k] for k in fine], [rows[k] for k in coarse]
+    taps = [packed.taps(channels[k]) for k in coarse]
+    if winograd:
+        one = maps[0].new_ones(weight.shape[0])
+        scale = one if scale is None else scale.detach().to(one).contiguous()
+        shift = 0 * one if shift is None else shift.detach().to(one).contiguous()
+        transformed = packed.winograd([channels[k] for k in fine])
+        return convolve(fine_rows, transformed, coarse_rows, taps, scale, shift, relu).permute(0, 3, 1, 2)
+    weights = split_weight(weight.detach(), maps)
+    out = sum_of_convolutions([x.permute(0, 3, 1, 2) for x in fine_rows], [weights[k] for k in fine])
+    out = out.permute(0, 2, 3, 1).contiguous()
+    _add_coarse(coarse_rows, taps, out)
+    return apply_epilogue(out.permute(0, 3, 1, 2), scale, shift, relu)
+
+
+def convolve(
+    fine: Sequence[Tensor],
+    weight: PackedMatmul,
+    coarse: Sequence[Tensor],
+    taps: Sequence[PackedMatmul],
+    scale: Tensor,
+    shift: Tensor,
+    relu: bool,
+) -> Tensor:
+    """Convolve fine maps with Winograd's transforms and coarse maps at their own resolution, and add everything.
+
+    Args:
+        fine, coarse: N x h x w x C each, contiguous.
+        weight, taps: the packed weights of the fine maps together, and of each coarse map.
+        scale, shift: factor and summand of each output channel, D.
+        relu: whether the result is rectified.
+
+    Returns:
+        N x H x W x D, where H x W is the size of the first fine map.
+    """
+    images, height, width, _ = fine[0].shape
+    block = block_rows(height, width)
+    out = empty(images, height, width, weight.outputs, dtype=fine[0].dtype)
+    for image in range(images):
+        parts = [CoarseConvolution(x[image], tap, height, width, block) for x, tap in zip(coarse, taps, strict=True)]
+        convolution = WinogradConvolution([x[image] for x in fine], weight, block)
+        for top in range(0, height, block):
+            for k, part in enumerate(parts):
+                part.write(out[image], top, accumulate=k > 0)
+            convolution.write(top, out[image], bool(parts), scale, shift, relu)
+    return out
+
+
+def _add_coarse(coarse: Sequence[Tensor], taps: Sequence[PackedMatmul], out: Tensor) -> None:
+    """Add the convolutions of coarse maps, N x h x w x C each, to out N x H x W x D."""
+    images, height, width, _ = out.shape
+    for image in range(images):
+        for x, tap in zip(coarse, taps, strict=True):
+            CoarseConvolution(x[image], tap, height, width, height).write(out[image], 0, accumulate=True)
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them from Numba's cache, and run them on four pixels."""
+    weight = torch.zeros(LANES, LANES, 3, 3, dtype=torch.float32)
+    packed, channels = PackedWeights(weight), range(LANES)
+    x, half = torch.zeros(1, 2, 2, LANES, dtype=torch.float32), torch.zeros(1, 1, 1, LANES, dtype=torch.float32)
+    zero = torch.zeros(LANES, dtype=torch.float32)
+    convolve([x, half], packed.winograd([channels, channels]), [half], [packed.taps(channels)], zero, zero, True)

@@ -1,0 +1,139 @@
+"""Packed forms of the weights of 3x3 convolutions, cached as long as the weights stay the same.
+
+State of this module: `_cache`, from weight tensors (held weakly) to their packed forms. `release_memory` empties it.
+"""
+
+# pyright: reportCallIssue=false
+# Numba calls an intrinsic with fewer arguments than its definition has.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from upernet.ops.conv3x3.winograd_weights_cpu import kernel_transform
+from upernet.ops.runtime.matmul import PANEL, PackedMatmul, as_numpy
+from upernet.ops.runtime.memory import on_release
+from upernet.ops.runtime.threads import in_team, jit, run, take
+
+WORDS = 2**16
+"""32-bit words that one thread hashes at a time."""
+LINES = 64
+"""Independent states per block."""
+PIECE = 128
+"""Input channels that are transformed at a time, because bfloat16 weights are converted to float32 first."""
+PRIME = np.uint32(0x9E3779B1)
+
+
+@jit
+def _hash(counter, words, states):
+    """Hash every 64th word of each block of WORDS into one of 64 states; no step loses a bit of the state or the word.
+
+    A product carries bits upward only, so the high bits are shifted down again; otherwise, two sign bits would cancel.
+    """
+    while True:
+        block = take(counter)
+        if block >= states.shape[0]:
+            return
+        state = states[block]
+        state[:] = np.uint32(2166136261)
+        stop = min((block + 1) * WORDS, words.size)
+        whole = block * WORDS + (stop - block * WORDS) // LINES * LINES
+        for start in range(block * WORDS, whole, LINES):
+            line = words[start : start + LINES]
+            for i in range(LINES):
+                mixed = (state[i] ^ line[i]) * PRIME
+                state[i] = mixed ^ (mixed >> np.uint32(15))
+        for i in range(whole, stop):
+            mixed = (state[i - whole] ^ words[i]) * PRIME
+            state[i - whole] = mixed ^ (mixed >> np.uint32(15))
+
+
+@jit
+def _hash_team(openmp, threads, args):
+    in_team(openmp, threads, _hash, args)
+
+
+def fingerprint(x: Tensor) -> bytes:
+    """Return a hash that changes with any single change of `x`, and with several but for a chance of about 2^-32."""
+    words = as_numpy(x.contiguous()).view(np.uint32)
+    states = np.empty((-(-words.size // WORDS), LINES), np.uint32)
+    run(_hash, _hash_team, len(states), words, states)
+    return states.tobytes()
+
+
+class _Forms:
+    def __init__(self, fingerprint: bytes):
+        self.fingerprint = fingerprint
+        self.matmuls: dict[tuple[object, ...], PackedMatmul] = {}
+
+
+_cache = WeakTensorKeyDictionary()
+
+
+def _forget() -> None:
+    global _cache
+    _cache = WeakTensorKeyDictionary()
+
+
+on_release(_forget)
+
+
+class PackedWeights:
+    """The packed forms of one weight tensor D x C x 3 x 3.
+
+    Neither the version nor the address of a tensor tells whether it has changed: inference tensors have no version, and
+    writing through `.data` or NumPy leaves it alone. The content is hashed instead, once per call, which takes about a
+    hundredth of the convolution's time.
+    """
+
+    def __init__(self, weight: Tensor):
+        self.weight = weight.detach()
+        content = fingerprint(self.weight)
+        forms = _cache.get(weight)
+        if forms is None or forms.fingerprint != content:
+            forms = _Forms(content)
+            _cache[weight] = forms
+        self._matmuls = forms.matmuls
+
+    def winograd(self, channels: list[range]) -> PackedMatmul:
+        """Return the 36 products per tile for the input channels in these ranges, transformed in float64."""
+        return self._packed(("winograd", *channels), lambda: _winograd(self.weight, channels))
+
+    def taps(self, channels: range) -> PackedMatmul:
+        """Return the product per pixel with the nine taps for these input channels."""
+        return self._packed(("taps", channels), lambda: PackedMatmul(_taps(self.weight, channels)))
+
+    def _packed(self, key: tuple[object, ...], pack: Callable[[], PackedMatmul]) -> PackedMatmul:
+        matmul = self._matmuls.get(key)
+        if matmul is None:
+            matmul = self._matmuls[key] = pack()
+        return matmul
+
+
+def _winograd(weight: Tensor, channels: list[range]) -> PackedMatmul:
+    outputs, depth = weight.shape[0], sum(map(len, channels))
+    pair = 2 if weight.dtype == torch.bfloat16 else 1
+    panels = weight.new_empty(36, -(-outputs // PANEL), depth // pair, PANEL, pair)
+    first = 0
+    for chosen in channels:
+        for c in range(chosen.start, chosen.stop, PIECE):
+            piece = weight[:, c : min(c + PIECE, chosen.stop)]
+            last = first + piece.shape[1]
+            if pair == 1:
+                kernel_transform(piece, False, panels[..., 0], first)
+            else:
+                values = torch.empty(*panels.shape[:2], piece.shape[1], PANEL, dtype=torch.float32)
+                kernel_transform(piece.float(), False, values, 0)
+                panels[:, :, first // 2 : last // 2] = values.unflatten(2, (-1, 2)).transpose(3, 4)
+            first = last
+    return PackedMatmul.from_panels(panels, outputs)
+
+
+def _taps(weight: Tensor, channels: range) -> Tensor:
+    """Return the weight as the matrix 1 x (9 D) x C."""
+    return weight[:, channels.start : channels.stop].permute(2, 3, 0, 1).flatten(0, 2)[None].contiguous()

@@ -1,0 +1,59 @@
+"""Registration of the package's custom operators with PyTorch, as `torch.ops.upernet.NAME`.
+
+This uses `torch.library.Library` rather than `torch.library.custom_op`, which imports torch's compiler at the first
+call and so delays the first photo by a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from upernet.ops.dispatch import overrides, use_kernel
+
+_library = torch.library.Library("upernet", "FRAGMENT")
+
+
+def define_operator(
+    schema: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    save: Callable[[Any, Sequence[Any], Any], None] | None = None,
+    backward: Callable[..., Any] | None = None,
+    flops: Callable[..., int] | None = None,
+) -> None:
+    """Define the operator `torch.ops.upernet.NAME`.
+
+    Args:
+        schema: `NAME(arguments) -> results`, in the language of `torch.library`.
+        run: computes the results, on any device.
+        fake: returns results of the right shape, dtype and strides without computing them, for export and compilation.
+        save, backward: `setup_context` and the backward pass, as `torch.library.register_autograd` takes them. The
+            backward pass runs under the same `use_kernel` overrides as the forward pass.
+        flops: floating-point operations (two per multiply-add) from the shapes of the arguments.
+    """
+    name = schema.partition("(")[0]
+    _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
+    _library.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"upernet::{name}", fake, lib=_library)
+    if backward is not None:
+
+        def save_with_overrides(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+            ctx.overrides = overrides()
+            if save is not None:
+                save(ctx, inputs, output)
+
+        def backward_with_overrides(ctx: Any, *grads: Tensor) -> Any:
+            with use_kernel(**ctx.overrides):
+                return backward(ctx, *grads)
+
+        torch.library.register_autograd(
+            f"upernet::{name}", backward_with_overrides, setup_context=save_with_overrides, lib=_library
+        )
+    if flops is not None:
+        register_flop_formula(getattr(torch.ops.upernet, name))(flops)

@@ -1,0 +1,94 @@
+"""The stages of a run, opened and checked before the first one starts, so that mistakes show at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from upernet.data.drawing import Schedule, check_batch_sizes
+from upernet.data.sources import Source, SourceMissing, open_source
+from upernet.distributed import World
+from upernet.errors import UpernetError
+from upernet.models import UPerNet
+from upernet.recipe import Recipe, StageSpec, TrainingSpec
+from upernet.training.losses import LevelLosses
+from upernet.training.optimizer import trained_parameters
+from upernet.training.seeds import sampling_seed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the training schedule with its opened sources.
+
+    Attributes:
+        number: Number of the stage, from 0.
+        spec: Settings of the stage.
+        sources: Sources by name, with the augmentation of this stage.
+        schedule: Source and photos of every iteration.
+        losses: Losses of a batch.
+    """
+
+    number: int
+    spec: StageSpec
+    sources: Mapping[str, Source]
+    schedule: Schedule
+    losses: LevelLosses
+
+
+def open_stages(recipe: Recipe, training: TrainingSpec, model: UPerNet, data_dir: Path, world: World) -> list[Stage]:
+    """Open the sources of all stages and check that the model can be trained on them; the model stays as it is.
+
+    Raises:
+        UpernetError: A source is missing or has no photos, or the settings of a stage do not fit the sources, the
+            taxonomy, the backbone or the number of processes.
+    """
+    stages: list[Stage] = []
+    for number, spec in enumerate(training.stages):
+        sources = {name: _open_source(name, spec, recipe, model, data_dir) for name in spec.sources}
+        _check_levels(spec, sources)
+        _check_batch_norms(spec, sources)
+        schedule = _schedule(spec, sources, sampling_seed(training.seed, number))
+        check_batch_sizes(schedule, world.size)
+        trained_parameters(model, spec)  # raises if there are none
+        losses = LevelLosses(model.taxonomy, spec.loss or recipe.loss, world.device)
+        stages.append(Stage(number, spec, sources, schedule, losses))
+    return stages
+
+
+def _open_source(name: str, stage: StageSpec, recipe: Recipe, model: UPerNet, data_dir: Path) -> Source:
+    spec = recipe.sources[name]
+    spec = spec.model_copy(update={"augmentation": stage.augmentation.get(name, spec.augmentation)})
+    try:
+        return open_source(name, spec, model.taxonomy, data_dir, "train")
+    except SourceMissing as error:
+        raise UpernetError(f"{error} Training needs every source of the recipe's stages.") from error
+
+
+def _check_levels(stage: StageSpec, sources: Mapping[str, Source]) -> None:
+    """Check that every source has labels of the level that the stage trains."""
+    for name, source in sources.items():
+        if stage.trains != "all" and stage.trains not in source.levels:
+            raise UpernetError(
+                f"stage {stage.name} trains {stage.trains}, but source {name} has none; take it out of the stage."
+            )
+
+
+def _check_batch_norms(stage: StageSpec, sources: Mapping[str, Source]) -> None:
+    """Check that no batch norm learns its statistics from single photos: after the PPM's 1x1 pool, from one value."""
+    if stage.trains != "all" or stage.freeze_norm == "all":
+        return
+    for name, source in sources.items():
+        if source.spec.batch_size < 2:
+            raise UpernetError(
+                f"sources.{name}.batch_size: batch norms need at least 2 photos; raise it or set freeze_norm: all."
+            )
+
+
+def _schedule(stage: StageSpec, sources: Mapping[str, Source], seed: int) -> Schedule:
+    weights = stage.sources if isinstance(stage.sources, dict) else {}
+    sampled = {
+        name: (len(source), weights.get(name, source.spec.weight), source.spec.batch_size)
+        for name, source in sources.items()
+    }
+    return Schedule(seed, sampled)
