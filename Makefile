@@ -1,17 +1,24 @@
-# make demo    parse the photos in examples/ with the shipped model
-# make test    linting, type checks and the whole test suite
+# make demo     parse the photos in examples/ with the bundled model
+# make test     run the linters, the type checker and all tests
+#
+# make quick    run the fast tests (less than a minute)
+# make lint     check style and formatting; make format mends what can be mended
+# make types    check types
+# make bench    run all benchmarks at full size and update the tables of the documents (hours)
+# make docs     update the generated parts of the documents
 #
 # PYTHON    the Python (3.10 or newer) that .venv is made with
-# PIP_ARGS  more arguments for pip install, for example another index: the default torch of Linux is a CUDA build of
-#           several GB; with PIP_ARGS='--extra-index-url ADDRESS' pip may take a CPU build instead
+# PIP_ARGS  more arguments for pip install, such as another index. The default torch on Linux is a CUDA build of several
+#           GB; with PIP_ARGS='--extra-index-url ADDRESS', pip may take a CPU build instead.
 
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 OUT := demo-output
+BENCHMARKS := operators models breakdown peers training memory scaling cold_start
 
-.PHONY: help demo test
+.PHONY: help demo test quick lint format types bench docs
 .DELETE_ON_ERROR:
 
 help:
@@ -20,20 +27,41 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/upernet parse examples --out $(OUT)
 	@echo
-	@echo "$(OUT)/ has a folder for each photo:"
+	@echo "$(OUT)/ has one folder per photo:"
 	@echo "  sheet.jpg            contact sheet: the photo and one panel per level"
 	@echo "  LEVEL_overlay.png    overlay with legend"
-	@echo "  LEVEL.png            label map (255: unsure; its names are in parse.json)"
+	@echo "  LEVEL.png            label map (255: unsure; the names are in parse.json)"
 	@echo "  parse.json           everything as JSON"
 	@ls -d $(OUT)/*/
 
-test: $(VENV)/installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+test: lint types
 	$(BIN)/pytest
 
-# The stamps lie inside .venv, so they go with it; a pip that was stopped half-way leaves none.
+quick: $(VENV)/installed-dev
+	$(BIN)/pytest -m "not slow" --durations 5
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/installed-dev
+	$(BIN)/pyright
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[bench]'
+	for name in $(BENCHMARKS); do \
+	    $(BIN)/python -m benchmarks.$$name --threads 2 --repeats 7 --json docs/results/benchmarks/$$name.json || exit 1; \
+	done
+	$(BIN)/python docs/write_results.py
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python docs/write_results.py
+
+# The stamps lie inside .venv and go with it; an interrupted pip leaves none.
 $(VENV)/installed: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install $(PIP_ARGS) -e .
 	@touch $@

@@ -1,4 +1,4 @@
-"""Peak memory of a process that makes InternImage-T + UPerHead and sends one photo through it; Linux only.
+"""Peak memory of a process that builds InternImage-T + UPerHead and runs one photo through it; Linux only.
 
 python -m benchmarks.memory [--threads 2] [--json OUT]
 """
@@ -22,7 +22,7 @@ WAYS = {"official": official_way, "fast": nullcontext}
 
 
 def one_photo(way: str, size: int, threads: int, tiny: bool) -> None:
-    """What a process of its own does: prints the KiB that it has occupied at most."""
+    """Run one photo in a process of its own, and print the peak memory in KiB."""
     torch.set_num_threads(threads)
     with WAYS[way](), torch.inference_mode():
         network("T", tiny)(torch.randn(1, 3, size, size))
@@ -32,7 +32,7 @@ def one_photo(way: str, size: int, threads: int, tiny: bool) -> None:
 
 
 def peak(*arguments: Any) -> int:
-    """Bytes."""
+    """Return the peak memory in bytes."""
     program = f"from benchmarks.memory import one_photo; one_photo{arguments!r}"
     done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True)
     return 1024 * int(done.stdout)

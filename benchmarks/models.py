@@ -24,11 +24,11 @@ from upernet.ops import bfloat16_unavailable
 NETWORKS = ("T", "S", "B")
 SIZES = (512, 1024)
 COUNTED_AT = (512, 2048)
-"""Height and width of the image whose multiply-adds the published tables give."""
+"""Height and width for which the published tables give multiply-adds."""
 
 
 def alternatives(model: UPerNet) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What is compared, each photos -> object logits; the first is what the others are compared with.
+    """Return the alternatives, each photos -> object logits; the others are compared with the first.
 
     Another way to run a network is one more entry.
     """
@@ -44,7 +44,7 @@ def alternatives(model: UPerNet) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def whole(model: UPerNet, size: int, repeats: int) -> dict[str, Any]:
-    """Times of all alternatives, and how far their logits are from the first's."""
+    """Time all alternatives, and compare their logits with those of the first."""
     images = torch.randn(1, 3, size, size)
     functions = alternatives(model)
     result = compare({name: lambda f=f: f(images) for name, f in functions.items()}, repeats)
@@ -59,7 +59,7 @@ def parts(model: UPerNet, size: int) -> dict[str, Run]:
 
 
 def multiply_adds(model: UPerNet, height: int, width: int, winograd: bool) -> int:
-    """Of one image as it runs here: by Winograd's transforms as many as there are, or as if convolved directly."""
+    """Count the multiply-adds of one image as it runs here, with Winograd's savings or as if convolved directly."""
     savings = {torch.ops.upernet.upsample_conv3x3: winograd_operations} if winograd else None
     with FlopCounterMode(display=False, custom_mapping=savings) as counter:
         model(torch.randn(1, 3, height, width))
@@ -67,7 +67,7 @@ def multiply_adds(model: UPerNet, height: int, width: int, winograd: bool) -> in
 
 
 def winograd_operations(maps: Any, weight: Any, scale: Any, shift: Any, relu: bool, winograd: bool, **_: Any) -> int:
-    """Of `upsample_conv3x3`, from shapes: 36 products for 4 x 4 outputs instead of 144.
+    """Count the operations of `upsample_conv3x3` from shapes, with 36 products per 4 x 4 outputs instead of 144.
 
     A map that takes fewer at its own resolution goes that way.
     """
@@ -79,7 +79,7 @@ def winograd_operations(maps: Any, weight: Any, scale: Any, shift: Any, relu: bo
 
 
 def rates(side: int) -> dict[str, tuple[Run, int]]:
-    """Ways to multiply in float32, all with 512 channels at side x side pixels, and the multiply-adds of each."""
+    """Return ways to multiply in float32, with 512 channels at side x side pixels, and the multiply-adds of each."""
     pixels, channels = side * side, 512
     rows, kernel1 = torch.randn(pixels, channels), torch.randn(channels, channels, 1, 1)
     maps, kernel3 = torch.randn(1, channels, side, side), torch.randn(channels, channels, 3, 3)
@@ -97,7 +97,7 @@ def rates(side: int) -> dict[str, tuple[Run, int]]:
 
 
 def roofline(model: UPerNet, size: int, repeats: int, seconds: float) -> dict[str, Any]:
-    """`seconds`: what `model` takes for a photo of `size` x `size`."""
+    """Compare with the roofline; `model` takes `seconds` for a photo of `size` x `size`."""
     candidates = rates(side=size // 4)
     times = compare({name: run for name, (run, _) in candidates.items()}, repeats)["seconds"]
     reached = {name: macs / times[name]["median"] for name, (_, macs) in candidates.items()}

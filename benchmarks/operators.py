@@ -24,7 +24,7 @@ WIDTH = 512
 
 
 class Level(NamedTuple):
-    """One of the backbone's four: `depth` layers on maps of `side` x `side` pixels."""
+    """A stage of the backbone: `depth` layers on maps of `side` x `side` pixels."""
 
     depth: int
     side: int
@@ -39,7 +39,7 @@ def levels(size: int) -> Iterator[Level]:
 
 
 def dcnv3_inputs(level: Level) -> tuple[Tensor, Tensor, Tensor]:
-    """x, offsets of about a pixel, and a mask that sums up to 1."""
+    """Return x, offsets of about a pixel, and a mask that sums to 1."""
     x, offset, mask = (
         torch.randn(1, level.side, level.side, width) for width in (level.channels, 18 * level.groups, 9 * level.groups)
     )
@@ -58,7 +58,7 @@ def dcnv3_forward(size: int) -> dict[str, Run]:
 
 
 def dcnv3_backward(size: int) -> dict[str, Run]:
-    """The gradients of all inputs; graphs are made beforehand, so that no forward pass is timed."""
+    """Compute the gradients of all inputs; the graphs are built beforehand, so that no forward pass is timed."""
 
     def prepare() -> Run:
         graphs = []
@@ -80,12 +80,12 @@ def dcnv3_backward(size: int) -> dict[str, Run]:
 
 
 def pyramid(size: int) -> list[Tensor]:
-    """P2 to P5."""
+    """Return P2 to P5."""
     return [torch.randn(1, WIDTH, level.side, level.side) for level in levels(size)]
 
 
 def convolution(maps: list[Tensor]) -> dict[str, Run]:
-    """3x3 to WIDTH channels, with what a batch norm comes to."""
+    """Convolve 3x3 to WIDTH channels, with the scale and shift of a batch norm."""
     weight = torch.randn(WIDTH, sum(x.shape[1] for x in maps), 3, 3) / 100
     scale, shift = torch.rand(WIDTH) + 0.5, torch.randn(WIDTH)
     return official_and_fast(torch.inference_mode()(lambda: upsample_conv3x3(maps, weight, scale, shift, relu=True)))
@@ -116,7 +116,7 @@ def fusion_in_training(size: int) -> dict[str, Run]:
 
 
 def laterals(size: int) -> dict[str, Run]:
-    """The top-down path's three steps."""
+    """Compute the three steps of the top-down path."""
     steps = []
     for level, (fine, coarse) in zip(levels(size), pairwise(pyramid(size)), strict=False):
         weight = torch.randn(WIDTH, level.channels, 1, 1) / 10
@@ -131,7 +131,7 @@ def laterals(size: int) -> dict[str, Run]:
 
 
 def linears(size: int) -> dict[str, Run]:
-    """Projections, offsets and masks of DCNv3."""
+    """Compute the projections, offsets and masks of DCNv3."""
     inputs = []
     for level in levels(size):
         x = torch.randn(1, level.side, level.side, level.channels)

@@ -26,13 +26,13 @@ CLASSES = 150
 CONVNEXT_T = {"hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3]}
 SWIN_T = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
 PAUSE = 0.1
-"""Seconds for the threads of one program to go to sleep before another one's are timed."""
+"""Seconds that the threads of one program get to go to sleep before another one is timed."""
 
 Forward = Callable[[], Tensor]
 
 
 class Objects(nn.Module):
-    """Photos -> object logits."""
+    """A function from photos to object logits."""
 
     def __init__(self, model: UPerNet):
         super().__init__()
@@ -43,14 +43,14 @@ class Objects(nn.Module):
 
 
 class Peers:
-    """Everything that is compared. A method makes what takes photos to logits, or raises ImportError."""
+    """The programs and networks that are compared. Each method returns a `Forward`, or raises ImportError."""
 
     def __init__(self, model: UPerNet, images: Tensor, folder: Path, threads: int, width: int):
         self.model, self.images, self.folder, self.threads, self.width = model, images, folder, threads, width
 
     @cached_property
     def onnx_file(self) -> Path:
-        """The model as the official code computes it."""
+        """Return the model as the official code computes it."""
         import onnxscript  # noqa: F401  # what the exporter needs, for one clear error
 
         path, photo = self.folder / "model.onnx", (self.images,)
@@ -90,7 +90,7 @@ class Peers:
         return lambda: torch.from_numpy(compiled(photo)[0])
 
     def transformers(self, backbone: str, **options: Any) -> Forward:
-        """UPerNet as in mmsegmentation, on the backbone of a class of configurations."""
+        """Return UPerNet as in mmsegmentation, on the backbone of a configuration class of transformers."""
         import transformers
 
         stages = ["stage1", "stage2", "stage3", "stage4"]
@@ -150,7 +150,7 @@ def main() -> None:
 
 
 def installed(makers: dict[str, Callable[[], Forward]]) -> tuple[dict[str, Forward], dict[str, str]]:
-    """What could be made, and why the others could not."""
+    """Return the peers that could be built, and why the others could not."""
     runs: dict[str, Forward] = {}
     skipped: dict[str, str] = {}
     for name, make in makers.items():

@@ -1,4 +1,4 @@
-"""What all benchmarks share: alternatives measured in turns in one process, on a fixed number of threads."""
+"""The harness of all benchmarks: alternatives take turns in one process, on a fixed number of threads."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ Run = Callable[[], object]
 
 
 def command_line(documentation: str | None, *paths: str) -> argparse.Namespace:
-    """Options that all benchmarks have, and `paths` that this one needs; torch gets its threads and a seed."""
+    """Parse the options that all benchmarks have and the `paths` that this one needs; set torch's threads and seed."""
     parser = argparse.ArgumentParser(description=(documentation or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="that everything measured runs on (default: 2)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count, after one to warm up (default: 5)")
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and networks, to try the benchmark itself")
     for name in paths:
-        parser.add_argument(name, type=Path, **({"required": True} if name.startswith("-") else {}))
+        required: dict[str, Any] = {"required": True} if name.startswith("-") else {}
+        parser.add_argument(name, type=Path, **required)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -36,7 +37,7 @@ def command_line(documentation: str | None, *paths: str) -> argparse.Namespace:
 
 
 def compare(runs: Mapping[str, Run], repeats: int, pause: float = 0.0) -> dict[str, Any]:
-    """Time `runs` in turns: one round to warm up (compile, prepare weights, fill caches), then `repeats` that count.
+    """Time `runs` in turns: a warm-up round (compilation, packed weights, caches), then `repeats` rounds that count.
 
     Every second round goes backwards, so that nobody always follows the same one.
 
@@ -58,7 +59,7 @@ def compare(runs: Mapping[str, Run], repeats: int, pause: float = 0.0) -> dict[s
 
 
 def summary(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """What `compare` returns, of measured seconds."""
+    """Return what `compare` returns, from measured seconds."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     first = next(iter(medians.values()))
     return {
@@ -71,7 +72,7 @@ def summary(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def show(name: str, result: Mapping[str, Any]) -> None:
-    """Print one comparison: a line per alternative with its median, its range and the ratio to the first."""
+    """Print one comparison: a line per alternative with its median, its range and its ratio to the first."""
     print(name)
     for alternative, times in result["seconds"].items():
         median, lowest, highest = (1000 * times[key] for key in ("median", "lowest", "highest"))
@@ -87,7 +88,7 @@ def show_agreement(differences: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what it was measured."""
+    """Return the machine and the versions that measurements were made with."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -101,7 +102,7 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name; `platform` knows it on Windows and macOS only."""
+    """Return the name of the processor, which `platform` knows on Windows and macOS only."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text(encoding="utf-8").splitlines():
@@ -111,7 +112,7 @@ def _processor() -> str:
 
 
 def save(arguments: argparse.Namespace, **results: Any) -> None:
-    """Write the results, if a file is asked for, with the machine and the number of rounds."""
+    """Write the results to `--json`, if given, with the machine and the number of rounds."""
     if arguments.json:
         content = {"machine": machine(), "repeats": arguments.repeats, **results}
         write_text(arguments.json, json.dumps(content, indent=2) + "\n")

@@ -1,9 +1,9 @@
-"""Update the result tables of the documents from the files in docs/results/.
+"""Update the generated parts of the documents: tables from the files in docs/results/, and the import graph.
 
     python docs/write_results.py            # update the tables
     python docs/write_results.py --check    # exit with status 1 if a table is out of date; the tests run this
 
-Tables stand between `<!-- results: NAME -->` and `<!-- end of results -->`.
+Generated parts stand between `<!-- results: NAME -->` and `<!-- end of results -->`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_tables
+import import_graph
 
 from upernet.taxonomy import LEVELS
 
@@ -131,6 +132,7 @@ def update(text: str) -> str:
             "camvid_val": camvid_val,
             "ade20k": ade20k,
             "internimage_t_camvid": internimage_t_camvid,
+            "import_graph": import_graph.drawing,
             **benchmark_tables.TABLES,
         }
         lines = pages[match[2]]() if match[2] in pages else details(match[2])

@@ -1,4 +1,4 @@
-"""What tests of the published InternImage networks share: their parameter names, rule-made weights, small models."""
+"""Published InternImage networks for tests: parameter names, rule-made weights, small models."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ RENAMES = (
 
 
 def official_name(name: str) -> str:
-    """The published name of a parameter of UPerNet with an InternImage backbone."""
+    """Return the published name of a parameter of UPerNet with an InternImage backbone."""
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def load_rule() -> Any:
-    """The module with the rule that fills a state dict by name."""
+    """Import the module with the rule that fills a state dict by name."""
     spec = importlib.util.spec_from_file_location("fill_state_dict", REFERENCE / "fill_state_dict.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -50,31 +50,31 @@ def load_rule() -> Any:
 
 
 def official_shapes(variant: str) -> dict[str, tuple[list[int], str]]:
-    """Published name -> shape and dtype, of every tensor of a published network."""
+    """Return the published name -> (shape, dtype) of every tensor of a published network."""
     keys = json.loads((REFERENCE / "keys" / f"keys_{variant}.json").read_text())
     return {key: (shape, dtype) for key, shape, dtype in keys}
 
 
 def official_state(variant: str) -> dict[str, torch.Tensor]:
-    """The same with rule-made values."""
+    """Return the state dict of a published network, with values made by the rule."""
     rule, shapes = load_rule(), official_shapes(variant)
     return {key: torch.from_numpy(np.asarray(rule.value(key, s))).reshape(s) for key, (s, _) in shapes.items()}
 
 
 def golden(name: str) -> dict[str, Any]:
-    """Arrays of a golden file as tensors; what is no number stays as it is."""
+    """Read the arrays of a golden file as tensors; anything but numbers stays as it is."""
     with np.load(REFERENCE / "golden" / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}
     return {key: torch.from_numpy(a) if a.dtype.kind in "fiu" else a for key, a in arrays.items()}
 
 
 def official_model(variant: str) -> UPerNet:
-    """UPerNet-InternImage on ADE20K, `variant` t to h, with the published widths."""
+    """Build UPerNet-InternImage for ADE20K, `variant` t to h, with the published widths."""
     return UPerNet(ModelSpec(backbone=f"internimage_{variant}", head_channels=0), load_taxonomy("ade20k150"))
 
 
 def tiny_model(style: str) -> UPerNet:
-    """The small model of golden file `tiny_{style}` with its rule-made weights."""
+    """Build the small model of golden file `tiny_{style}` with its rule-made weights."""
     config = json.loads(str(golden(f"tiny_{style}")["config"]))
     options = {key: value for key, value in config["backbone"].items() if key not in ("norm_layer", "level2_post_norm")}
     if blocks := options.pop("level2_post_norm_block_ids", ()):
@@ -94,5 +94,5 @@ def tiny_model(style: str) -> UPerNet:
 
 
 def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference over the spread of what is expected."""
+    """Return the largest difference over the spread of what is expected."""
     return float((value - expected).abs().max() / expected.double().std())

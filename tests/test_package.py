@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
 import zipfile
+from graphlib import CycleError
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from import_graph import LEAVES, floors, import_graph, imported_rooms, room_of, without_implied
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -49,35 +50,6 @@ ROOMS = [
     "cli",
     "__main__",
 ]
-LEAVES = {"errors", "files", "settings", "taxonomy", "recipe", "devices", "distributed"}
-
-
-def imports(path: Path) -> set[str]:
-    """Rooms of upernet that a source file imports, anywhere in it; `upernet` itself counts as `__init__`."""
-    inside = path.relative_to(PACKAGE)
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                package = ("upernet", *inside.parts[:-1])
-                base = ".".join((*package[: len(package) - node.level + 1], *([node.module] if node.module else [])))
-            names = [f"{base}.{alias.name}" for alias in node.names] if base == "upernet" else [base]
-        for name in names:
-            top, *rest = name.split(".")
-            if top == "upernet":
-                is_room = bool(rest) and any((PACKAGE / f"{rest[0]}{end}").exists() for end in ("", ".py"))
-                rooms.add(rest[0] if is_room else "__init__")
-    return rooms - {room_of(path)}
-
-
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -88,13 +60,28 @@ def test_every_room_has_a_place_in_the_order():
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path):
     before = ROOMS[: ROOMS.index(room_of(path))]
-    assert imports(path) <= set(before)
+    assert imported_rooms(path) <= set(before)
+
+
+def test_leaves_import_only_leaves():
+    graph = import_graph()
+    for leaf in LEAVES:
+        assert graph[leaf] <= LEAVES, leaf
 
 
 def test_models_and_data_do_not_know_each_other():
-    for path in SOURCES:
-        if room_of(path) in ("models", "data"):
-            assert imports(path) <= LEAVES | {"ops"}, path
+    graph = import_graph()
+    for room in ("models", "data"):
+        assert graph[room] <= LEAVES | {"ops"}, room
+    assert graph["ops"] == set()
+
+
+def test_the_import_graph_leaves_out_only_what_follows_from_others():
+    graph = {"a": {"b", "c"}, "b": {"c"}, "c": set(), "d": {"a", "c"}}
+    assert without_implied(graph) == {"a": {"b"}, "b": {"c"}, "c": set(), "d": {"a"}}
+    assert floors(graph) == [["c"], ["b"], ["a"], ["d"]]
+    with pytest.raises(CycleError):
+        floors({"a": {"b"}, "b": {"a"}})
 
 
 def test_every_photo_is_credited_and_small():

@@ -84,7 +84,7 @@ def test_weights_that_are_not_finite_are_refused(model, tmp_path):
 
 
 def write(path, network, /, **changes):
-    """Write a native file with a description that its writer would not give."""
+    """Write a native file with a wrong description."""
     tensors = {key: value for key, value in network.state_dict().items() if not key.startswith("auxiliary.")}
     content = {"format": 1, "model": SPEC.model_dump(mode="json"), "taxonomy": network.taxonomy.to_dict(), "card": {}}
     text = changes.pop("text", None) or json.dumps(content | changes)

@@ -21,7 +21,7 @@ from upernet.models import UPerNet
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """The command line in this process: exit status and what was printed. `--threads` is taken back afterwards."""
+    """Run the command line in this process and return exit status and output; `--threads` is undone afterwards."""
 
     def run(*arguments: object) -> Result:
         capsys.readouterr()

@@ -1,4 +1,4 @@
-"""upernet convert"""
+"""Tests of `upernet convert`."""
 
 from __future__ import annotations
 

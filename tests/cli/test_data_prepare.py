@@ -1,4 +1,4 @@
-"""`upernet data prepare`"""
+"""Tests of `upernet data prepare`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`upernet download`, from a mirror on this computer"""
+"""Tests of `upernet download`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`upernet models`"""
+"""Tests of `upernet models`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "reference"
 
 @pytest.fixture
 def reference() -> Callable[[str], Any]:
-    """Reads a JSON file of the reference by name; skips the test where there is none."""
+    """Return a reader of the reference's JSON files by name; it skips the test where there is none."""
 
     def read(name: str) -> Any:
         path = REFERENCE / name

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -103,7 +103,7 @@ def read_weights(path: str | Path) -> Weights:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with cast(Any, safe_open)(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise UpernetError(f"{path}: not a readable safetensors file, {_damage(str(error))}.") from error
@@ -140,8 +140,9 @@ def _read_torch(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], dict[str, 
         raise UpernetError(
             f"{path}: not a state dict (names with tensors); save it with torch.save(model.state_dict())."
         )
-    meta = content.get("meta")
-    return _state_dict(content), meta if isinstance(meta, dict) else {}
+    values = cast(dict[object, object], content)
+    meta = values.get("meta")
+    return _state_dict(values), cast(dict[str, Any], meta) if isinstance(meta, dict) else {}
 
 
 def _state_dict(content: dict[Any, Any]) -> dict[str, Tensor]:
@@ -156,7 +157,8 @@ def _state_dict(content: dict[Any, Any]) -> dict[str, Tensor]:
 def _tensors(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
-    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    items = cast(Mapping[object, object], content).items()
+    return {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}
 
 
 def _all_begin_with(prefix: str, tensors: dict[str, Tensor]) -> bool:

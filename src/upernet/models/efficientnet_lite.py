@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from upernet.models.features import DropPath, Feature, FeatureInfo
 from upernet.models.initialization import initialize
@@ -125,7 +125,9 @@ class SameConv2d(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1):
         padding = kernel_size // 2 if stride == 1 else 0
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of `input`, N x C x H x W."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def fold(network: nn.Module, pairs: list[ConvNormPair]) -> None:
         conv.weight = nn.Parameter(weight, requires_grad=False)
         conv.bias = nn.Parameter(bias, requires_grad=False)
         replacements[norm] = after[0] if len(after) == 1 else nn.Sequential(*after)
-    modules: list[tuple[str, nn.Module]] = list(network.named_modules(remove_duplicate=False))
+    modules = cast(list[tuple[str, nn.Module]], [*network.named_modules(remove_duplicate=False)])
     for path, module in modules:
         if module in replacements:
             parent, _, name = path.rpartition(".")

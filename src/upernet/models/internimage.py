@@ -7,13 +7,13 @@ norms; the features are N x C x H x W views of them (channels-last in memory).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from upernet.errors import UpernetError
 from upernet.models.features import STRIDES, DropPath, Feature, FeatureInfo
@@ -111,8 +111,10 @@ class InternImage(nn.Module):
         self.spec = spec
         self.grad_checkpointing = False
         self.patch_embed = Stem(spec.channels)
-        rates = torch.linspace(0, spec.drop_path_rate, sum(spec.depths), device="cpu").split(spec.depths)
-        self.levels = nn.ModuleList(Stage(spec, index, rates[index].tolist()) for index in range(4))
+        linspace = cast(Any, torch.linspace(0, spec.drop_path_rate, sum(spec.depths), device="cpu"))
+        rates = cast(list[float], linspace.tolist())
+        first = [sum(spec.depths[:index]) for index in range(5)]
+        self.levels = nn.ModuleList(Stage(spec, i, rates[first[i] : first[i + 1]]) for i in range(4))
         self.feature_info = FeatureInfo(
             *(Feature(spec.channels * 2**index, STRIDES[index], f"levels.{index}") for index in range(4))
         )

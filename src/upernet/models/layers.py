@@ -19,7 +19,7 @@ class Classifier(nn.Conv2d):
     """A 1x1 convolution that classifies each pixel, N x C x H x W -> N x K x H x W."""
 
     def __init__(self, in_channels: int, num_logits: int):
-        super().__init__(in_channels, num_logits, 1)
+        super().__init__(in_channels, num_logits, 1)  # pyright: ignore[reportUnknownMemberType]
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the logits."""

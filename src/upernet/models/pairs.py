@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class _Call:
 
 class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.calls: list[_Call] = []
         self.operations: list[_Operation] = []
         self.open: list[_Call] = []
@@ -166,4 +166,4 @@ def _memory(value: object) -> int:
 
 
 def _num_hooks(module: nn.Module) -> int:
-    return len(module._forward_hooks) + len(module._forward_pre_hooks)  # pyright: ignore[reportPrivateUsage]
+    return sum(len(cast(Sized, getattr(module, hooks))) for hooks in ("_forward_hooks", "_forward_pre_hooks"))

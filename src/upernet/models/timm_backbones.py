@@ -11,7 +11,7 @@ import timm.models
 import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # pyright: ignore[reportPrivateImportUsage]
-from timm.models import group_parameters, is_model
+from timm.models import group_parameters, is_model  # pyright: ignore[reportUnknownVariableType]
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
@@ -64,8 +64,8 @@ def adopt(network: nn.Module, name: str) -> TimmBackbone:
     """
     info = cast(timm.models.FeatureInfo, network.feature_info)
     own = _by_timm_name(name for name, _ in cast(Iterable[tuple[str, nn.Module]], network.named_modules()))
-    columns = zip(info.channels(), info.reduction(), info.module_name(), strict=True)
-    rows = cast(Iterable[tuple[int, int, str]], columns)
+    channels, strides = cast(list[int], info.channels()), cast(list[int], info.reduction())
+    rows = zip(channels, strides, cast(list[str], info.module_name()), strict=True)
     features = [Feature(channels, stride, own.get(_flat(module), module)) for channels, stride, module in rows]
     network.__class__ = _extended(type(network))
     backbone = cast(TimmBackbone, network)
@@ -205,7 +205,7 @@ class PaddedSwinBlock(SwinTransformerBlock):
     def _attn(self, x: Tensor) -> Tensor:
         (rows, columns), (height, width) = self.window_size, x.shape[1:3]
         padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
-        return super()._attn(padded)[:, :height, :width]
+        return super()._attn(padded)[:, :height, :width]  # pyright: ignore[reportUnknownMemberType]
 
 
 def normalization(name: str) -> Normalization:

@@ -37,7 +37,7 @@ def rows(x, weight, grad, requires_grad=False):
 
 
 def both_ways(x, weight, grad, threads=2):
-    """[result, gradient of x, gradient of the weight] by Winograd's transforms, and by `conv2d` in float64."""
+    """Return [result, gradient of x, gradient of the weight] by Winograd's transforms, and by `conv2d` in float64."""
 
     def fast():
         y = upsample_conv3x3([x], weight)

@@ -31,10 +31,10 @@ def tensors(
 
 
 def results(kernel: str, inputs: list[Tensor], **geometry: Any) -> list[Tensor]:
-    """The output and the three gradients for a fixed gradient of the output."""
-    leaves = [t.detach().requires_grad_() for t in inputs]
+    """Return the output and the three gradients for a fixed gradient of the output."""
+    x, offset, mask = leaves = [t.detach().requires_grad_() for t in inputs]
     with use_kernel(dcnv3=kernel):
-        out = dcnv3(*leaves, **geometry)
+        out = dcnv3(x, offset, mask, **geometry)
         weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
         return [out.detach(), *torch.autograd.grad(out, leaves, weight)]
 
@@ -50,7 +50,8 @@ def test_golden(name: str, kernel: str) -> None:
     for t in inputs:
         t.requires_grad_()
     with use_kernel(dcnv3=kernel):
-        out = dcnv3(*inputs, **geometry)
+        x, offset, mask = inputs
+        out = dcnv3(x, offset, mask, **geometry)
         gradients = torch.autograd.grad(out, inputs, facts["grad_out"])
     torch.testing.assert_close(out, facts["out"], rtol=1e-9, atol=1e-9)
     for key, gradient in zip(("g_input", "g_offset", "g_mask"), gradients, strict=True):
@@ -249,10 +250,10 @@ def test_counts_multiply_adds_as_published() -> None:
 
 
 def test_runs_in_inference_mode() -> None:
-    inputs = tensors()
-    expected = dcnv3(*inputs, groups=2)
+    x, offset, mask = tensors()
+    expected = dcnv3(x, offset, mask, groups=2)
     with torch.inference_mode():
-        assert torch.equal(dcnv3(*inputs, groups=2), expected)
+        assert torch.equal(dcnv3(x, offset, mask, groups=2), expected)
 
 
 def test_choice_of_kernel() -> None:
@@ -289,7 +290,8 @@ def test_arguments_that_do_not_fit(changes: dict[str, Any], message: str) -> Non
     shapes |= {key: value for key, value in changes.items() if key in shapes}
     geometry = {"groups": 2} | {key: value for key, value in changes.items() if key not in shapes}
     with pytest.raises(ValueError, match=message):
-        dcnv3(*(torch.zeros(shape) for shape in shapes.values()), **geometry)
+        x, offset, mask = (torch.zeros(shape) for shape in shapes.values())
+        dcnv3(x, offset, mask, **geometry)
 
 
 def test_integers_are_refused() -> None:

@@ -42,8 +42,8 @@ def test_products(rows, batch, depth, outputs, biased, threads, dtype):
         torch.set_num_threads(before)
     expected = torch.einsum("rgk,gdk->rgd", x.double(), weight.double())
     expected = expected if bias is None else expected + bias.double()
-    tolerance = {"rtol": 1e-5, "atol": 5e-5} if dtype == torch.float32 else {}
-    torch.testing.assert_close(out, expected.to(dtype), **tolerance)
+    rtol, atol = (1e-5, 5e-5) if dtype == torch.float32 else (1e-7, 1e-7)
+    torch.testing.assert_close(out, expected.to(dtype), rtol=rtol, atol=atol)
     assert (surrounded[:32] == 7).all() and (surrounded[-32:] == 7).all(), "written outside"
 
 

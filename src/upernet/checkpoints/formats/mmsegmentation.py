@@ -76,5 +76,5 @@ def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _to_timm_order(value: Tensor) -> Tensor:
     """Reorder the channels of merged 2x2 patches: ... x (C, row, column) -> ... x (column, row, C)."""
-    split = value.unflatten(-1, (-1, 2, 2))
+    split = value.reshape(*value.shape[:-1], -1, 2, 2)
     return split.movedim(-3, -1).transpose(-3, -2).flatten(-3)
