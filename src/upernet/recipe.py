@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from upernet.errors import UpernetError
 from upernet.settings import Settings, SettingsError, read_settings
+from upernet.taxonomy import LEVEL_KINDS, LevelName
 
-LevelName = Literal["scene", "object", "part", "material", "texture"]
 Split = Literal["train", "held_back", "val", "test"]
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -144,8 +144,8 @@ class LossSpec(Settings):
     stride: int = Field(default=1, ge=1)
     """Pixel maps are compared with the logits at every `stride`-th pixel, to which those are resized (paper: 4)."""
 
-    weights: dict[LevelName, float] = {"object": 1.0, "part": 0.5, "scene": 0.25, "material": 1.0, "texture": 1.0}
-    """A level that is not listed keeps the paper's weight."""
+    weights: dict[LevelName, float] = {kind.name: kind.loss_weight for kind in LEVEL_KINDS.values()}
+    """Level -> weight of its loss. A level that is not listed keeps its default, which is the paper's weight."""
     auxiliary: float = Field(default=0.4, ge=0)
     weak: float = Field(default=1.0, ge=0)
     """Factor of the losses of implied labels."""

@@ -12,15 +12,15 @@ from painted_network import PERSON, TAXONOMY, four_quarters
 from PIL import Image
 
 from upernet.errors import UpernetError
-from upernet.inference import LevelMap, Parse, render
+from upernet.inference import LabelMap, Parse, render
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
 
 
-def level_map(level: str, labels: np.ndarray, confidence: float = 0.8) -> LevelMap:
+def label_map(level: str, labels: np.ndarray, confidence: float = 0.8) -> LabelMap:
     classes = TAXONOMY.levels[level]
     values = np.full(labels.shape, confidence, np.float32)
-    return LevelMap(level, labels.astype(np.int16), values, classes.names, classes.colors, classes.background)
+    return LabelMap(level, labels.astype(np.int16), values, classes.names, classes.colors, classes.background)
 
 
 def make_parse(path: str | None = "street.jpg", **scene: float) -> Parse:
@@ -33,12 +33,12 @@ def make_parse(path: str | None = "street.jpg", **scene: float) -> Parse:
     parts[32:, 48:] = -1
     materials = np.where(objects == PERSON, 1, -1)
     maps = {
-        name: level_map(name, labels)
+        name: label_map(name, labels)
         for name, labels in (("object", objects), ("part", parts), ("material", materials))
     }
-    ranked = list((scene or {"street": 0.7, "office": 0.3}).items())
+    rankings = {"scene": list((scene or {"street": 0.7, "office": 0.3}).items())}
     return Parse(
-        PHOTO, maps, ranked, thresholds={"scene": 0.5}, part_groups=TAXONOMY.part_groups, model="painted", path=path
+        PHOTO, maps, rankings, thresholds={"scene": 0.5}, part_groups=TAXONOMY.part_groups, model="painted", path=path
     )
 
 
@@ -87,7 +87,7 @@ def test_description_of_some_levels() -> None:
         PHOTO, {"object": parse.object, "material": parse.material}, part_groups=TAXONOMY.part_groups
     ).describe()
     assert "The person's (25 % of the photo) materials: fabric (100 %)." in without_parts
-    nothing = Parse(PHOTO, {"part": level_map("part", np.zeros((64, 96)))}).describe()
+    nothing = Parse(PHOTO, {"part": label_map("part", np.zeros((64, 96)))}).describe()
     assert nothing == "Parts in the photo: nothing that is listed; 100 % is no listed part."
 
 
@@ -96,24 +96,24 @@ def test_small_and_many_classes_are_summed_up() -> None:
     labels[0, :30] = 1
     labels[0, 30:50] = 2
     labels[1, :20] = 3
-    description = Parse(Image.new("RGB", (100, 100)), {"object": level_map("object", labels)}).describe()
+    description = Parse(Image.new("RGB", (100, 100)), {"object": label_map("object", labels)}).describe()
     assert description == "The photo shows sky (99 %) and 3 more (under 1 % together)."
     labels[labels > 1] = 0
-    description = Parse(Image.new("RGB", (100, 100)), {"object": level_map("object", labels)}).describe()
+    description = Parse(Image.new("RGB", (100, 100)), {"object": label_map("object", labels)}).describe()
     assert description == "The photo shows sky (100 %) and road (under 1 %)."
 
 
 def test_a_few_stray_pixels_of_an_owner_get_no_line() -> None:
     labels = np.zeros((100, 100), np.int16)
     labels[0, :9] = PERSON
-    maps = {"object": level_map("object", labels), "part": level_map("part", labels // 2)}
+    maps = {"object": label_map("object", labels), "part": label_map("part", labels // 2)}
     assert "person (under 1 %)" in Parse(PHOTO, maps, part_groups=TAXONOMY.part_groups).describe()
     assert "The person" not in Parse(PHOTO, maps, part_groups=TAXONOMY.part_groups).describe()
 
 
 def test_numbers_of_the_description_are_those_of_the_maps() -> None:
     rng = np.random.default_rng(1)
-    objects = level_map("object", rng.choice([-1, 0, 1], (64, 96), p=[0.2, 0.5, 0.3]))
+    objects = label_map("object", rng.choice([-1, 0, 1], (64, 96), p=[0.2, 0.5, 0.3]))
     description = Parse(PHOTO, {"object": objects}).describe()
     said = {name: int(number) for name, number in re.findall(r"(\w+) \((\d+) %\)", description)}
     counted = {name: round(100 * (objects.labels == label).mean()) for label, name in ((0, "sky"), (1, "road"))}
@@ -140,11 +140,11 @@ def test_saved_files(tmp_path: Path) -> None:
     assert folder == tmp_path / "new" / "parses" / "street"
     names = {f"{level}{kind}.png" for level in parse.maps for kind in ("", "_confidence", "_overlay")}
     assert set(contents(folder)) == names | {"sheet.jpg", "parse.json"}
-    for level, level_map in parse.maps.items():
+    for level, label_map in parse.maps.items():
         image = Image.open(folder / f"{level}.png")
         assert image.mode == "L"
         labels = np.asarray(image).astype(int)
-        np.testing.assert_array_equal(np.where(labels == 255, -1, labels), level_map.labels)
+        np.testing.assert_array_equal(np.where(labels == 255, -1, labels), label_map.labels)
         assert (np.asarray(Image.open(folder / f"{level}_confidence.png")) == 204).all()  # 0.8
     result = json.loads((folder / "parse.json").read_text())
     assert result["part"]["unsure"] == 255 and result["part"]["names"] == ["none", "hair", "skin", "paw"]
@@ -153,7 +153,7 @@ def test_saved_files(tmp_path: Path) -> None:
 def test_levels_with_many_classes_are_saved_with_16_bits(tmp_path: Path) -> None:
     labels = np.array([[-1, 0, 299]], np.int16)
     names, colors = tuple(f"class_{i}" for i in range(300)), ((1, 2, 3),) * 300
-    many = LevelMap("object", labels, np.ones((1, 3), np.float32), names, colors, False)
+    many = LabelMap("object", labels, np.ones((1, 3), np.float32), names, colors, False)
     folder = Parse(Image.new("RGB", (3, 1)), {"object": many}).save(tmp_path)
     assert np.asarray(Image.open(folder / "object.png")).tolist() == [[65535, 0, 299]]
     assert json.loads((folder / "parse.json").read_text())["object"]["unsure"] == 65535

@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from upernet.inference import LevelMap
+from upernet.inference import LabelMap
 from upernet.inference.render import Legend, contact_sheet, legend_entries, overlay, painted
 
 NAMES = ("sky", "a_rather_long_name_of_a_class", "person")
 COLORS = ((0, 90, 255), (255, 160, 0), (20, 140, 20))
 
 
-def level_map(labels: np.ndarray, background: bool = False, classes: int = 3) -> LevelMap:
+def label_map(labels: np.ndarray, background: bool = False, classes: int = 3) -> LabelMap:
     names = (*NAMES, *(f"class {i}" for i in range(3, classes)))
     colors = (*COLORS, *((i % 256, 0, 0) for i in range(3, classes)))
-    return LevelMap("object", labels.astype(np.int16), np.ones(labels.shape, np.float32), names, colors, background)
+    return LabelMap("object", labels.astype(np.int16), np.ones(labels.shape, np.float32), names, colors, background)
 
 
 def thirds() -> np.ndarray:
@@ -27,7 +27,7 @@ def thirds() -> np.ndarray:
 
 def test_labels_tint_the_photo_where_they_are() -> None:
     photo = Image.new("RGB", (120, 60), (100, 100, 100))
-    pixels = np.asarray(painted(photo, level_map(thirds()), (240, 120))).astype(int)
+    pixels = np.asarray(painted(photo, label_map(thirds()), (240, 120))).astype(int)
     sky, long, unsure = pixels[:, :75], pixels[:, 85:155], pixels[:, 165:]
     assert np.ptp(sky, axis=(0, 1)).max() == np.ptp(long, axis=(0, 1)).max() == 0
     assert sky[0, 0].argmax() == 2 and long[0, 0].argmax() == 0
@@ -37,19 +37,19 @@ def test_labels_tint_the_photo_where_they_are() -> None:
 
 def test_background_keeps_the_photo() -> None:
     photo = Image.new("RGB", (120, 60), (120, 100, 80))
-    pixels = np.asarray(painted(photo, level_map(thirds(), background=True), (120, 60)))
+    pixels = np.asarray(painted(photo, label_map(thirds(), background=True), (120, 60)))
     assert np.abs(pixels[:, :35].astype(int) - (120, 100, 80)).max() <= 20
 
 
 def test_legend_lists_classes_by_area_then_background_and_unsure() -> None:
     labels = np.array([[0, 0, 1, 2, 2, -1, -1, -1, -1, -1]])
-    assert [(entry.name, entry.share) for entry in legend_entries(level_map(labels))] == [
+    assert [(entry.name, entry.share) for entry in legend_entries(label_map(labels))] == [
         ("sky", "20 %"),
         ("person", "20 %"),
         ("a rather long name of a class", "10 %"),
         ("unsure", "50 %"),
     ]
-    assert [entry.name for entry in legend_entries(level_map(labels, background=True))] == [
+    assert [entry.name for entry in legend_entries(label_map(labels, background=True))] == [
         "person",
         "a rather long name of a class",
         "no listed object",
@@ -59,7 +59,7 @@ def test_legend_lists_classes_by_area_then_background_and_unsure() -> None:
 
 def test_long_legends_sum_up_the_rest() -> None:
     labels = np.arange(40)[None].repeat(2, axis=0)
-    entries = legend_entries(level_map(labels, classes=40), most=10)
+    entries = legend_entries(label_map(labels, classes=40), most=10)
     assert len(entries) == 10
     assert (entries[-1].name, entries[-1].share) == ("31 more", "78 %")
 
@@ -67,7 +67,7 @@ def test_long_legends_sum_up_the_rest() -> None:
 @given(count=st.integers(1, 40), width=st.integers(100, 900), text=st.integers(10, 30))
 @settings(max_examples=30, deadline=None)
 def test_a_legend_fits_its_width_and_holds_all_entries(count: int, width: int, text: int) -> None:
-    entries = legend_entries(level_map(np.arange(count)[None], classes=max(3, count)))
+    entries = legend_entries(label_map(np.arange(count)[None], classes=max(3, count)))
     legend = Legend(entries, text, width=width)
     assert legend.size[0] <= width
     columns = (legend.size[0] + legend.gap) // (legend.column + legend.gap)
@@ -78,7 +78,7 @@ def test_a_legend_fits_its_width_and_holds_all_entries(count: int, width: int, t
 @pytest.mark.parametrize("size", [(1, 1), (500, 3), (3, 500), (300, 200), (200, 300), (4000, 100)])
 def test_photos_of_any_shape_can_be_drawn(size: tuple[int, int]) -> None:
     photo = Image.new("RGB", size, "grey")
-    drawn = level_map(np.zeros((size[1], size[0])))
+    drawn = label_map(np.zeros((size[1], size[0])))
     picture = overlay(photo, drawn)
     assert max(picture.size) >= 480
     sheet = contact_sheet(photo, [drawn] * 4, "A street scene (70 %)", "The photo shows sky (100 %).\nMore text.")
@@ -88,7 +88,7 @@ def test_photos_of_any_shape_can_be_drawn(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("levels", range(5))
 def test_sheets_grow_with_the_number_of_levels(levels: int) -> None:
     photo = Image.new("RGB", (400, 300), "grey")
-    sheet = contact_sheet(photo, [level_map(np.zeros((300, 400)))] * levels, "title", "")
+    sheet = contact_sheet(photo, [label_map(np.zeros((300, 400)))] * levels, "title", "")
     columns = {0: 1, 1: 2, 2: 3, 3: 3, 4: 3}[levels]
     assert sheet.width == 80 + columns * 520 + (columns - 1) * 36
     assert (np.asarray(sheet)[:, -30:] == 255).all()  # margins stay free

@@ -52,8 +52,6 @@ def test_part_groups_are_slices_of_the_part_logits(room: Taxonomy) -> None:
     assert [group.channels for group in room.part_groups] == [slice(0, 3), slice(3, 5)]
     assert room.num_logits("part") == 5
     assert room.num_logits("object") == room.level("object").num_classes == 3
-    assert room.group_of(2) == room.part_groups[1]
-    assert room.group_of(0) is None
 
 
 def test_unknown_levels_and_classes(room: Taxonomy) -> None:

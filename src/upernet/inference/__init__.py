@@ -1,7 +1,7 @@
-"""From a photo to a `Parse`."""
+"""Inference: from a photo to a `Parse`."""
 
-from upernet.inference.level_map import UNSURE, LevelMap
+from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
 from upernet.inference.parser import Parser, load
 
-__all__ = ["UNSURE", "LevelMap", "Parse", "Parser", "load"]
+__all__ = ["UNSURE", "LabelMap", "Parse", "Parser", "load"]

@@ -1,34 +1,41 @@
-"""A parse in English sentences."""
+"""Descriptions of a parse in English sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from upernet.inference.level_map import UNSURE, LevelMap
-from upernet.taxonomy import PartGroup
+from upernet.inference.label_map import UNSURE, LabelMap
+from upernet.taxonomy import LEVEL_KINDS, PartGroup
 
 LEAST = 0.01
-"""Smaller shares are summed up in "and 3 more"."""
+"""Smaller shares are summed up as "3 more"."""
 LEAST_OWNER = 0.001
-"""Smaller objects get no line about their parts."""
+"""Objects with a smaller share get no line about their parts."""
 MOST = 8
-"""Names in a list; the others are summed up."""
+"""Longest list of names; the others are summed up."""
 
 
 def describe(
-    scene: Sequence[tuple[str, float]] | None,
-    scene_is_sure: bool,
-    maps: Mapping[str, LevelMap],
+    rankings: Mapping[str, Sequence[tuple[str, float]]],
+    sure: Collection[str],
+    maps: Mapping[str, LabelMap],
     part_groups: Sequence[PartGroup] = (),
 ) -> str:
-    """What a parse shows, one line per subject: the scene; the objects by area; each object that owns parts, with its
-    parts, materials and textures; the materials and textures of the whole photo.
+    """Describe a parse, one line per subject.
 
-    Percentages are shares of pixels in the label maps, rounded: of the photo, or of the object that the line is about.
+    The lines are: each image label; the objects by area; each object that owns parts, with its parts and the labels of
+    all other levels; these levels for the whole photo. Percentages are rounded shares of pixels: of the photo, or of the
+    object that the line is about.
+
+    Args:
+        rankings: level -> all classes with their probability, most probable first.
+        sure: The levels of `rankings` whose first label is probable enough.
+        maps: level -> label map.
+        part_groups: The objects that own parts.
     """
-    lines = [_scene(scene, scene_is_sure)] if scene else []
+    lines = [_image_label(level, ranking, level in sure) for level, ranking in rankings.items()]
     if "object" in maps:
         objects = maps["object"]
         lines.append(_sentence("The photo shows", "The objects are unsure", objects, "object"))
@@ -39,32 +46,36 @@ def describe(
         ]
     elif "part" in maps:
         lines.append(_sentence("Parts in the photo:", "The parts are unsure", maps["part"], "part"))
-    for level in ("material", "texture"):
-        if level in maps:
-            lines.append(_sentence(f"{level.capitalize()}s:", f"The {level}s are unsure", maps[level], level))
+    for level in _properties(maps):
+        lines.append(_sentence(f"{level.capitalize()}s:", f"The {level}s are unsure", maps[level], level))
     return "\n".join(lines)
 
 
 def percent(share: float) -> str:
-    """A fraction as "12 %"; below 1 %, "under 1 %"."""
+    """Return a fraction as "12 %", or "under 1 %"."""
     return "under 1 %" if share < LEAST else f"{100 * share:.0f} %"
 
 
 def readable(name: str) -> str:
-    """A class name as it is written in a sentence."""
+    """Return a class name as it is written in a sentence."""
     return name.replace("_", " ")
 
 
-def _scene(scene: Sequence[tuple[str, float]], is_sure: bool) -> str:
+def _image_label(level: str, ranking: Sequence[tuple[str, float]], is_sure: bool) -> str:
     if not is_sure:
-        guesses = " or ".join(f"{readable(name)} ({percent(probability)})" for name, probability in scene[:2])
-        return f"Unsure scene: perhaps {guesses}."
-    name, probability = scene[0]
+        guesses = " or ".join(f"{readable(name)} ({percent(probability)})" for name, probability in ranking[:2])
+        return f"Unsure {level}: perhaps {guesses}."
+    name, probability = ranking[0]
     article = "An" if name[:1].lower() in "aeiou" else "A"
-    return f"{article} {readable(name)} scene ({percent(probability)})."
+    return f"{article} {readable(name)} {level} ({percent(probability)})."
 
 
-def _owner(label: int, maps: Mapping[str, LevelMap]) -> str:
+def _properties(maps: Mapping[str, LabelMap]) -> list[str]:
+    """Return the levels that say something about objects and the whole photo alike, such as materials."""
+    return [level for level in maps if level != "object" and LEVEL_KINDS[level].owned_by is None]
+
+
+def _owner(label: int, maps: Mapping[str, LabelMap]) -> str:
     objects = maps["object"]
     where = objects.labels == label
     name, share = readable(objects.names[label]), percent(float(where.mean()))
@@ -73,19 +84,18 @@ def _owner(label: int, maps: Mapping[str, LevelMap]) -> str:
         start = f"The {name} ({share} of the photo)"
         sentences.append(_sentence(f"{start} has", f"{start} has no certain parts", maps["part"], "part", where))
     of_it = "Its" if sentences else f"The {name}'s ({share} of the photo)"
-    for level in ("material", "texture"):
-        if level in maps:
-            sentence = _sentence(f"{of_it} {level}s:", f"{of_it} {level}s are unsure", maps[level], level, where)
-            sentences.append(sentence)
+    for level in _properties(maps):
+        sentence = _sentence(f"{of_it} {level}s:", f"{of_it} {level}s are unsure", maps[level], level, where)
+        sentences.append(sentence)
     return " ".join(sentences)
 
 
-def _sentence(start: str, unsure: str, level_map: LevelMap, level: str, where: np.ndarray | None = None) -> str:
-    """`start`, the names with their shares, and what is not named; just `unsure` where no pixel has a certain label."""
-    counts = level_map.counts(where)
+def _sentence(start: str, unsure: str, label_map: LabelMap, level: str, where: np.ndarray | None = None) -> str:
+    """Return a sentence with the names and their shares after `start`, or just `unsure` if every pixel is unsure."""
+    counts = label_map.counts(where)
     total = sum(counts.values())
     rest = []
-    if level_map.background and 0 in counts:
+    if label_map.background and 0 in counts:
         rest.append(f"{percent(counts.pop(0) / total)} is no listed {level}")
     if UNSURE in counts:
         missing = counts.pop(UNSURE)
@@ -98,7 +108,7 @@ def _sentence(start: str, unsure: str, level_map: LevelMap, level: str, where: n
     others = [label for label in counts if label not in named]
     if not named or len(others) == 1:
         named, others = named + others[:1], others[1:]
-    words = [f"{readable(level_map.names[label])} ({percent(counts[label] / total)})" for label in named]
+    words = [f"{readable(label_map.names[label])} ({percent(counts[label] / total)})" for label in named]
     if others:
         together = percent(sum(counts[label] for label in others) / total)
         words.append(f"{len(others)} more ({together} together)")

@@ -1,4 +1,4 @@
-"""Parse: what was found in one photo."""
+"""`Parse`: the result of parsing one photo."""
 
 from __future__ import annotations
 
@@ -15,21 +15,34 @@ from PIL import Image
 from upernet.errors import UpernetError
 from upernet.files import atomic_path
 from upernet.inference import describe, render
-from upernet.inference.level_map import UNSURE, LevelMap
-from upernet.taxonomy import PartGroup
+from upernet.inference.label_map import UNSURE, LabelMap
+from upernet.taxonomy import LEVEL_KINDS, PartGroup
 
 RESULT_FILE = "parse.json"
 RANKED = 5
-"""Scenes written to JSON."""
+"""Number of candidates per image label in the JSON file."""
 PNG_LEVEL = 3
-"""Of zlib. Its default takes twice as long for files that are 5 % smaller."""
+"""Compression level of zlib. Its default takes twice as long for files that are 5 % smaller."""
+
+Ranking = Sequence[tuple[str, float]]
+"""All classes of an image label with their probability, most probable first."""
 
 
 class Parse:
     """The result of parsing one photo.
 
-    `parse.object`, `.part`, `.material` and `.texture` are `LevelMap`s, `.scene` is a ranked list; a level that the
-    model does not have, or that was not asked for, raises `UpernetError`.
+    `parse.object`, `.part`, `.material` and `.texture` are `LabelMap`s; `.scene` is a ranked list. `parse["LEVEL"]`
+    returns any level, including levels that were added. A level that the model does not have, or that was not requested,
+    raises `UpernetError`.
+
+    Args:
+        photo: The photo as an RGB image.
+        maps: level -> label map, at the size of the photo.
+        rankings: level -> all classes with their probability, most probable first, for levels with one label per photo.
+        thresholds: level -> probability below which a label is unsure; already applied to `maps`.
+        part_groups: The objects that own parts.
+        model: Name of the model.
+        path: The file of the photo, as it was given.
 
     Example:
         >>> import upernet
@@ -43,84 +56,85 @@ class Parse:
     def __init__(
         self,
         photo: Image.Image,
-        maps: Mapping[str, LevelMap],
-        scene: Sequence[tuple[str, float]] | None = None,
+        maps: Mapping[str, LabelMap],
+        rankings: Mapping[str, Ranking] | None = None,
         *,
         thresholds: Mapping[str, float] | None = None,
         part_groups: Sequence[PartGroup] = (),
         model: str = "",
         path: str | None = None,
     ):
-        """
-        Args:
-            photo: RGB.
-            maps: level -> its labels in photo size.
-            scene: all scenes with their probability, most probable first; None if the level was not asked for.
-            thresholds: level -> probability below which a label is unsure (already applied to `maps`).
-            part_groups: which objects own which parts.
-            model: name of the model.
-            path: the photo's file, as it was given.
-        """
         self.photo = photo
         self.maps = dict(maps)
+        self.rankings = {level: list(ranking) for level, ranking in (rankings or {}).items()}
         self.thresholds = dict(thresholds or {})
         self.part_groups = tuple(part_groups)
         self.model = model
         self.path = path
-        self._scene = None if scene is None else list(scene)
 
     @property
     def levels(self) -> tuple[str, ...]:
         """The levels of this parse."""
-        return (*(() if self._scene is None else ("scene",)), *self.maps)
+        return (*self.rankings, *self.maps)
+
+    def __getitem__(self, level: str) -> LabelMap | list[tuple[str, float]]:
+        """Return the label map of a dense level, or the ranked list of a level with one label per photo."""
+        return self._ranking(level) if level in self.rankings else self._map(level)
 
     @property
     def scene(self) -> list[tuple[str, float]]:
-        """All scenes and their probability, most probable first; see `scene_is_sure`."""
-        if self._scene is None:
-            raise self._missing("scene")
-        return self._scene
+        """All scenes with their probability, most probable first; see `scene_is_sure`."""
+        return self._ranking("scene")
 
     @property
     def scene_is_sure(self) -> bool:
-        """Whether the first scene is probable enough to be shown as the answer."""
-        return self.scene[0][1] >= self.thresholds.get("scene", 0)
+        """Whether the first scene is probable enough to be the answer."""
+        return self.is_sure("scene")
 
     @property
-    def object(self) -> LevelMap:
+    def object(self) -> LabelMap:
+        """The label map of the objects."""
         return self._map("object")
 
     @property
-    def part(self) -> LevelMap:
+    def part(self) -> LabelMap:
+        """The label map of the parts."""
         return self._map("part")
 
     @property
-    def material(self) -> LevelMap:
+    def material(self) -> LabelMap:
+        """The label map of the materials."""
         return self._map("material")
 
     @property
-    def texture(self) -> LevelMap:
+    def texture(self) -> LabelMap:
+        """The label map of the textures."""
         return self._map("texture")
 
+    def is_sure(self, level: str) -> bool:
+        """Return whether the first label of a ranked level reaches the threshold of the level."""
+        return self._ranking(level)[0][1] >= self.thresholds.get(level, 0)
+
     def overlay(self, level: str) -> Image.Image:
-        """The labels of `level` over the photo, with a legend; long side of the photo 480 to 1600 pixels."""
+        """Draw the labels of `level` over the photo, with a legend; the long side of the photo has 480 to 1600 pixels."""
         return render.overlay(self.photo, self._map(level))
 
     def sheet(self) -> Image.Image:
-        """The contact sheet: the photo, its description, and a panel with legend per level."""
+        """Draw the contact sheet: the photo, its description, and a panel with a legend per level."""
         lines = self.describe().splitlines()
-        title = lines.pop(0) if self._scene else Path(self.path or "Photo").name
+        title = lines.pop(0) if self.rankings else Path(self.path or "Photo").name
         return render.contact_sheet(self.photo, list(self.maps.values()), title.removesuffix("."), "\n".join(lines))
 
     def describe(self) -> str:
-        """The parse in sentences, one line per subject; percentages are shares of pixels, rounded."""
-        return describe.describe(self._scene, self._scene is None or self.scene_is_sure, self.maps, self.part_groups)
+        """Describe the parse in sentences, one line per subject; percentages are rounded shares of pixels."""
+        sure = [level for level in self.rankings if self.is_sure(level)]
+        return describe.describe(self.rankings, sure, self.maps, self.part_groups)
 
     def to_dict(self) -> dict[str, Any]:
-        """The parse without its pixels, as JSON can hold it.
+        """Return the parse without its pixels, as values that JSON can hold.
 
-        `shares` are fractions of the photo, "unsure" among them; `names` are what the numbers in the label PNGs mean;
-        `part.of` has the shares within each object that owns parts.
+        `shares` are fractions of the photo, including "unsure"; `names` gives the meaning of the values in the label
+        PNGs; `part.of` has the shares within each object that owns parts.
         """
         result: dict[str, Any] = {
             "path": self.path,
@@ -129,46 +143,49 @@ class Parse:
             "height": self.photo.height,
             "description": self.describe(),
         }
-        if self._scene is not None:
-            result["scene"] = {
-                "name": self._scene[0][0] if self.scene_is_sure else None,
-                "ranked": [{"name": name, "probability": probability} for name, probability in self._scene[:RANKED]],
-                "threshold": self.thresholds.get("scene", 0.0),
-            }
-        for level, level_map in self.maps.items():
+        for level, ranking in self.rankings.items():
             result[level] = {
-                "shares": level_map.shares(),
-                "mean_confidence": float(level_map.confidence.mean()),
+                "name": ranking[0][0] if self.is_sure(level) else None,
+                "ranked": [{"name": name, "probability": probability} for name, probability in ranking[:RANKED]],
                 "threshold": self.thresholds.get(level, 0.0),
-                "unsure": _unsure_value(level_map),
-                "names": list(level_map.names),
             }
-        if "object" in self.maps and "part" in self.maps:
-            result["part"]["of"] = {
-                self.object.names[owner]: self.part.shares(self.object.labels == owner)
-                for owner in (group.owner for group in self.part_groups)
-                if owner in self.object.counts()
+        for level, label_map in self.maps.items():
+            result[level] = {
+                "shares": label_map.shares(),
+                "mean_confidence": float(label_map.confidence.mean()),
+                "threshold": self.thresholds.get(level, 0.0),
+                "unsure": _unsure_value(label_map),
+                "names": list(label_map.names),
             }
+        for level, owned in self.maps.items():
+            owners = self.maps.get(LEVEL_KINDS[level].owned_by or "")
+            if owners is not None:
+                present = owners.counts()
+                result[level]["of"] = {
+                    owners.names[group.owner]: owned.shares(owners.labels == group.owner)
+                    for group in self.part_groups
+                    if group.owner in present
+                }
         return result
 
     def save(self, directory: str | Path, name: str | None = None) -> Path:
-        """Write the parse into a folder of its own below `directory`.
+        """Write the parse to a folder of its own in `directory`.
 
-        The folder is called `name`, by default as the photo's file without its suffix. A photo of another path with
-        that name gets `name-2`, `name-3`, ..., and so does one where a folder is that is no parse; the same photo's
-        earlier files are replaced. Either all files appear or, on any error, none changes. In it:
+        The folder is called `name`; the default is the file name of the photo without its suffix. If the folder holds
+        the parse of another photo, or something else, the parse goes to `name-2`, `name-3`, ...; earlier files of the
+        same photo are replaced. Either all files appear or, on any error, none changes. The folder contains:
 
-        * `LEVEL.png`: labels, 8-bit grey with 255 = unsure; 16-bit with 65535 where the level has more than 255 classes
-        * `LEVEL_confidence.png`: probability of the best label, 8-bit grey, 255 = 1
-        * `LEVEL_overlay.png`: as `overlay()`
+        * `LEVEL.png`: labels, 8-bit gray with 255 = unsure; 16-bit with 65535 if the level has more than 255 classes
+        * `LEVEL_confidence.png`: probability of the most probable class, 8-bit gray, 255 = 1
+        * `LEVEL_overlay.png`: what `overlay` draws
         * `sheet.jpg`: the contact sheet
-        * `parse.json`: `to_dict()`, the path relative to the folder
+        * `parse.json`: what `to_dict` returns, with the path of the photo relative to the folder
 
         Returns:
             The folder.
 
         Raises:
-            UpernetError: the folder cannot be written, or the disk is full.
+            UpernetError: The folder cannot be written, or the disk is full.
         """
         folder = Path(directory) / name if name else self._claimed_folder(Path(directory))
         with ExitStack() as files:
@@ -179,27 +196,34 @@ class Parse:
 
             # Files appear in reverse order when the stack unwinds, so parse.json last.
             writing(RESULT_FILE).write_text(json.dumps(self._dict_for(folder), indent=2) + "\n", encoding="utf-8")
-            for level, level_map in self.maps.items():
-                _label_image(level_map).save(writing(f"{level}.png"), compress_level=PNG_LEVEL)
-                confidence = np.rint(255 * level_map.confidence).astype(np.uint8)
+            for level, label_map in self.maps.items():
+                _label_image(label_map).save(writing(f"{level}.png"), compress_level=PNG_LEVEL)
+                confidence = np.rint(255 * label_map.confidence).astype(np.uint8)
                 Image.fromarray(confidence).save(writing(f"{level}_confidence.png"), compress_level=PNG_LEVEL)
                 self.overlay(level).save(writing(f"{level}_overlay.png"), compress_level=PNG_LEVEL)
             self.sheet().save(writing("sheet.jpg"), quality=92, subsampling=0)
         return folder
 
-    def _map(self, level: str) -> LevelMap:
+    def _map(self, level: str) -> LabelMap:
         if level not in self.maps:
             raise self._missing(level)
         return self.maps[level]
 
+    def _ranking(self, level: str) -> list[tuple[str, float]]:
+        if level not in self.rankings:
+            raise self._missing(level)
+        return self.rankings[level]
+
     def _missing(self, level: str) -> UpernetError:
-        if level == "scene" and self._scene is not None:
-            return UpernetError("the scene is one answer for the whole photo, without a map; read it from parse.scene.")
+        if level in self.rankings:
+            return UpernetError(
+                f'the {level} is one label for the whole photo, without a map; read it from parse["{level}"].'
+            )
         return UpernetError(f"this parse has no level {level!r}; it has {', '.join(self.levels)}.")
 
     def _claimed_folder(self, directory: Path) -> Path:
-        """The folder of this photo's earlier parse, or a new one: made here, so that no other program takes it."""
-        stem = (Path(self.path).stem if self.path else "").strip(".") or "photo"  # of "..jpg" it is "." or "..jpg"
+        """Return the folder of an earlier parse of this photo, or create one, so that no other process takes it."""
+        stem = (Path(self.path).stem if self.path else "").strip(".") or "photo"  # the stem of "..jpg" is "." or "..jpg"
         number = 0
         while True:
             number += 1
@@ -217,18 +241,18 @@ class Parse:
         return {**self.to_dict(), "path": _relative(self.path, folder) if self.path else None}
 
 
-def _unsure_value(level_map: LevelMap) -> int:
-    return 255 if len(level_map.names) <= 255 else 65535
+def _unsure_value(label_map: LabelMap) -> int:
+    return 255 if len(label_map.names) <= 255 else 65535
 
 
-def _label_image(level_map: LevelMap) -> Image.Image:
-    unsure = _unsure_value(level_map)
-    labels = np.where(level_map.labels == UNSURE, unsure, level_map.labels)
+def _label_image(label_map: LabelMap) -> Image.Image:
+    unsure = _unsure_value(label_map)
+    labels = np.where(label_map.labels == UNSURE, unsure, label_map.labels)
     return Image.fromarray(labels.astype(np.uint8 if unsure == 255 else np.uint16))
 
 
 def _path_in(folder: Path) -> str | None:
-    """The path in a folder's parse.json; None if there is no such file, or it has none."""
+    """Return the path in the parse.json of a folder; None if there is no such file or path."""
     try:
         content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -242,7 +266,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _relative(path: str, folder: Path) -> str:
-    """`path` as seen from `folder`, with forward slashes: the same however and from wherever both were given."""
+    """Return `path` relative to `folder`, with forward slashes; it does not depend on the current folder."""
     path, start = os.path.realpath(path), os.path.realpath(folder)
     try:
         return Path(os.path.relpath(path, start)).as_posix()

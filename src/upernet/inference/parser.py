@@ -1,4 +1,4 @@
-"""Parser: a photo in, a `Parse` out."""
+"""`Parser`: a model that turns photos into a `Parse` each."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ from upernet.data.images import read_image
 from upernet.decoding import label_maps
 from upernet.devices import usable_device
 from upernet.errors import UpernetError
-from upernet.inference.level_map import UNSURE, LevelMap
+from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
 from upernet.inference.tiling import PIXEL_BUDGET, dense_logits, image_logits
 from upernet.models import Precision, UPerNet, prepare_for_inference
+from upernet.taxonomy import LEVEL_KINDS
 
-SCENE_SHORT_SIDE = 256
-"""Most pixels on the short side of the view of the whole photo that the scene is read from: as in training photos."""
+IMAGE_LABEL_SHORT_SIDE = 256
+"""Longest short side, in pixels, of the photo that image labels (the scene) are read from, as in training."""
 
-Photo = str | os.PathLike[str] | Image.Image | np.ndarray
+PhotoLike = str | os.PathLike[str] | Image.Image | np.ndarray
+"""A photo as callers have it: the path of a file, an image, or a uint8 RGB array H x W x 3."""
 
 
 class Parser:
     """Parses photos with one model.
 
     Args:
-        model: put into eval mode and moved to `device`. What runs may be a copy with batch norms folded, which does not
-            see what becomes of the weights later.
-        card: card of the checkpoint, or its keys; `name`, `short_side` and `thresholds` (level -> probability below
+        model: The model; it is put into eval mode and moved to `device`. What runs may be a copy with folded batch
+            norms, which does not follow later changes of the weights.
+        card: The card of the checkpoint, or its keys. `name`, `short_side` and `thresholds` (level -> probability below
             which a label is unsure) are used.
-        device: as torch writes it: "cpu", "cuda", "cuda:1", "mps".
-        short_side: photos with a longer short side are reduced to it, in pixels, before they go through the network; a
-            network knows things at the size that its training photos had. None: every photo at its own size, in tiles
-            where it is large. "card": what the checkpoint's card says. Label maps have the photo's size in any case.
-        precision: "bf16" multiplies in bfloat16 inside InternImage and the decoder: on CPUs that can, faster and a
-            little less exact.
+        device: A device name of torch: "cpu", "cuda", "cuda:1", "mps".
+        short_side: Photos with a longer short side, in pixels, are resized to it before they go through the network,
+            because a network recognizes things best at the size that they had in training. None: photos keep their
+            size, and large ones are tiled. "card": what the card says. Label maps always have the size of the photo.
+        precision: "bf16" multiplies in bfloat16 inside InternImage and the decoder, which is faster on CPUs that
+            support it, and slightly less exact.
 
     Raises:
-        UpernetError: the card is not valid, the device is unavailable or cannot compute in `precision`, or `short_side`
+        UpernetError: The card is not valid, the device is unavailable or does not support `precision`, or `short_side`
             is less than 1.
     """
 
@@ -68,19 +70,19 @@ class Parser:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The levels that the model has."""
+        """The levels of the model."""
         return tuple(self.model.taxonomy.levels)
 
-    def __call__(self, image: Photo, levels: Iterable[str] | None = None) -> Parse:
+    def __call__(self, image: PhotoLike, levels: Iterable[str] | None = None) -> Parse:
         """Parse one photo.
 
         Args:
-            image: path of an image file, PIL image, or uint8 RGB array H x W x 3.
-            levels: which levels; default: all that the model has.
+            image: The path of an image file, a PIL image, or a uint8 RGB array H x W x 3.
+            levels: The levels to parse. Default: all levels of the model.
 
         Raises:
-            UpernetError: the image cannot be read or is an array of another kind, a level is unknown, or the device has
-                too little memory.
+            UpernetError: The image cannot be read, the array has another shape or dtype, the model does not have one of
+                the levels, or the device has too little memory.
 
         Example:
             >>> import numpy as np, upernet
@@ -91,8 +93,8 @@ class Parser:
         wanted = self.select_levels(levels)
         photo, path = _read_photo(image)
         try:
-            scene = self._scene(photo) if "scene" in wanted else None
-            dense = [level for level in wanted if level != "scene"]
+            rankings = {level: self._ranking(photo, level) for level in wanted if not LEVEL_KINDS[level].dense}
+            dense = [level for level in wanted if LEVEL_KINDS[level].dense]
             maps = self._maps(photo, dense) if dense else {}
         except (torch.OutOfMemoryError, MemoryError):
             raise UpernetError(
@@ -102,7 +104,7 @@ class Parser:
         return Parse(
             photo,
             maps,
-            scene,
+            rankings,
             thresholds={level: value for level, value in self.thresholds.items() if level in wanted},
             part_groups=self.model.taxonomy.part_groups,
             model=self.card.name,
@@ -110,10 +112,10 @@ class Parser:
         )
 
     def select_levels(self, levels: Iterable[str] | None) -> list[str]:
-        """The levels asked for, in the model's order; None: all.
+        """Return the requested levels in the order of the model; None: all.
 
         Raises:
-            UpernetError: none is asked for, or one that the model does not have.
+            UpernetError: No level is requested, or one that the model does not have.
         """
         asked = self.levels if levels is None else [levels] if isinstance(levels, str) else list(levels)
         asked = [level.strip() for level in asked]
@@ -124,35 +126,38 @@ class Parser:
                 raise UpernetError(f"this model has no level {level!r}; it has {', '.join(self.levels)}.")
         return [level for level in self.levels if level in asked]
 
-    def _scene(self, photo: Image.Image) -> list[tuple[str, float]]:
-        view = _reduced(photo, SCENE_SHORT_SIDE, PIXEL_BUDGET)
-        logits = image_logits(self._network, np.asarray(view), "scene", self.device)
+    def _ranking(self, photo: Image.Image, level: str) -> list[tuple[str, float]]:
+        view = _reduced(photo, IMAGE_LABEL_SHORT_SIDE, PIXEL_BUDGET)
+        logits = image_logits(self._network, np.asarray(view), level, self.device)
         probabilities = logits.softmax(dim=0).tolist()
-        names = self.model.taxonomy.levels["scene"].names
+        names = self.model.taxonomy.levels[level].names
         return sorted(zip(names, probabilities, strict=True), key=lambda pair: -pair[1])
 
-    def _maps(self, photo: Image.Image, levels: list[str]) -> dict[str, LevelMap]:
+    def _maps(self, photo: Image.Image, levels: list[str]) -> dict[str, LabelMap]:
         taxonomy = self.model.taxonomy
-        needed = [*levels, "object"] if "part" in levels and "object" not in levels else levels
+        owners = (LEVEL_KINDS[level].owned_by for level in levels)
+        needed = [*levels, *(owner for owner in owners if owner and owner not in levels)]
         view = photo if self.short_side is None else _reduced(photo, self.short_side)
         logits = dense_logits(self._network, np.asarray(view), needed, self.device)
         found = label_maps(logits, (view.height, view.width), (photo.height, photo.width), taxonomy.part_groups)
         self._hide_unsure(found)
         return {
-            name: LevelMap(name, *found[name], level.names, level.colors, level.background)
+            name: LabelMap(name, *found[name], level.names, level.colors, level.background)
             for name in levels
             for level in [taxonomy.levels[name]]
         }
 
     def _hide_unsure(self, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Labels below their level's threshold become -1; so do the parts of what is an unsure object."""
+        """Set labels below the threshold of their level to -1, and with an unsure object its parts."""
         owners = [group.owner for group in self.model.taxonomy.part_groups]
-        owned = np.isin(found["object"][0], owners) if "part" in found else None
         for level, (labels, confidence) in found.items():
             below = confidence < self.thresholds.get(level, 0)
-            labels[below & owned if level == "part" and owned is not None else below] = UNSURE
-        if "part" in found:
-            found["part"][0][found["object"][0] == UNSURE] = UNSURE
+            if owner_level := LEVEL_KINDS[level].owned_by:
+                below &= np.isin(found[owner_level][0], owners)
+            labels[below] = UNSURE
+        for level, (labels, _) in found.items():
+            if owner_level := LEVEL_KINDS[level].owned_by:
+                labels[found[owner_level][0] == UNSURE] = UNSURE
 
 
 def load(
@@ -187,7 +192,7 @@ def load(
     return Parser(model, card, device=device, short_side=short_side, precision=precision)
 
 
-def _read_photo(image: Photo) -> tuple[Image.Image, str | None]:
+def _read_photo(image: PhotoLike) -> tuple[Image.Image, str | None]:
     """The photo as an upright RGB image, and its path if it has one."""
     if isinstance(image, (str, os.PathLike)):
         return read_image(image), os.fspath(image)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from upernet.inference.describe import percent, readable
-from upernet.inference.level_map import UNSURE, UNSURE_NAME, LevelMap
+from upernet.inference.label_map import UNSURE, UNSURE_NAME, LabelMap
 
 Color = tuple[int, int, int]
 
@@ -31,7 +31,7 @@ LEAST_COLUMN = 340
 """Least width of a column of the contact sheet: room for legends and sentences."""
 
 
-def overlay(photo: Image.Image, level_map: LevelMap) -> Image.Image:
+def overlay(photo: Image.Image, label_map: LabelMap) -> Image.Image:
     """The labels over the photo, and a legend on the right with every class and its share of the photo.
 
     The photo's long side is brought into `OVERLAY_SIDES`. Unsure pixels are dark and hatched; pixels of the background
@@ -41,26 +41,26 @@ def overlay(photo: Image.Image, level_map: LevelMap) -> Image.Image:
         >>> photo = Image.new("RGB", (640, 480), "grey")
         >>> labels = np.zeros((480, 640), np.int16)
         >>> confidence = np.ones((480, 640), np.float32)
-        >>> overlay(photo, LevelMap("object", labels, confidence, ("sky",), ((90, 160, 255),), False)).size
+        >>> overlay(photo, LabelMap("object", labels, confidence, ("sky",), ((90, 160, 255),), False)).size
         (752, 528)
     """
     size = _within(photo.size, *OVERLAY_SIDES)
     text = max(15, round(max(size) / 60))
     margin = round(1.6 * text)
-    legend = Legend(legend_entries(level_map), text, rows=max(8, int(size[1] // (1.6 * text)) - 2))
+    legend = Legend(legend_entries(label_map), text, rows=max(8, int(size[1] // (1.6 * text)) - 2))
     title = _font(1.25 * text)
-    width = margin + size[0] + margin + max(legend.size[0], round(title.getlength(level_map.level))) + margin
+    width = margin + size[0] + margin + max(legend.size[0], round(title.getlength(label_map.level))) + margin
     height = margin + max(size[1], 2 * text + legend.size[1]) + margin
     canvas = Image.new("RGB", (width, height), PAPER)
-    canvas.paste(painted(photo, level_map, size), (margin, margin))
+    canvas.paste(painted(photo, label_map, size), (margin, margin))
     draw = ImageDraw.Draw(canvas)
     left = 2 * margin + size[0]
-    draw.text((left, margin - text // 4), level_map.level.capitalize(), INK, title)
+    draw.text((left, margin - text // 4), label_map.level.capitalize(), INK, title)
     legend.draw(draw, (left, margin + 2 * text))
     return canvas
 
 
-def contact_sheet(photo: Image.Image, maps: Sequence[LevelMap], title: str, sentences: str) -> Image.Image:
+def contact_sheet(photo: Image.Image, maps: Sequence[LabelMap], title: str, sentences: str) -> Image.Image:
     """The photo with its title and sentences on the left, one panel with legend per level on the right.
 
     Text and panels have the same size for every photo, small or large.
@@ -69,7 +69,7 @@ def contact_sheet(photo: Image.Image, maps: Sequence[LevelMap], title: str, sent
     column = max(size[0], LEAST_COLUMN)
     gap, margin, text = 36, 40, 17
     first = _photo_column(photo, size, column, title, sentences, text)
-    panels = [_panel(photo, level_map, size, column, text) for level_map in maps]
+    panels = [_panel(photo, label_map, size, column, text) for label_map in maps]
     across = 2 if len(panels) > 2 else len(panels)
     rows = [panels[i : i + across] for i in range(0, len(panels), across or 1)]
     row_heights = [max(panel.height for panel in row) for row in rows]
@@ -84,15 +84,15 @@ def contact_sheet(photo: Image.Image, maps: Sequence[LevelMap], title: str, sent
     return sheet
 
 
-def painted(photo: Image.Image, level_map: LevelMap, size: tuple[int, int]) -> Image.Image:
+def painted(photo: Image.Image, label_map: LabelMap, size: tuple[int, int]) -> Image.Image:
     """The photo at `size` (width, height) with class colours blended over it and the borders between labels drawn."""
     picture = np.asarray(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), np.float32)
-    labels = np.asarray(Image.fromarray(level_map.labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+    labels = np.asarray(Image.fromarray(label_map.labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
     grey = picture.mean(axis=2, keepdims=True)
-    palette = np.asarray([*level_map.colors, UNSURE_GREY], np.float32)  # label -1 takes the last row
+    palette = np.asarray([*label_map.colors, UNSURE_GREY], np.float32)  # label -1 takes the last row
     faded = 50 + 0.75 * grey  # less contrast than the photo has, so that colours look as in the legend
     result = 0.66 * palette[labels] + 0.34 * faded
-    if level_map.background:
+    if label_map.background:
         result = np.where((labels == 0)[..., None], 0.5 * picture + 0.5 * grey, result)
     unsure = (labels == UNSURE)[..., None]
     result = np.where(unsure, 0.3 * picture + 25 + 55 * _hatching(size)[..., None], result)
@@ -110,21 +110,21 @@ class LegendEntry:
     """The background class: an empty swatch."""
 
 
-def legend_entries(level_map: LevelMap, most: int | None = None) -> list[LegendEntry]:
+def legend_entries(label_map: LabelMap, most: int | None = None) -> list[LegendEntry]:
     """Classes by area (from the `most`-th on summed up as one entry), then the background class, then unsure."""
-    counts = level_map.counts()
+    counts = label_map.counts()
     total = sum(counts.values())
-    labels = [label for label in counts if label > 0 or (label == 0 and not level_map.background)]
+    labels = [label for label in counts if label > 0 or (label == 0 and not label_map.background)]
     shown = labels if most is None or len(labels) <= most else labels[: most - 1]
     entries = [
-        LegendEntry(readable(level_map.names[label]), _short_percent(counts[label] / total), level_map.colors[label])
+        LegendEntry(readable(label_map.names[label]), _short_percent(counts[label] / total), label_map.colors[label])
         for label in shown
     ]
     if others := labels[len(shown) :]:
         together = sum(counts[label] for label in others) / total
         entries.append(LegendEntry(f"{len(others)} more", _short_percent(together), PAPER, bare=True))
-    if level_map.background and 0 in counts:
-        name = f"no listed {level_map.level}"
+    if label_map.background and 0 in counts:
+        name = f"no listed {label_map.level}"
         entries.append(LegendEntry(name, _short_percent(counts[0] / total), PAPER, bare=True))
     if UNSURE in counts:
         entries.append(LegendEntry(UNSURE_NAME, _short_percent(counts[UNSURE] / total), None))
@@ -200,12 +200,12 @@ def _photo_column(
     return column.crop((0, 0, width, top))
 
 
-def _panel(photo: Image.Image, level_map: LevelMap, size: tuple[int, int], width: int, text: int) -> Image.Image:
-    legend = Legend(legend_entries(level_map, MOST_IN_PANEL), text, width=width)
+def _panel(photo: Image.Image, label_map: LabelMap, size: tuple[int, int], width: int, text: int) -> Image.Image:
+    legend = Legend(legend_entries(label_map, MOST_IN_PANEL), text, width=width)
     panel = Image.new("RGB", (width, size[1] + text + 2 * text + legend.size[1]), PAPER)
-    panel.paste(painted(photo, level_map, size), (0, 0))
+    panel.paste(painted(photo, label_map, size), (0, 0))
     draw = ImageDraw.Draw(panel)
-    draw.text((0, size[1] + text), level_map.level.capitalize(), INK, _font(1.25 * text))
+    draw.text((0, size[1] + text), label_map.level.capitalize(), INK, _font(1.25 * text))
     legend.draw(draw, (0, size[1] + 3 * text))
     return panel
 

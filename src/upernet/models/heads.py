@@ -14,10 +14,10 @@ from upernet.models.layers import Classifier
 from upernet.ops import resize_like
 
 
-class SceneHead(nn.Module):
-    """Scene of the whole photo from the PPM output: 3x3 convolution, global average, linear.
+class ImageHead(nn.Module):
+    """Head for one label per image, such as the scene: 3x3 convolution, global average pooling, linear layer.
 
-    There is no convolution if `channels` is 0.
+    The convolution is left out if `channels` is 0.
     """
 
     def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float):
@@ -26,15 +26,15 @@ class SceneHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels or in_channels, num_logits)
 
-    def forward(self, p5: Tensor) -> Tensor:
-        """N x D x H/32 x W/32 -> N x K."""
-        return self.classifier(self.dropout(F.adaptive_avg_pool2d(self.conv(p5), 1).flatten(1)))
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N x D x H x W features to N x K logits."""
+        return self.classifier(self.dropout(F.adaptive_avg_pool2d(self.conv(x), 1).flatten(1)))
 
 
 class PixelHead(nn.Module):
-    """A label per pixel: 3x3 convolution, 1x1 classifier. Objects and parts on the fused map, materials on P2.
+    """Head for one label per pixel: 3x3 convolution, 1x1 classifier.
 
-    There is no convolution if `channels` is 0.
+    The convolution is left out if `channels` is 0.
     """
 
     def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float):
@@ -44,15 +44,15 @@ class PixelHead(nn.Module):
         self.classifier = Classifier(channels or in_channels, num_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N x D x H x W -> N x K x H x W."""
+        """Map N x D x H x W features to N x K x H x W logits."""
         return self.classifier(self.dropout(self.conv(x)))
 
 
 class TextureHead(nn.Module):
-    """Textures from shallow backbone features (C2 in the paper), whose gradient is stopped.
+    """Head for textures: `depth` 3x3 convolutions on shallow backbone features (C2 in the paper), gradient stopped.
 
-    `depth` 3x3 convolutions. On C2 alone the receptive field stays small, so that neighbouring regions of a photo can
-    differ; deeper features, brought to the size of the first, trade that for more to tell textures by.
+    On C2 alone the receptive field stays small, so that neighboring regions of a photo can differ. Deeper features,
+    resized to the first ones, give up some of that for more context.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int, depth: int, num_logits: int):
@@ -62,6 +62,6 @@ class TextureHead(nn.Module):
         self.classifier = Classifier(channels, num_logits)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """[N x C x H/4 x W/4, ...] -> N x K x H/4 x W/4."""
+        """Map features [N x C x H/4 x W/4, ...] to N x K x H/4 x W/4 logits."""
         stopped = [resize_like(feature.detach(), features[0]) for feature in features]
         return self.classifier(self.convs(torch.cat(stopped, dim=1)))

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from upernet.errors import UpernetError
 from upernet.models.backbones import backbone_normalization, create_backbone, feature_info
 from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
-from upernet.models.heads import PixelHead, SceneHead, TextureHead
+from upernet.models.heads import ImageHead, PixelHead, TextureHead
 from upernet.models.initialization import initialize
 from upernet.recipe import ModelSpec
-from upernet.taxonomy import Taxonomy
+from upernet.taxonomy import LEVEL_KINDS, Taxonomy
 
 AUXILIARY = "auxiliary"
 """Key of the auxiliary head's logits in what a model in training mode returns."""
@@ -60,23 +60,21 @@ class UPerNet(nn.Module):
         width = spec.decoder_channels
         head_width = width if spec.head_channels is None else spec.head_channels
 
-        needs_pyramid = bool({"object", "part", "material"} & set(taxonomy.levels))
-        needs_fusion = bool({"object", "part"} & set(taxonomy.levels))
+        reads = {LEVEL_KINDS[level].reads for level in taxonomy.levels}
         self.ppm = PyramidPooling(channels[-1], width, spec.pool_scales)
-        self.fpn = FeaturePyramid(channels[:-1], width) if needs_pyramid else None
-        self.fusion = Fusion(width, len(channels)) if needs_fusion else None
+        self.fpn = FeaturePyramid(channels[:-1], width) if reads & {"p2", "fused"} else None
+        self.fusion = Fusion(width, len(channels)) if "fused" in reads else None
+        self.texture_features = tuple(int(feature[1]) - 2 for feature in spec.texture.features)
 
         self.heads = nn.ModuleDict()
         for level in taxonomy.levels:
-            num_logits = taxonomy.num_logits(level)
-            if level == "scene":
-                self.heads[level] = SceneHead(width, head_width, num_logits, spec.dropout)
-            elif level == "texture":
-                self.texture_features = tuple(int(feature[1]) - 2 for feature in spec.texture.features)
+            kind, num_logits = LEVEL_KINDS[level], taxonomy.num_logits(level)
+            if kind.reads == "backbone":
                 in_channels = [channels[index] for index in self.texture_features]
                 self.heads[level] = TextureHead(in_channels, spec.texture.channels, spec.texture.depth, num_logits)
             else:
-                self.heads[level] = PixelHead(width, head_width, num_logits, spec.dropout)
+                head = PixelHead if kind.dense else ImageHead
+                self.heads[level] = head(width, head_width, num_logits, spec.dropout)
         self.auxiliary = None
         if spec.auxiliary_channels and "object" in taxonomy.levels:
             num_logits = taxonomy.num_logits("object")
@@ -87,40 +85,43 @@ class UPerNet(nn.Module):
 
     @property
     def levels(self) -> tuple[str, ...]:
+        """The levels of the taxonomy, in the order of `LEVELS`."""
         return tuple(self.taxonomy.levels)
 
     def forward(self, images: Tensor, levels: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Logits of `levels` (default: all) for normalised images N x 3 x H x W; only what they need is computed.
+        """Compute the logits of `levels` for normalized images, and nothing that they do not need.
 
-        In training mode the auxiliary head's object logits (stride 16) come along under `AUXILIARY`.
+        Args:
+            images: float32 N x 3 x H x W, as `preprocess` returns them.
+            levels: The levels to compute. Default: all.
+
+        Returns:
+            level -> logits. In training mode, the key `AUXILIARY` has the object logits of the auxiliary head
+            (stride 16), if the model has one.
 
         Raises:
-            UpernetError: a level that the model's taxonomy does not have.
+            UpernetError: The taxonomy of the model does not have one of the levels.
         """
         wanted = self.levels if levels is None else tuple(levels)
         for level in wanted:
             if level not in self.heads:
                 raise UpernetError(f"this model has no level {level!r}; it has {', '.join(self.levels)}.")
 
-        logits: dict[str, Tensor] = {}
+        needed = {LEVEL_KINDS[level].reads for level in wanted}
         features = self.backbone(images)  # [C2, C3, C4, C5] at strides 4, 8, 16, 32
-        if "texture" in wanted:
-            logits["texture"] = self.heads["texture"]([features[index] for index in self.texture_features])
-        if set(wanted) <= {"texture"}:
-            return logits
-
-        p5 = self.ppm(features[-1])
-        if "scene" in wanted:
-            logits["scene"] = self.heads["scene"](p5)
-        if self.fpn is not None and {"object", "part", "material"} & set(wanted):
-            pyramid = self.fpn(features[:-1], p5)  # [P2, P3, P4, P5]
-            if "material" in wanted:
-                logits["material"] = self.heads["material"](pyramid[0])
-            if self.fusion is not None and {"object", "part"} & set(wanted):
-                fused = self.fusion(pyramid)
-                for level in ("object", "part"):
-                    if level in wanted:
-                        logits[level] = self.heads[level](fused)
+        inputs: dict[str, Tensor | list[Tensor]] = {"backbone": [features[index] for index in self.texture_features]}
+        if needed != {"backbone"}:
+            inputs["ppm"] = p5 = self.ppm(features[-1])
+            if self.fpn is not None and needed & {"p2", "fused"}:
+                pyramid = self.fpn(features[:-1], p5)  # [P2, P3, P4, P5]
+                inputs["p2"] = pyramid[0]
+                if self.fusion is not None and "fused" in needed:
+                    inputs["fused"] = self.fusion(pyramid)
+        logits: dict[str, Tensor] = {}
+        for reads, maps in inputs.items():
+            for level in self.levels:
+                if level in wanted and LEVEL_KINDS[level].reads == reads:
+                    logits[level] = self.heads[level](maps)
         if self.training and self.auxiliary is not None and "object" in wanted:
             logits[AUXILIARY] = self.auxiliary(features[-2])
         return logits

@@ -1,6 +1,6 @@
-"""What can be recognised: the levels of perception, their classes, and which parts belong to which object."""
+"""What can be recognized: the levels of perception, their classes, and which parts belong to which object."""
 
-from upernet.taxonomy.levels import LEVEL_KINDS, LEVELS, LevelKind
+from upernet.taxonomy.levels import LEVEL_KINDS, LEVELS, LevelKind, LevelName
 from upernet.taxonomy.taxonomy import (
     IGNORE,
     Level,
@@ -16,6 +16,7 @@ __all__ = [
     "LEVEL_KINDS",
     "Level",
     "LevelKind",
+    "LevelName",
     "PartGroup",
     "Taxonomy",
     "list_taxonomies",

@@ -1,12 +1,17 @@
-"""The levels of perception (arXiv 1807.10221, sections 2 and 3.2): what every other module knows of them.
+"""The levels of perception (arXiv 1807.10221, sections 2 and 3.2), and everything that other modules know of them.
 
-A new level is a row of `LEVEL_KINDS`; docs/extending.md lists the rest.
+A new level is a new row of `LEVEL_KINDS`; docs/extending.md lists the other steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+
+Reads = Literal["backbone", "ppm", "p2", "fused"]
+"""Feature map that a head takes: features of the backbone with their gradient stopped (`ModelSpec.texture`), the output
+of the pyramid pooling module (PPM), P2 of the feature pyramid, or the fused map."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +21,10 @@ class LevelKind:
     name: str
     dense: bool
     """Whether the level has one label per pixel; otherwise, it has one label per image."""
-    reads: Literal["ppm", "fused", "p2", "backbone"]
-    """The feature map that the level's head takes: the output of the pyramid pooling module (PPM), the fused map, P2 of
-    the feature pyramid, or features of the backbone with their gradient stopped (`ModelSpec.texture`)."""
+    reads: Reads
+    """The feature map that the level's head takes. A dense level needs a map at stride 4: any but `ppm`."""
     owned_by: str | None
-    """The level whose classes own the classes of this one: objects own parts."""
+    """The level whose classes own the classes of this one, as objects own parts."""
     loss_weight: float
     """Default weight of the level's loss (section 4.1)."""
 
@@ -38,3 +42,8 @@ LEVEL_KINDS: dict[str, LevelKind] = {
 """Every level, in the order in which taxonomies, logits and results list them."""
 
 LEVELS: tuple[str, ...] = tuple(LEVEL_KINDS)
+
+if TYPE_CHECKING:
+    LevelName = str
+else:
+    LevelName = Literal[LEVELS]  # a recipe that names another level gets an error that lists these

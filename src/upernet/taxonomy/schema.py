@@ -1,18 +1,18 @@
-"""The shape of a taxonomy file, and everything that can be wrong with one."""
+"""The schema of a taxonomy file, with an error for everything that can be wrong in one."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from pydantic import field_validator, model_validator
+from pydantic import create_model, field_validator, model_validator
 
 from upernet.settings import Settings, SettingsError
-from upernet.taxonomy.levels import LEVELS
+from upernet.taxonomy.levels import LEVEL_KINDS, LEVELS
 
 
 class ClassEntry(Settings):
-    """One class: its name alone, or `{name: ..., color: "#rrggbb"}`."""
+    """A class, written as its name alone or as `{name: ..., color: "#rrggbb"}`."""
 
     name: str
     color: str | None = None
@@ -33,7 +33,7 @@ class ClassEntry(Settings):
     @classmethod
     def _name_has_letters(cls, name: str) -> str:
         if not name or name != name.strip():
-            raise ValueError("a class name must not be empty, nor begin or end with a space")
+            raise ValueError("a class name must not be empty, or begin or end with a space")
         return name
 
     @field_validator("color", mode="before")
@@ -41,13 +41,13 @@ class ClassEntry(Settings):
     def _six_digits(cls, color: Any) -> Any:
         if not isinstance(color, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", color):
             raise ValueError(
-                f'{color!r} is not a colour; write it as "#rrggbb", in quotes (# outside quotes begins a comment)'
+                f'{color!r} is not a color; write it as "#rrggbb", in quotes (outside quotes, # starts a comment)'
             )
         return color
 
 
 class LevelEntry(Settings):
-    """The classes of a level; `background` (label 0, if given) means nothing that is listed."""
+    """The classes of a level. Label 0 is `background`, if given, and means "none of the listed classes"."""
 
     background: ClassEntry | None = None
     classes: tuple[ClassEntry, ...]
@@ -76,17 +76,17 @@ class LevelEntry(Settings):
 
 
 class PartLevelEntry(LevelEntry):
-    """The part names of all objects; label 0 is always the background."""
+    """The classes of a level that another level owns: the parts of all objects. Label 0 is always the background."""
 
     background: ClassEntry | None = ClassEntry(name="-")
     of: dict[str, tuple[str, ...]]
-    """Owner object -> its parts, in the order of the channels that follow the owner's local 0."""
+    """Object -> its parts, in the order of their channels, which follow the object's channel 0."""
     without_object: tuple[str, ...] = ()
-    """Part names that keep their label although no object has them (published label sets contain such)."""
+    """Parts that keep their label although no object has them; published label sets contain such parts."""
 
     @field_validator("background", mode="before")
     @classmethod
-    def _always_a_background(cls, background: Any) -> Any:
+    def _has_background(cls, background: Any) -> Any:
         if background is None:
             raise ValueError('label 0 of the parts is always a background; leave the key out to name it "-"')
         return background
@@ -114,14 +114,18 @@ class PartLevelEntry(LevelEntry):
         return self
 
 
-class LevelsEntry(Settings):
-    """Any subset of the levels; `part` needs `object`."""
+_FIELDS: dict[str, Any] = {
+    kind.name: ((PartLevelEntry if kind.owned_by else LevelEntry) | None, None) for kind in LEVEL_KINDS.values()
+}
 
-    scene: LevelEntry | None = None
-    object: LevelEntry | None = None
-    part: PartLevelEntry | None = None
-    material: LevelEntry | None = None
-    texture: LevelEntry | None = None
+
+class LevelsEntry(create_model("_Levels", __base__=Settings, **_FIELDS)):
+    """Any subset of the levels; a level that another one owns needs its owner."""
+
+    @property
+    def entries(self) -> dict[str, LevelEntry]:
+        """The levels that the file lists, in the order of `LEVELS`."""
+        return {name: entry for name in LEVELS if (entry := getattr(self, name)) is not None}
 
     @model_validator(mode="before")
     @classmethod
@@ -137,23 +141,28 @@ class LevelsEntry(Settings):
         return value
 
     @model_validator(mode="after")
-    def _parts_of_known_objects(self) -> LevelsEntry:
-        if self.part is None:
-            return self
-        if self.object is None:
-            raise SettingsError("parts belong to objects, and this taxonomy has no level `object`; add it", "part")
-        objects = {entry.name for entry in self.object.classes}
-        for owner in self.part.of:
-            if owner not in objects:
-                raise SettingsError(f"{owner!r} is not a class of the level `object`", "part", "of", owner)
+    def _owners_are_listed(self) -> LevelsEntry:
+        entries = self.entries
+        for level, entry in entries.items():
+            owner_level = LEVEL_KINDS[level].owned_by
+            if owner_level is None or not isinstance(entry, PartLevelEntry):
+                continue
+            if owner_level not in entries:
+                raise SettingsError(
+                    f"{level}s belong to {owner_level}s, and this taxonomy has no level `{owner_level}`; add it", level
+                )
+            owners = {owner.name for owner in entries[owner_level].classes}
+            for owner in entry.of:
+                if owner not in owners:
+                    raise SettingsError(f"{owner!r} is not a class of the level `{owner_level}`", level, "of", owner)
         return self
 
 
 class TaxonomyFile(Settings):
-    """A taxonomy file as a whole."""
+    """The whole taxonomy file."""
 
     name: str | None = None
-    """None: the file's name without its ending."""
+    """None: the file's name without its suffix."""
     description: str = ""
     levels: LevelsEntry
 

@@ -1,4 +1,4 @@
-"""Taxonomy: what can be recognised, as every other module sees it."""
+"""`Taxonomy`: what can be recognized."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Any
 
 from upernet.errors import UpernetError
 from upernet.settings import check_settings, read_settings
-from upernet.taxonomy.levels import LEVELS
+from upernet.taxonomy.levels import LEVEL_KINDS
 from upernet.taxonomy.palette import BACKGROUND_COLOR, Color, default_colors
 from upernet.taxonomy.schema import LevelEntry, PartLevelEntry, TaxonomyFile
 
 IGNORE = -1
-"""Label of pixels and images whose class is not known."""
+"""Label of pixels and images whose class is unknown."""
 TAXONOMIES = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Level:
-    """The classes of one level. A label is an index into `names`; see "Label conventions" in docs/architecture.md."""
+    """The classes of one level. A label is an index into `names`; see "Conventions for labels" in docs/architecture.md."""
 
     name: str
     names: tuple[str, ...]
     colors: tuple[Color, ...]
     """RGB, 0..255, one per name."""
     background: bool
-    """True: label 0 means "nothing that is listed" and is never scored."""
+    """Whether label 0 means "none of the listed classes"; it is never scored."""
 
     @property
     def num_classes(self) -> int:
-        """Number of labels, background included."""
+        """Number of labels, including the background."""
         return len(self.names)
 
     def index(self, name: str) -> int:
-        """Label of the class `name`.
+        """Return the label of the class `name`.
 
         Raises:
-            UpernetError: the level has no such class; the message suggests the nearest names.
+            UpernetError: The level has no such class; the message suggests similar names.
         """
         try:
             return self.names.index(name)
@@ -51,26 +51,26 @@ class Level:
 
 @dataclass(frozen=True)
 class PartGroup:
-    """An object that owns parts, and its slice of the part logits."""
+    """An object that owns parts, and the slice of the part logits that holds them."""
 
     owner: int
     """Object label."""
     parts: tuple[int, ...]
-    """Global part labels of the slice's channels; `parts[0] == 0`, the owner's pixels without a listed part."""
+    """Part labels of the channels of the slice. `parts[0]` is 0: pixels of the owner without a listed part."""
     start: int
     """First channel of the slice."""
 
     @property
     def channels(self) -> slice:
-        """The group's channels in the part logits."""
+        """Channels of the group in the part logits."""
         return slice(self.start, self.start + len(self.parts))
 
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """What can be recognised: any subset of `LEVELS`, in that order, and which parts belong to which object.
+    """What can be recognized: any subset of `LEVELS`, in that order, and which parts belong to which object.
 
-    `part_groups` is ordered by object label, whatever the order in the file.
+    `part_groups` is sorted by object label, whatever the order in the file.
     """
 
     name: str
@@ -79,30 +79,26 @@ class Taxonomy:
     part_groups: tuple[PartGroup, ...] = ()
 
     def level(self, name: str) -> Level:
-        """The level called `name`.
+        """Return the level called `name`.
 
         Raises:
-            UpernetError: this taxonomy has no such level.
+            UpernetError: This taxonomy has no such level.
         """
         if name not in self.levels:
             raise UpernetError(f"the taxonomy {self.name} has no level {name!r}; it has {', '.join(self.levels)}.")
         return self.levels[name]
 
     def num_logits(self, level: str) -> int:
-        """Channels of the logits of `level`: one per class, or for `part` the sizes of all groups together.
+        """Return the number of channels of the logits of `level`: one per class; for `part`, one per part of each group.
 
         Raises:
-            UpernetError: this taxonomy has no such level.
+            UpernetError: This taxonomy has no such level.
         """
         classes = self.level(level).num_classes
-        return sum(len(group.parts) for group in self.part_groups) if level == "part" else classes
-
-    def group_of(self, owner: int) -> PartGroup | None:
-        """The part group of the object label `owner`; None where the object has no parts."""
-        return next((group for group in self.part_groups if group.owner == owner), None)
+        return sum(len(group.parts) for group in self.part_groups) if LEVEL_KINDS[level].owned_by else classes
 
     def to_dict(self) -> dict[str, Any]:
-        """The taxonomy in the shape of its YAML file, all names and colours written out; JSON can hold it."""
+        """Return the taxonomy in the form of its YAML file, with all names and colors, as values that JSON can hold."""
         levels: dict[str, Any] = {}
         for level in self.levels.values():
             classes = [
@@ -110,20 +106,19 @@ class Taxonomy:
             ]
             levels[level.name] = {"background": classes.pop(0)} if level.background else {}
             levels[level.name]["classes"] = classes
-        if "part" in levels:
-            objects, parts = self.levels["object"].names, self.levels["part"].names
-            owned = {label for group in self.part_groups for label in group.parts}
-            levels["part"]["of"] = {
-                objects[group.owner]: [parts[label] for label in group.parts[1:]] for group in self.part_groups
-            }
-            levels["part"]["without_object"] = [
-                name for label, name in enumerate(parts) if label > 0 and label not in owned
-            ]
+            if owner_level := LEVEL_KINDS[level.name].owned_by:
+                owners, owned = self.levels[owner_level].names, {p for group in self.part_groups for p in group.parts}
+                levels[level.name]["of"] = {
+                    owners[group.owner]: [level.names[label] for label in group.parts[1:]] for group in self.part_groups
+                }
+                levels[level.name]["without_object"] = [
+                    name for label, name in enumerate(level.names) if label > 0 and label not in owned
+                ]
         return {"name": self.name, "description": self.description, "levels": levels}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Taxonomy:
-        """The inverse of `to_dict`; also takes the content of a hand-written file.
+        """Create a taxonomy from what `to_dict` returns, or from the content of a hand-written file.
 
         Raises:
             UpernetError: `values` is not a taxonomy; the message names the key.
@@ -132,15 +127,15 @@ class Taxonomy:
 
 
 def list_taxonomies() -> list[str]:
-    """Names of the shipped taxonomies."""
+    """Return the names of the bundled taxonomies."""
     return sorted(path.stem for path in TAXONOMIES.glob("*.yaml"))
 
 
 def load_taxonomy(name_or_path: str | Path) -> Taxonomy:
-    """Read a taxonomy by the name of a shipped one, or by the path of a .yaml file.
+    """Load a bundled taxonomy by name, or any taxonomy by the path of its .yaml file.
 
     Raises:
-        UpernetError: no such taxonomy, or the file is wrong (the message names file, line and key).
+        UpernetError: There is no such taxonomy, or the file is wrong; the message names the file, line and key.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -154,15 +149,14 @@ def load_taxonomy(name_or_path: str | Path) -> Taxonomy:
 
 
 def _from_file(file: TaxonomyFile, default_name: str) -> Taxonomy:
-    entries = {name: entry for name in LEVELS if (entry := getattr(file.levels, name)) is not None}
+    entries = file.levels.entries
     levels = {name: _level(name, entry) for name, entry in entries.items()}
-    part = file.levels.part
-    return Taxonomy(
-        name=file.name or default_name,
-        description=file.description,
-        levels=levels,
-        part_groups=_part_groups(part, levels["object"], levels["part"]) if part else (),
-    )
+    part_groups: tuple[PartGroup, ...] = ()
+    for name, entry in entries.items():
+        owner_level = LEVEL_KINDS[name].owned_by
+        if owner_level and isinstance(entry, PartLevelEntry):
+            part_groups = _part_groups(entry, levels[owner_level], levels[name])
+    return Taxonomy(file.name or default_name, file.description, levels, part_groups)
 
 
 def _level(name: str, entry: LevelEntry) -> Level:
@@ -177,7 +171,7 @@ def _level(name: str, entry: LevelEntry) -> Level:
 
 
 def _class_colors(entry: LevelEntry) -> Iterable[Color]:
-    """Colours of the classes without the background; those not given differ from those given."""
+    """Return the colors of the classes without the background; default colors differ from those that are given."""
     given = [_rgb(item.color) for item in entry.classes]
     background = _rgb(entry.background.color) if entry.background else None
     taken = tuple(color for color in (background, *given) if color)

@@ -1,9 +1,7 @@
-"""Losses of heterogeneous annotations (arXiv 1807.10221, sections 3.2 and 4.1).
+"""Losses for heterogeneous annotations: a batch trains the levels that its source annotates.
 
-Only what a source annotates is learned.
-
-Every loss comes as a numerator and a denominator, so that processes can share the denominator and the gradient of a
-batch does not depend on how it is split over them.
+See arXiv 1807.10221, sections 3.2 and 4.1. Every loss is a numerator and a denominator, so that processes can share the
+denominator, and the gradient of a batch does not depend on how it is split over them.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from torch import Tensor
 from upernet.data.sample import Batch
 from upernet.models import AUXILIARY
 from upernet.recipe import LossSpec
-from upernet.taxonomy import IGNORE, Taxonomy
+from upernet.taxonomy import IGNORE, LEVEL_KINDS, Taxonomy
 
 
 @dataclass(frozen=True)
@@ -41,29 +39,37 @@ class LevelLosses:
             for name, factor in factors.items():
                 weights[taxonomy.level(level).index(name)] = factor
             self.class_weights[level] = weights.to(device)
-        self.local_labels = {group: self._local_labels(group.parts).to(device) for group in taxonomy.part_groups}
+        num_parts = max((level.num_classes for level in taxonomy.levels.values() if LEVEL_KINDS[level.name].owned_by), default=0)
+        self.local_labels = {
+            group: _local_labels(group.parts, num_parts).to(device) for group in taxonomy.part_groups
+        }
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every loss that there can be, in a fixed order."""
-        owners = [self.taxonomy.level("object").names[group.owner] for group in self.taxonomy.part_groups]
-        levels = [level for level in self.taxonomy.levels if level != "part"]
-        return (*levels, f"object/{AUXILIARY}", *(f"part/{owner}" for owner in owners))
+        free = [level for level in self.taxonomy.levels if LEVEL_KINDS[level].owned_by is None]
+        owned = [
+            f"{level}/{self.taxonomy.level(owner_level).names[group.owner]}"
+            for level in self.taxonomy.levels
+            if (owner_level := LEVEL_KINDS[level].owned_by)
+            for group in self.taxonomy.part_groups
+        ]
+        return (*free, f"object/{AUXILIARY}", *owned)
 
     def weight(self, name: str, weak: Collection[str] = ()) -> float:
-        """Factor of the loss `name` in the total; `weak`: the levels whose labels are implied."""
+        """Return the factor of the loss `name` in the total; the labels of the levels in `weak` are implied."""
         level, _, detail = name.partition("/")
         weights: Mapping[str, float] = {**self.spec.weights}
         factor = weights[level] * (self.spec.weak if level in weak else 1.0)
         return factor * self.spec.auxiliary if detail == AUXILIARY else factor
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: str) -> dict[str, Ratio]:
-        """Losses of `logits` (of the levels that `batch` annotates) as ratios; 0 / 0 where no label is known.
+        """Compute the losses of the levels that `batch` annotates, as ratios; 0 / 0 where no label is known.
 
         Args:
-            logits: what the model returned, N x K (x h x w).
-            batch: maps int64 N x H x W and labels int64 N, IGNORE where unknown.
-            supervision: `broadcast` or `pooled`, how an image label teaches a level of pixels.
+            logits: What the model returned, N x K (x h x w).
+            batch: Label maps int64 N x H x W and labels int64 N; IGNORE where unknown.
+            supervision: How an image label trains a dense level: `broadcast` or `pooled`.
         """
         losses: dict[str, Ratio] = {}
         maps = {level: self._at_stride(target) for level, target in batch.maps.items()}
@@ -71,8 +77,8 @@ class LevelLosses:
             if level not in logits:
                 continue
             resized = _resize(logits[level], target)
-            if level == "part":
-                losses.update(self._parts(resized, target, maps["object"]))
+            if owner_level := LEVEL_KINDS[level].owned_by:
+                losses.update(self._parts(level, resized, target, owner_level, maps[owner_level]))
             else:
                 losses[level] = self._cross_entropy(resized, target, level)
             if level == "object" and AUXILIARY in logits:
@@ -87,7 +93,7 @@ class LevelLosses:
         return target[..., stride // 2 :: stride, stride // 2 :: stride]
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, level: str, smoothing: float = 0.0) -> Ratio:
-        """Background (label 0 of a level that has one) is unknown too, as in the published training."""
+        """Return the cross-entropy; background (label 0, if the level has one) is unknown, as published."""
         if self.taxonomy.level(level).background:
             target = torch.where(target == 0, IGNORE, target)
         weights = self.class_weights.get(level)
@@ -100,22 +106,24 @@ class LevelLosses:
         denominator = known.sum().float() if weights is None else weights[target.clamp(min=0)][known].sum()
         return Ratio(numerator, denominator)
 
-    def _parts(self, logits: Tensor, target: Tensor, owners: Tensor) -> dict[str, Ratio]:
-        """One loss per object that owns parts, over the pixels of that object, among its own parts (section 4.1)."""
+    def _parts(
+        self, level: str, logits: Tensor, target: Tensor, owner_level: str, owners: Tensor
+    ) -> dict[str, Ratio]:
+        """Return one loss per object that owns parts: over the pixels of the object, among its parts (section 4.1)."""
         losses = {}
         for group in self.taxonomy.part_groups:
             inside = (owners == group.owner) & (target != IGNORE)
             if not inside.any():
                 continue
             local = torch.where(inside, self.local_labels[group][target.clamp(min=0)], IGNORE)
-            weights = self.class_weights.get("part")
+            weights = self.class_weights.get(level)
             weights = None if weights is None else weights[list(group.parts)]
             numerator = F.cross_entropy(
                 logits[:, group.channels].float(), local, weights, ignore_index=IGNORE, reduction="sum"
             )
             denominator = inside.sum().float() if weights is None else weights[local[inside]].sum()
-            name = self.taxonomy.level("object").names[group.owner]
-            losses[f"part/{name}"] = Ratio(numerator, denominator)
+            name = self.taxonomy.level(owner_level).names[group.owner]
+            losses[f"{level}/{name}"] = Ratio(numerator, denominator)
         return losses
 
     def _image_label(self, logits: Tensor, label: Tensor, level: str, supervision: str) -> Ratio:
@@ -126,11 +134,11 @@ class LevelLosses:
             logits = logits.float().mean(dim=(2, 3))
         return self._cross_entropy(logits, label, level, smoothing)
 
-    def _local_labels(self, parts: tuple[int, ...]) -> Tensor:
-        """Global part label -> position in the object's list; 0 for parts that the object does not own."""
-        local = torch.zeros(self.taxonomy.level("part").num_classes, dtype=torch.long)
-        local[list(parts)] = torch.arange(len(parts))
-        return local
+def _local_labels(parts: tuple[int, ...], num_parts: int) -> Tensor:
+    """Return the channel of each part label in a group; 0 for parts that the group does not have."""
+    local = torch.zeros(num_parts, dtype=torch.long)
+    local[list(parts)] = torch.arange(len(parts))
+    return local
 
 
 def _resize(logits: Tensor, target: Tensor) -> Tensor:
