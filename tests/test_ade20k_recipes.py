@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from helpers.shared import REFERENCE
 
 from upernet.recipe import Augmentation, Resize, list_recipes, load_recipe
 
-FACTS = Path(__file__).parents[2] / "shared" / "reference" / "internimage_ade20k_recipe.md"
+FACTS = REFERENCE / "internimage_ade20k_recipe.md"
 
 
 @dataclass(frozen=True)

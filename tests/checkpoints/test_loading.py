@@ -134,7 +134,7 @@ def test_a_newer_format_is_refused(model, tmp_path):
 
 
 def test_buffers_that_are_computed_are_there_after_loading(tmp_path):
-    """timm keeps the index of window positions out of the weights."""
+    """Timm keeps the index of window positions out of the weights."""
     spec = ModelSpec(
         backbone="swin_tiny_patch4_window7_224", feature_norms=True, decoder_channels=8, auxiliary_channels=None
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from official_network import golden, needs_reference, official_shapes, official_state, relative_error
+from helpers.official_network import golden, official_shapes, official_state, relative_error
+from helpers.shared import needs_reference
 from torch import Tensor
 
 import upernet

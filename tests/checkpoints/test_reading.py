@@ -188,7 +188,7 @@ def test_scores_and_options_beside_the_weights_do_no_harm(zipped: bool, tmp_path
 
 
 def test_functions_by_a_harmless_name_are_not_called(tmp_path: Path) -> None:
-    """mmengine's logs ask for `getattr`; a hostile file may, too, and gets an empty object instead."""
+    """Mmengine's logs ask for `getattr`; a hostile file may, too, and gets an empty object instead."""
 
     class ByGetattr:
         def __reduce__(self) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.shared import REFERENCE
 from pydantic import ValidationError
 
 from upernet.checkpoints import ZooEntry, list_zoo, zoo_entry
@@ -17,7 +17,7 @@ from upernet.models.internimage import VARIANTS
 
 ENTRIES = [entry for name in list_zoo() if (entry := zoo_entry(name)) is not None]
 MODELS = [entry.name for entry in ENTRIES if entry.published]
-FACTS = Path(__file__).parents[3] / "shared" / "reference" / "macs.json"
+FACTS = REFERENCE / "macs.json"
 
 
 def variant(name: str) -> str:

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parents[1] / "inference"))
-
-from command_line import Result, Run
-from painted_network import PaintedNetwork
+from helpers.command_line import Result, Run
+from helpers.painted_network import PaintedNetwork
 
 from upernet.cli.main import main
 from upernet.inference import Parser

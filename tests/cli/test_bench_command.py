@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from command_line import Run
+from helpers.command_line import Run
 
 from upernet.ops import PLAIN, dcnv3, linear, recorded_decisions, use_kernel
 

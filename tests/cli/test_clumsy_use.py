@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from command_line import Run
-from painted_network import four_quarters, paint
+from helpers.command_line import Run
+from helpers.painted_network import four_quarters, paint
 from PIL import Image
 
 from upernet.inference import Parser, load
@@ -114,7 +114,7 @@ def test_the_folder_of_a_training_run(tmp_path: Path) -> None:
 def painted() -> Parser:
     from typing import cast
 
-    from painted_network import PaintedNetwork
+    from helpers.painted_network import PaintedNetwork
 
     from upernet.models import UPerNet
 

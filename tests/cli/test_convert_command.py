@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Run
-from official_network import needs_reference, official_state
+from helpers.command_line import Run
+from helpers.official_network import official_state
+from helpers.shared import needs_reference
 
 import upernet
 from upernet.checkpoints import load_checkpoint, save_checkpoint

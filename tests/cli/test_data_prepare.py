@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from command_line import Run
+from helpers.command_line import Run
 from PIL import Image
 
 

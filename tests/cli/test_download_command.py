@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from command_line import Run
+from helpers.command_line import Run
 
 from upernet.checkpoints import list_zoo, zoo_entry
 

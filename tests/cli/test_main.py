@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from command_line import Run
+from helpers.command_line import Run
 
 from upernet.cli import main as main_module
 from upernet.errors import UpernetError

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import Run
+from helpers.command_line import Run
 
 from upernet.checkpoints import list_zoo
 from upernet.models import create_model, list_models

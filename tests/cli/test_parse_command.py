@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import Result, Run
-from painted_network import four_quarters, paint
+from helpers.command_line import Result, Run
+from helpers.painted_network import four_quarters, paint
 from PIL import Image
 
 from upernet.ops import bfloat16_unavailable

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import save_mask, save_photo
+from helpers.folders import save_mask, save_photo
+from helpers.shared import SHARED, needs_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,8 +21,6 @@ from upernet.errors import UpernetError
 from upernet.recipe import load_recipe
 from upernet.taxonomy import IGNORE, load_taxonomy
 
-SHARED = Path(__file__).parents[3] / "shared"
-needs_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data beside the checkout")
 RECIPE = load_recipe("upernet_internimage_t_512_160k_ade20k")
 TAXONOMY = load_taxonomy("ade20k150")
 NAMES = TAXONOMY.level("object").names

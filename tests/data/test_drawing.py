@@ -1,6 +1,6 @@
 import pytest
 import torch
-from folders import TAXONOMY, make_label_folder, make_mask_folder, save_mask, source_spec
+from helpers.folders import TAXONOMY, make_label_folder, make_mask_folder, save_mask, source_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from folders import TAXONOMY, make_label_folder, make_mask_folder, save_mask, save_photo, source_spec
+from helpers.folders import TAXONOMY, make_label_folder, make_mask_folder, save_mask, save_photo, source_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

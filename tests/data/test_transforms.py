@@ -3,11 +3,11 @@ import json
 import math
 import random
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.shared import REFERENCE, needs_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import tv_tensors
@@ -17,9 +17,6 @@ from upernet.data.sample import Sample
 from upernet.data.transforms import PADDING, _photometric, _photometric_hsv, _scaled_size, _turn_in_hsv, augment, resize
 from upernet.recipe import Augmentation, Resize
 from upernet.taxonomy import IGNORE
-
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="needs ../shared/reference beside the checkout")
 
 
 def coordinates(height: int, width: int) -> Sample:

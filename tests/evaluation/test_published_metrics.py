@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.shared import REFERENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import tv_tensors
@@ -17,7 +17,7 @@ from upernet.data.sample import Sample
 from upernet.evaluation.metrics import Scores
 from upernet.taxonomy import IGNORE, Taxonomy
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "reference" / "golden" / "metrics.npz"
+GOLDEN = REFERENCE / "golden" / "metrics.npz"
 
 
 def score(classes: int, photos: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.colour_network import GREEN, RED, TAXONOMY, halves, recipe, save
+from helpers.shared import REFERENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from upernet.evaluation.tta import network_input, photo_outputs, sliding_window_
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec, Resize, SourceSpec
 
-SIZES = Path(__file__).parents[3] / "shared" / "reference" / "resize_sizes.json"
+SIZES = REFERENCE / "resize_sizes.json"
 CHANNELS = {"object": 3, "part": 3, "material": 3, "texture": 3}
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.shared import REFERENCE
 from torch import Tensor
 
-FILE = Path(__file__).parents[2] / ".." / "shared" / "reference" / "golden" / "dcnv3_op.npz"
+FILE = REFERENCE / "golden" / "dcnv3_op.npz"
 CONFIGURATIONS = [
     *("k1_pad0", "k2_even", "k3_base", "k3_big_offsets", "k3_dil2_pad2", "k3_dil2_s2_scale0.5", "k3_g1", "k3_gc1"),
     *("k3_integer_offset", "k3_pad0", "k3_pad2", "k3_rc", "k3_rc_dil2_s2", "k3_s2", "k3_scale2", "k3_zero_offset"),

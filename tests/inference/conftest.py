@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
-from painted_network import PaintedNetwork
+from helpers.painted_network import PaintedNetwork
 
 from upernet.inference import Parser
 from upernet.models import UPerNet

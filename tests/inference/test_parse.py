@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from painted_network import PERSON, TAXONOMY, four_quarters
+from helpers.painted_network import PERSON, TAXONOMY, four_quarters
 from PIL import Image
 
 from upernet.errors import UpernetError

@@ -8,9 +8,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from helpers.painted_network import DOG, PERSON, ROAD, SKY, PaintedNetwork, four_quarters, paint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from painted_network import DOG, PERSON, ROAD, SKY, PaintedNetwork, four_quarters, paint
 from PIL import Image
 
 from upernet.checkpoints import save_checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from painted_network import four_quarters, paint
+from helpers.painted_network import four_quarters, paint
 from PIL import Image
 
 from upernet.errors import UpernetError

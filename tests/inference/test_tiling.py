@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers.painted_network import PaintedNetwork, four_quarters, paint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from painted_network import PaintedNetwork, four_quarters, paint
 from torch import Tensor
 
 from upernet.inference.tiling import dense_logits, image_logits, tiles

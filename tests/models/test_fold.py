@@ -7,7 +7,8 @@ import pickle
 
 import pytest
 import torch
-from official_network import needs_reference, relative_error, tiny_model
+from helpers.official_network import relative_error, tiny_model
+from helpers.shared import needs_reference
 from torch import nn
 
 import upernet

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from official_network import (
+from helpers.official_network import (
     golden,
     load_rule,
-    needs_reference,
     official_model,
     official_name,
     official_shapes,
     relative_error,
     tiny_model,
 )
+from helpers.shared import needs_reference
 from torch import nn
 
 from upernet.data.sample import Batch

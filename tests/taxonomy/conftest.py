@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-REFERENCE = Path(__file__).parents[2] / ".." / "shared" / "reference"
+from helpers.shared import REFERENCE
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import yaml
-from official_network import official_name
+from helpers.official_network import official_name
 
 from upernet.checkpoints import load_checkpoint
 from upernet.errors import UpernetError

@@ -3,7 +3,8 @@ import json
 import pytest
 import timm
 import torch
-from official_network import REFERENCE, needs_reference, official_model, official_name
+from helpers.official_network import official_model, official_name
+from helpers.shared import REFERENCE, needs_reference
 from timm.optim import param_groups_layer_decay
 
 from upernet.errors import UpernetError

@@ -5,19 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
+from helpers.shared import REFERENCE
 
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec
 from upernet.taxonomy import load_taxonomy
-
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="needs ../shared/reference beside the checkout")
 
 RENAMES = (
     (r"^ppm\.pooled\.(\d)\.", r"decode_head.psp_modules.\1.1."),
