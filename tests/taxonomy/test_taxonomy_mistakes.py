@@ -41,7 +41,7 @@ MISTAKES = {
         "levels:\n  scene:\n    classes:\n    - name: a\n      color: red\n",
         5,
         "levels.scene.classes.0.color",
-        "'red' is not a colour",
+        "'red' is not a color",
     ),
     "colour without quotes": (
         "levels:\n  scene:\n    classes:\n    - name: a\n      color: #ff0000\n",
@@ -53,7 +53,7 @@ MISTAKES = {
         "levels:\n  scene:\n    background: {name: x, color: '#fff'}\n    classes: [a]\n",
         3,
         "levels.scene.background.color",
-        "'#fff' is not a colour",
+        "'#fff' is not a color",
     ),
     "part without object level": (
         "levels:\n  scene: {classes: [a]}\n  part:\n    classes: [b]\n    of: {c: [b]}\n",

@@ -26,8 +26,8 @@ def describe(
     """Describe a parse, one line per subject.
 
     The lines are: each image label; the objects by area; each object that owns parts, with its parts and the labels of
-    all other levels; these levels for the whole photo. Percentages are rounded shares of pixels: of the photo, or of the
-    object that the line is about.
+    the other levels; the other levels for the whole photo. Percentages are rounded shares of pixels: of the photo, or
+    of the object that the line is about.
 
     Args:
         rankings: level -> all classes with their probability, most probable first.
@@ -79,7 +79,7 @@ def _owner(label: int, maps: Mapping[str, LabelMap]) -> str:
     objects = maps["object"]
     where = objects.labels == label
     name, share = readable(objects.names[label]), percent(float(where.mean()))
-    sentences = []
+    sentences: list[str] = []
     if "part" in maps:
         start = f"The {name} ({share} of the photo)"
         sentences.append(_sentence(f"{start} has", f"{start} has no certain parts", maps["part"], "part", where))
@@ -94,7 +94,7 @@ def _sentence(start: str, unsure: str, label_map: LabelMap, level: str, where: n
     """Return a sentence with the names and their shares after `start`, or just `unsure` if every pixel is unsure."""
     counts = label_map.counts(where)
     total = sum(counts.values())
-    rest = []
+    rest: list[str] = []
     if label_map.background and 0 in counts:
         rest.append(f"{percent(counts.pop(0) / total)} is no listed {level}")
     if UNSURE in counts:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -32,8 +32,8 @@ class Parse:
     """The result of parsing one photo.
 
     `parse.object`, `.part`, `.material` and `.texture` are `LabelMap`s; `.scene` is a ranked list. `parse["LEVEL"]`
-    returns any level, including levels that were added. A level that the model does not have, or that was not requested,
-    raises `UpernetError`.
+    returns any level, including added ones. A level that the model does not have, or that was not requested, raises
+    `UpernetError`.
 
     Args:
         photo: The photo as an RGB image.
@@ -116,7 +116,7 @@ class Parse:
         return self._ranking(level)[0][1] >= self.thresholds.get(level, 0)
 
     def overlay(self, level: str) -> Image.Image:
-        """Draw the labels of `level` over the photo, with a legend; the long side of the photo has 480 to 1600 pixels."""
+        """Draw the labels of `level` over the photo, with a legend; the photo's long side has 480 to 1600 pixels."""
         return render.overlay(self.photo, self._map(level))
 
     def sheet(self) -> Image.Image:
@@ -223,7 +223,9 @@ class Parse:
 
     def _claimed_folder(self, directory: Path) -> Path:
         """Return the folder of an earlier parse of this photo, or create one, so that no other process takes it."""
-        stem = (Path(self.path).stem if self.path else "").strip(".") or "photo"  # the stem of "..jpg" is "." or "..jpg"
+        stem = (Path(self.path).stem if self.path else "").strip(
+            "."
+        ) or "photo"  # the stem of "..jpg" is "." or "..jpg"
         number = 0
         while True:
             number += 1
@@ -257,7 +259,7 @@ def _path_in(folder: Path) -> str | None:
         content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content.get("path") if isinstance(content, dict) else None
+    return cast(dict[str, Any], content).get("path") if isinstance(content, dict) else None
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -129,7 +129,7 @@ class Parser:
     def _ranking(self, photo: Image.Image, level: str) -> list[tuple[str, float]]:
         view = _reduced(photo, IMAGE_LABEL_SHORT_SIDE, PIXEL_BUDGET)
         logits = image_logits(self._network, np.asarray(view), level, self.device)
-        probabilities = logits.softmax(dim=0).tolist()
+        probabilities = [float(value) for value in logits.softmax(dim=0).unbind()]
         names = self.model.taxonomy.levels[level].names
         return sorted(zip(names, probabilities, strict=True), key=lambda pair: -pair[1])
 
@@ -193,12 +193,12 @@ def load(
 
 
 def _read_photo(image: PhotoLike) -> tuple[Image.Image, str | None]:
-    """The photo as an upright RGB image, and its path if it has one."""
+    """Return the photo as an upright RGB image, and its path if it has one."""
     if isinstance(image, (str, os.PathLike)):
         return read_image(image), os.fspath(image)
     if isinstance(image, Image.Image):
         return _upright_rgb(image), None
-    if not isinstance(image, np.ndarray):
+    if not isinstance(image, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UpernetError(f"a photo must be a path, a PIL image or a numpy array, not {type(image).__name__}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         shape = " x ".join(map(str, image.shape)) or "no dimensions"
@@ -243,7 +243,7 @@ def _array_fix(image: np.ndarray) -> str:
 
 
 def _reduced(photo: Image.Image, short_side: int, pixels: float = math.inf) -> Image.Image:
-    """The photo, made smaller if its short side or its number of pixels is above the limit."""
+    """Shrink the photo if its short side or its number of pixels exceeds the limit."""
     factor = min(1.0, short_side / min(photo.size), math.sqrt(pixels / (photo.width * photo.height)))
     if factor == 1:
         return photo

@@ -1,4 +1,4 @@
-"""Pictures of label maps: one level over the photo with a legend, and the contact sheet of all levels."""
+"""Drawing of label maps: overlays with a legend, and contact sheets of all levels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from upernet.inference.describe import percent, readable
@@ -18,27 +19,27 @@ PAPER: Color = (255, 255, 255)
 INK: Color = (28, 30, 34)
 FAINT_INK: Color = (98, 103, 112)
 FRAME: Color = (188, 192, 199)
-UNSURE_GREY: Color = (62, 65, 71)
-HATCH_GREY: Color = (116, 120, 128)
+UNSURE_GRAY: Color = (62, 65, 71)
+HATCH_GRAY: Color = (116, 120, 128)
 
 OVERLAY_SIDES = (480, 1600)
-"""Least and greatest long side of the photo in an overlay, in pixels."""
+"""Smallest and largest long side of the photo in an overlay, in pixels."""
 PANEL_BOX = (520, 520)
-"""Greatest width and height of a photo in the contact sheet."""
+"""Largest width and height of the photo in the contact sheet."""
 MOST_IN_PANEL = 15
-"""Classes in a legend of the contact sheet."""
+"""Number of entries in a legend of the contact sheet."""
 LEAST_COLUMN = 340
-"""Least width of a column of the contact sheet: room for legends and sentences."""
+"""Smallest width of a column of the contact sheet; legends and sentences need it."""
 
 
 def overlay(photo: Image.Image, label_map: LabelMap) -> Image.Image:
-    """The labels over the photo, and a legend on the right with every class and its share of the photo.
+    """Draw the labels over the photo, with a legend of all classes and their shares of the photo on the right.
 
-    The photo's long side is brought into `OVERLAY_SIDES`. Unsure pixels are dark and hatched; pixels of the background
-    class keep the bare photo.
+    The long side of the photo is scaled into `OVERLAY_SIDES`. Unsure pixels are dark and hatched; pixels of the
+    background class show the bare photo.
 
     Example:
-        >>> photo = Image.new("RGB", (640, 480), "grey")
+        >>> photo = Image.new("RGB", (640, 480), "gray")
         >>> labels = np.zeros((480, 640), np.int16)
         >>> confidence = np.ones((480, 640), np.float32)
         >>> overlay(photo, LabelMap("object", labels, confidence, ("sky",), ((90, 160, 255),), False)).size
@@ -61,7 +62,7 @@ def overlay(photo: Image.Image, label_map: LabelMap) -> Image.Image:
 
 
 def contact_sheet(photo: Image.Image, maps: Sequence[LabelMap], title: str, sentences: str) -> Image.Image:
-    """The photo with its title and sentences on the left, one panel with legend per level on the right.
+    """Draw the photo with its title and sentences on the left, and one panel with a legend per level on the right.
 
     Text and panels have the same size for every photo, small or large.
     """
@@ -85,15 +86,15 @@ def contact_sheet(photo: Image.Image, maps: Sequence[LabelMap], title: str, sent
 
 
 def painted(photo: Image.Image, label_map: LabelMap, size: tuple[int, int]) -> Image.Image:
-    """The photo at `size` (width, height) with class colours blended over it and the borders between labels drawn."""
+    """Draw the photo at `size` (width, height), with the colors of the classes and the borders between labels."""
     picture = np.asarray(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), np.float32)
     labels = np.asarray(Image.fromarray(label_map.labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
-    grey = picture.mean(axis=2, keepdims=True)
-    palette = np.asarray([*label_map.colors, UNSURE_GREY], np.float32)  # label -1 takes the last row
-    faded = 50 + 0.75 * grey  # less contrast than the photo has, so that colours look as in the legend
-    result = 0.66 * palette[labels] + 0.34 * faded
+    gray = picture.mean(axis=2, keepdims=True)
+    palette = np.asarray([*label_map.colors, UNSURE_GRAY], np.float32)  # label -1 takes the last row
+    faded = 50 + 0.75 * gray  # less contrast than the photo has, so that colors look as in the legend
+    result: NDArray[np.float32] = 0.66 * palette[labels] + 0.34 * faded
     if label_map.background:
-        result = np.where((labels == 0)[..., None], 0.5 * picture + 0.5 * grey, result)
+        result = np.where((labels == 0)[..., None], 0.5 * picture + 0.5 * gray, result)
     unsure = (labels == UNSURE)[..., None]
     result = np.where(unsure, 0.3 * picture + 25 + 55 * _hatching(size)[..., None], result)
     result = np.where(_borders(labels)[..., None], 0.25 * result + 0.75 * 255, result)
@@ -102,6 +103,8 @@ def painted(photo: Image.Image, label_map: LabelMap, size: tuple[int, int]) -> I
 
 @dataclass(frozen=True)
 class LegendEntry:
+    """A line of a legend: a swatch, a name and a share."""
+
     name: str
     share: str
     color: Color | None
@@ -111,7 +114,7 @@ class LegendEntry:
 
 
 def legend_entries(label_map: LabelMap, most: int | None = None) -> list[LegendEntry]:
-    """Classes by area (from the `most`-th on summed up as one entry), then the background class, then unsure."""
+    """Return the classes by area (from the `most`-th on as one entry), then the background class, then unsure."""
     counts = label_map.counts()
     total = sum(counts.values())
     labels = [label for label in counts if label > 0 or (label == 0 and not label_map.background)]
@@ -132,13 +135,13 @@ def legend_entries(label_map: LabelMap, most: int | None = None) -> list[LegendE
 
 
 class Legend:
-    """Swatch, name and share of each entry, in as many columns as fit.
+    """A legend: the swatch, name and share of each entry, in as many columns as fit.
 
     Args:
-        entries: in the order in which they are drawn, down the columns.
-        text: height of the letters in pixels.
-        rows: greatest number of entries in a column (of a legend without `width`).
-        width: width to fill with columns; default: as narrow as possible.
+        entries: The entries, in the order in which they are drawn, down the columns.
+        text: Height of the letters in pixels.
+        rows: Largest number of entries in a column, for a legend without `width`.
+        width: Width in pixels to fill with columns. Default: as narrow as possible.
     """
 
     def __init__(self, entries: Sequence[LegendEntry], text: int, rows: int = 1, width: int | None = None):
@@ -166,10 +169,10 @@ class Legend:
             middle = top + self.line // 2
             box = (left, middle - swatch // 2, left + swatch, middle - swatch // 2 + swatch)
             if entry.color is None:
-                draw.rectangle(box, UNSURE_GREY)
+                draw.rectangle(box, UNSURE_GRAY)
                 for offset in range(swatch // 3, 2 * swatch, max(4, swatch // 3)):
                     start, end = min(offset, swatch), max(0, offset - swatch)
-                    draw.line((box[0] + end, box[1] + start, box[0] + start, box[1] + end), HATCH_GREY)
+                    draw.line((box[0] + end, box[1] + start, box[0] + start, box[1] + end), HATCH_GRAY)
             draw.rectangle(box, None if entry.color is None else entry.color, FRAME)
             share_width = self.font.getlength(entry.share)
             room = self.column - 1.6 * self.text - 0.6 * self.text - share_width
@@ -211,19 +214,19 @@ def _panel(photo: Image.Image, label_map: LabelMap, size: tuple[int, int], width
 
 
 def _within(size: tuple[int, int], least: int, most: int) -> tuple[int, int]:
-    """`size` scaled so that its long side lies between `least` and `most`."""
+    """Scale `size` so that its long side is between `least` and `most`."""
     factor = min(max(max(size), least), most) / max(size)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """`size` scaled to fill `box` in one direction."""
+    """Scale `size` so that it fills `box` in one direction."""
     factor = min(box[0] / size[0], box[1] / size[1])
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def _borders(labels: np.ndarray) -> np.ndarray:
-    """Pixels whose right or lower neighbour has another label."""
+    """Return the mask of pixels whose right or lower neighbor has another label."""
     borders = np.zeros(labels.shape, bool)
     borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     borders[:-1] |= labels[:-1] != labels[1:]
@@ -231,7 +234,7 @@ def _borders(labels: np.ndarray) -> np.ndarray:
 
 
 def _hatching(size: tuple[int, int]) -> np.ndarray:
-    """1 on diagonal lines, 0 between them: float32 H x W."""
+    """Return 1 on diagonal lines and 0 between them, float32 H x W."""
     period = max(8, max(size) // 60)
     across, down = np.arange(size[0]), np.arange(size[1])[:, None]
     return ((across + down) % period < max(1, period // 6)).astype(np.float32)
@@ -242,7 +245,7 @@ def _short_percent(share: float) -> str:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """`text` in lines of at most `width` pixels, broken at spaces, but not between a number and its "%"."""
+    """Wrap `text` into lines of at most `width` pixels, at spaces, but not between a number and its "%"."""
     lines = [""]
     for word in re.findall(r"\S+(?: %\S*)?", text):
         longer = f"{lines[-1]} {word}".strip()
@@ -254,7 +257,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """`text`, with its end replaced by "..." if it is wider than `width` pixels."""
+    """Return `text`, with its end replaced by "..." if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}...") > width:

@@ -21,6 +21,7 @@ class ConvBnRelu(nn.Sequential):
 
     @property
     def parts(self) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
+        """The convolution, the batch norm and the ReLU."""
         return cast(tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU], tuple(self))
 
 

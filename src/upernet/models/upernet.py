@@ -21,7 +21,7 @@ AUXILIARY = "auxiliary"
 
 
 class Preprocess(nn.Module):
-    """Pixels in 0..255 (RGB, any dtype) to the float32 values that the backbone's ImageNet weights expect."""
+    """Normalizes RGB pixels in 0..255, of any dtype, to the values that the backbone's ImageNet weights expect."""
 
     mean: Tensor
     std: Tensor
@@ -29,19 +29,19 @@ class Preprocess(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         for name, values in (("mean", mean), ("std", std)):
-            pixels = np.float32(255) * np.asarray(values, np.float32)  # torch's meta arithmetic imports its compiler
+            pixels = 255 * np.asarray(values, np.float32)  # torch's meta arithmetic imports its compiler
             self.register_buffer(name, torch.tensor(pixels).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[N x] 3 x H x W -> the same shape, float32."""
+        """Normalize [N x] 3 x H x W pixels; the result is float32."""
         return (image.float() - self.mean) / self.std
 
 
 class UPerNet(nn.Module):
     """`model(images)` returns `{level: logits}` for the levels of its taxonomy.
 
-    Logits come before softmax, at stride 4 (N x K x H/4 x W/4) or N x K for the scene; the channels of `part` are the
-    slices of `taxonomy.part_groups` one after another. H and W need not be multiples of anything.
+    Logits come before softmax: N x K x H/4 x W/4 for dense levels, N x K for levels with one label per image. The
+    channels of `part` are the slices of `taxonomy.part_groups`, concatenated. H and W may have any value.
     """
 
     def __init__(self, spec: ModelSpec, taxonomy: Taxonomy, pretrained: bool = False):

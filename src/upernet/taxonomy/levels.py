@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-
 Reads = Literal["backbone", "ppm", "p2", "fused"]
 """Feature map that a head takes: features of the backbone with their gradient stopped (`ModelSpec.texture`), the output
 of the pyramid pooling module (PPM), P2 of the feature pyramid, or the fused map."""

@@ -1,32 +1,36 @@
-"""Colours for classes that have none of their own."""
+"""Default colors of classes."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import product
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 Color = tuple[int, int, int]
+Array = NDArray[Any]
 
 BACKGROUND_COLOR: Color = (64, 64, 64)
 
-_GRID = np.arange(0, 256, 17)
-"""Values of a channel that default colours are chosen from."""
+_GRID = range(0, 256, 17)
+"""Values of a channel that default colors are chosen from."""
 _LIGHTNESS = (35.0, 92.0)
 _CHROMA = (18.0, 95.0)
-"""CIELAB limits: dark, pale and garish colours hide a photo, or hide in it."""
+"""CIELAB limits: dark, pale and garish colors hide a photo, or are hard to see on it."""
 
 
 @lru_cache(maxsize=64)
 def default_colors(count: int, taken: tuple[Color, ...] = ()) -> tuple[Color, ...]:
-    """`count` RGB colours, each as far as possible (CIELAB) from those before it, from `taken` and the background's.
+    """Return `count` RGB colors, each as far as possible (in CIELAB) from the others, `taken` and the background.
 
-    The same arguments always give the same colours, and a shorter palette is the beginning of a longer one.
-    Colours are distinct until the candidates are used up (over a thousand); then they repeat.
+    The same arguments always give the same colors, and a shorter palette is the beginning of a longer one.
+    Colors are distinct until the candidates are used up (over a thousand); then they repeat.
     """
     candidates, lab = _candidates()
     avoided = _lab(np.array([BACKGROUND_COLOR, (0, 0, 0), (255, 255, 255), *taken]))
-    # Whole hundredths: a platform's last floating-point digit must not decide which colour comes next.
+    # In whole hundredths, because the last floating-point digit of a platform must not decide which color comes next.
     distance = np.min([_squared_distance(lab, color) for color in avoided], axis=0)
     chosen: list[Color] = []
     while len(chosen) < count and distance.max() > 0:
@@ -38,9 +42,9 @@ def default_colors(count: int, taken: tuple[Color, ...] = ()) -> tuple[Color, ..
 
 
 @lru_cache(maxsize=1)
-def _candidates() -> tuple[np.ndarray, np.ndarray]:
-    """RGB candidates (K x 3) and their CIELAB coordinates in hundredths (K x 3)."""
-    rgb = np.stack(np.meshgrid(_GRID, _GRID, _GRID, indexing="ij"), axis=-1).reshape(-1, 3)
+def _candidates() -> tuple[Array, Array]:
+    """Return the RGB candidates (K x 3) and their CIELAB coordinates in hundredths (K x 3)."""
+    rgb: Array = np.asarray(list(product(_GRID, repeat=3)))
     lab = _lab(rgb)
     lightness, chroma = lab[:, 0] / 100, np.hypot(lab[:, 1], lab[:, 2]) / 100
     usable = (
@@ -49,16 +53,16 @@ def _candidates() -> tuple[np.ndarray, np.ndarray]:
     return rgb[usable], lab[usable]
 
 
-def _squared_distance(lab: np.ndarray, color: np.ndarray) -> np.ndarray:
+def _squared_distance(lab: Array, color: Array) -> Array:
     return ((lab - color) ** 2).sum(axis=1)
 
 
-def _lab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB (D65) of sRGB colours 0..255, in whole hundredths; K x 3 -> K x 3 int64."""
+def _lab(rgb: Array) -> Array:
+    """Convert K x 3 sRGB colors in 0..255 to CIELAB (D65) in whole hundredths, int64 K x 3."""
     scaled = rgb / 255
-    linear = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    linear: NDArray[np.float64] = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.asarray([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float64)
     xyz = linear @ to_xyz.T / to_xyz.sum(axis=1)
-    root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    x, y, z = root.T
-    return np.rint(100 * np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)).astype(np.int64)
+    root: NDArray[np.float64] = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = np.split(root, 3, axis=1)
+    return np.rint(100 * np.concatenate([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)).astype(np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 from pydantic import create_model, field_validator, model_validator
 
@@ -22,12 +22,12 @@ class ClassEntry(Settings):
     def _name_alone(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        if not isinstance(value, (dict, ClassEntry)):
+        if not isinstance(value, dict | ClassEntry):
             raise SettingsError(
                 f"{value!r} is not a class; write a name (in quotes if YAML takes it for another type) "
                 'or {name: ..., color: "#rrggbb"}'
             )
-        return value
+        return cast(Any, value)
 
     @field_validator("name")
     @classmethod
@@ -133,12 +133,12 @@ class LevelsEntry(create_model("_Levels", __base__=Settings, **_FIELDS)):
         if isinstance(value, dict):
             if not value:
                 raise ValueError(f"there is no level; give at least one of {', '.join(LEVELS)}")
-            for level, entry in value.items():
+            for level, entry in cast(dict[Any, Any], value).items():
                 if level not in LEVELS:
                     raise SettingsError(f"unknown level {level!r}; the levels are {', '.join(LEVELS)}", level)
                 if entry is None:
                     raise SettingsError("the level is empty; list its classes, or leave the level out", level)
-        return value
+        return cast(Any, value)
 
     @model_validator(mode="after")
     def _owners_are_listed(self) -> LevelsEntry:

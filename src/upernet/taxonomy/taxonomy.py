@@ -21,7 +21,10 @@ TAXONOMIES = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Level:
-    """The classes of one level. A label is an index into `names`; see "Conventions for labels" in docs/architecture.md."""
+    """The classes of one level. A label is an index into `names`.
+
+    docs/architecture.md ("Conventions for labels") has the details.
+    """
 
     name: str
     names: tuple[str, ...]
@@ -89,7 +92,7 @@ class Taxonomy:
         return self.levels[name]
 
     def num_logits(self, level: str) -> int:
-        """Return the number of channels of the logits of `level`: one per class; for `part`, one per part of each group.
+        """Return the number of channels of the logits: one per class; for parts, one per part of each group.
 
         Raises:
             UpernetError: This taxonomy has no such level.

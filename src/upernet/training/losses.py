@@ -39,10 +39,10 @@ class LevelLosses:
             for name, factor in factors.items():
                 weights[taxonomy.level(level).index(name)] = factor
             self.class_weights[level] = weights.to(device)
-        num_parts = max((level.num_classes for level in taxonomy.levels.values() if LEVEL_KINDS[level.name].owned_by), default=0)
-        self.local_labels = {
-            group: _local_labels(group.parts, num_parts).to(device) for group in taxonomy.part_groups
-        }
+        num_parts = max(
+            (level.num_classes for level in taxonomy.levels.values() if LEVEL_KINDS[level.name].owned_by), default=0
+        )
+        self.local_labels = {group: _local_labels(group.parts, num_parts).to(device) for group in taxonomy.part_groups}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,9 +106,7 @@ class LevelLosses:
         denominator = known.sum().float() if weights is None else weights[target.clamp(min=0)][known].sum()
         return Ratio(numerator, denominator)
 
-    def _parts(
-        self, level: str, logits: Tensor, target: Tensor, owner_level: str, owners: Tensor
-    ) -> dict[str, Ratio]:
+    def _parts(self, level: str, logits: Tensor, target: Tensor, owner_level: str, owners: Tensor) -> dict[str, Ratio]:
         """Return one loss per object that owns parts: over the pixels of the object, among its parts (section 4.1)."""
         losses = {}
         for group in self.taxonomy.part_groups:
@@ -133,6 +131,7 @@ class LevelLosses:
         elif logits.ndim == 4:
             logits = logits.float().mean(dim=(2, 3))
         return self._cross_entropy(logits, label, level, smoothing)
+
 
 def _local_labels(parts: tuple[int, ...], num_parts: int) -> Tensor:
     """Return the channel of each part label in a group; 0 for parts that the group does not have."""
