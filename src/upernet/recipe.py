@@ -55,7 +55,7 @@ class ModelSpec(Settings):
     texture: TextureSpec = TextureSpec()
     auxiliary_channels: int | None = Field(default=256, ge=1)
     """Width of the auxiliary FCN head on C4, used in training only; None: no such head."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
 class Resize(Settings):
@@ -108,7 +108,7 @@ class SourceSpec(Settings):
     """Folder below the data directory; `{split}` stands for the split's folder name."""
     splits: dict[Split, str] = {"train": "train", "val": "val", "test": "test"}
     """Split -> its folder (`{split}` in `path`); two folders are joined with `+`. A split not listed does not exist."""
-    held_back: float = Field(0.0, ge=0, lt=1)
+    held_back: float = Field(default=0.0, ge=0, lt=1)
     """Share of the `train` photos kept out of training, as split `held_back` (chosen by a hash of the file name)."""
     level: LevelName
     classes: dict[str, str | None] | None = None
@@ -122,7 +122,7 @@ class SourceSpec(Settings):
     that class of the other level (`*`: every labelled pixel)."""
     weight: float | None = Field(default=None, gt=0)
     """How often the source is drawn; None: by its number of photos (paper, 3.2)."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     augmentation: Augmentation = Augmentation()
     test_resize: Resize | None = None
     """The size of a photo in testing; None: its own."""
@@ -172,17 +172,17 @@ class StageSpec(Settings):
     trains: Literal["all"] | LevelName = "all"
     """A level: its head alone, everything else frozen and in eval mode (the paper does so with texture, 3.3)."""
     learning_rate: float = Field(gt=0)
-    backbone_learning_rate_factor: float = Field(1.0, ge=0)
-    layer_decay: float = Field(1.0, gt=0, le=1)
+    backbone_learning_rate_factor: float = Field(default=1.0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Factor of the learning rate from a block of an InternImage backbone to the block before it."""
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    warmup_iterations: int = Field(0, ge=0)
-    power: float = Field(0.9, gt=0)
+    warmup_iterations: int = Field(default=0, ge=0)
+    power: float = Field(default=0.9, gt=0)
     """Exponent of the polynomial decay of the learning rate to zero."""
     freeze_norm: Literal["none", "backbone", "all"] = "none"
     """Batch norms that keep their running statistics in this stage (those of a batch are of one source)."""
-    frozen_backbone_stages: int = Field(0, ge=0)
+    frozen_backbone_stages: int = Field(default=0, ge=0)
     """Number of backbone features, from the shallowest, that nothing trains: 1 freezes everything up to C2."""
     loss: LossSpec | None = None
     """The loss of this stage; None: the recipe's."""
@@ -202,8 +202,8 @@ class TrainingSpec(Settings):
     """Decay of the moving average of the weights that is scored and shipped; None: the last weights."""
     initialize_from: str | None = None
     """Recipe name or checkpoint whose weights are taken where names and shapes agree."""
-    workers: int = Field(1, ge=0)
-    checkpoint_every: int = Field(200, ge=1)
+    workers: int = Field(default=1, ge=0)
+    checkpoint_every: int = Field(default=200, ge=1)
     stages: tuple[StageSpec, ...]
 
 

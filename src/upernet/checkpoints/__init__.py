@@ -1,7 +1,6 @@
-"""Weights on disk: finding, reading and writing checkpoints; the shipped and published models; ImageNet backbones."""
+"""Checkpoints: finding, reading and writing weights; bundled and published models; ImageNet backbones."""
 
 from upernet.checkpoints.card import ModelCard, card_of, check_card
-from upernet.checkpoints.download import fetch, is_downloaded
 from upernet.checkpoints.finding import (
     checkpoint_in,
     find_checkpoint,
@@ -12,7 +11,7 @@ from upernet.checkpoints.finding import (
 from upernet.checkpoints.imagenet import load_backbone_weights
 from upernet.checkpoints.loading import initialize_model, load_checkpoint, load_model
 from upernet.checkpoints.native import save_checkpoint
-from upernet.checkpoints.zoo import ZooEntry, list_zoo, zoo_entry
+from upernet.checkpoints.zoo import ZooEntry, is_downloaded, list_zoo, zoo_entry
 
 __all__ = [
     "ModelCard",
@@ -20,7 +19,6 @@ __all__ = [
     "card_of",
     "check_card",
     "checkpoint_in",
-    "fetch",
     "find_checkpoint",
     "initialize_model",
     "is_downloaded",

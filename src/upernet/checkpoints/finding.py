@@ -14,15 +14,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from upernet.checkpoints.zoo import zoo_entry
+from upernet.checkpoints.zoo import SUFFIXES, zoo_entry
 from upernet.errors import UpernetError
 from upernet.models import list_models
 from upernet.recipe import Recipe, load_recipe
 
 SHIPPED = Path(__file__).parent / "shipped"
 HUB = "hf://"
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-"""Suffixes of checkpoints in a folder; a file that is named by itself may have any."""
 
 
 def find_checkpoint(reference: str | os.PathLike[str], backbones: bool = False) -> Path:
@@ -112,7 +110,7 @@ def missing_weights(name: str) -> UpernetError:
 
 
 def _fetch_published(name: str) -> Path:
-    from upernet.checkpoints.download import fetch  # here, for it is slow to import
+    from upernet.checkpoints.hub import fetch  # imported here because the Hub's client is slow to import
 
     return fetch(name)
 

@@ -59,7 +59,7 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
 
 def _find_weights(name: str, source: str) -> Path:
     if source == "zoo":
-        from upernet.checkpoints.download import fetch
+        from upernet.checkpoints.hub import fetch
 
         return fetch(name)
     if source.startswith("package:"):

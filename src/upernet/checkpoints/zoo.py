@@ -1,50 +1,56 @@
-"""The zoo: published weights as data (`zoo.yaml`), for whole models and for backbones."""
+"""The zoo: published weights of models and backbones, as data (`zoo.yaml`), and where they are kept."""
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, RootModel, field_validator
+from platformdirs import user_cache_path
+from pydantic import Field, RootModel, field_validator, model_validator
 
 from upernet.errors import UpernetError
 from upernet.recipe import Size
 from upernet.settings import Settings, read_settings
 
 ZOO = Path(__file__).with_name("zoo.yaml")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+"""Suffixes of checkpoints in folders and repositories; a file that is named by itself may have any."""
 
 
 class Published(Settings):
-    """What the authors of a segmentation network published of it."""
+    """Published facts about a segmentation network."""
 
     crop: Size
-    """Height and width of the crops it was trained on, in pixels."""
+    """Height and width of the training crops in pixels."""
     miou_single_scale: float
     """Mean IoU in percent, one pass per photo."""
     miou_multi_scale: float
     """Mean IoU in percent, averaged over six sizes and their mirror images."""
     params: int
-    """Parameters, the auxiliary head's included."""
+    """Number of parameters, including the auxiliary head."""
     macs: int
-    """Multiply-adds of one image, without the auxiliary head..."""
+    """Multiply-adds for one image of the size `macs_at`, without the auxiliary head."""
     macs_at: Size
-    """...of this height and width in pixels."""
+    """Height and width in pixels that `macs` refers to."""
 
 
 class ZooEntry(Settings):
-    """One file with weights."""
+    """A file with weights."""
 
     name: str = ""
-    """Of a model (then it is the recipe's) or of a backbone; set from the key."""
+    """Name of the model, which is also the name of its recipe, or of the backbone; set from the key."""
     url: str
     """http, https or file."""
+    mirrors: tuple[str, ...] = ()
+    """Addresses of the same file, tried in turn when `url` fails."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """As published; None: that of the first download holds from then on."""
+    """Published hash. None: later downloads must agree with the first one."""
     bytes: int | None = Field(default=None, ge=1)
-    """Size as published."""
+    """Published size."""
     licence: str
     published: Published | None = None
     """None for backbones."""
@@ -63,31 +69,57 @@ class ZooEntry(Settings):
         """Name of the file."""
         return _last_part(self.url)
 
+    @model_validator(mode="after")
+    def _mirrors_have_the_same_file(self) -> ZooEntry:
+        for mirror in self.mirrors:
+            if self._names_a_file(mirror) and _last_part(mirror) != self.file:
+                raise ValueError(f"mirror {mirror} must end with {self.file}")
+        return self
+
 
 class _Zoo(RootModel[dict[str, ZooEntry]]):
     pass
 
 
 def list_zoo() -> list[str]:
-    """Names that `zoo_entry` knows: models, then backbones."""
+    """Return the names of all entries: models, then backbones."""
     return list(_entries())
 
 
 def zoo_entry(name: str) -> ZooEntry | None:
-    """What the zoo has for the model or backbone `name`; None: nothing."""
+    """Return the entry of the model or backbone `name`, or None."""
     return _entries().get(name)
 
 
 def known_entry(name: str) -> ZooEntry:
-    """As `zoo_entry`.
+    """Return the entry of the model or backbone `name`.
 
     Raises:
-        UpernetError: the zoo does not have `name`.
+        UpernetError: The zoo does not have `name`.
     """
     entry = zoo_entry(name)
     if entry is None:
         raise UpernetError(f"{name}: not in the zoo; it has {', '.join(list_zoo())}.")
     return entry
+
+
+def is_downloaded(entry: ZooEntry) -> bool:
+    """Return whether the file of `entry` is on this computer; it may not be verified yet."""
+    return (checkpoints_folder() / entry.file).is_file()
+
+
+def checkpoints_folder() -> Path:
+    """Return the folder for the zoo's files; it need not exist.
+
+    Raises:
+        UpernetError: The user has no home folder, and `UPERNET_HOME` is not set.
+    """
+    if home := os.environ.get("UPERNET_HOME"):
+        return Path(home) / "checkpoints"
+    cache = user_cache_path("upernet", appauthor=False, opinion=False)
+    if not cache.is_absolute():
+        raise UpernetError("UPERNET_HOME: set it to a folder for downloads; this user has no home folder.")
+    return cache / "checkpoints"
 
 
 @cache

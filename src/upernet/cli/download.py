@@ -1,4 +1,4 @@
-"""upernet download NAME..."""
+"""The command `upernet download`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import typer
 
 
 def download(
-    names: Annotated[list[str] | None, typer.Argument(help="Models or backbones.", show_default=False)] = None,
-    all_files: Annotated[bool, typer.Option("--all", help="Everything that the zoo has.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash files again that are here already.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="Names of models or backbones.", show_default=False)] = None,
+    all_files: Annotated[bool, typer.Option("--all", help="Download everything in the zoo.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also hash files that are already here.")] = False,
 ) -> None:
-    """Fetch published weights and print where they are.
+    """Download published weights and print their paths.
 
-    An interrupted download goes on where it stopped. Environment: UPERNET_HOME (folder to keep files below),
+    An interrupted download continues where it stopped. Environment variables: UPERNET_HOME (folder for the files),
     UPERNET_MIRROR (URL of a folder to take them from), UPERNET_OFFLINE=1 (download nothing).
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    from upernet.checkpoints import fetch, list_zoo
+    from upernet.checkpoints import list_zoo
+    from upernet.checkpoints.hub import fetch
     from upernet.checkpoints.zoo import known_entry
     from upernet.errors import UpernetError
 
@@ -34,7 +35,7 @@ def download(
             task = bar.add_task(entry.name, total=None, visible=False)
 
             def show(done: int, total: int | None) -> None:
-                bar.update(task, completed=done, total=total, visible=True)  # noqa: B023 (called within this turn)
+                bar.update(task, completed=done, total=total, visible=True)  # noqa: B023 (called before the next iteration)
 
             path = fetch(entry, progress=show, verify=verify)
         console.print(f"{entry.name}: {entry.licence}.", style="dim", highlight=False, markup=False, soft_wrap=True)
