@@ -2,112 +2,63 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
+from helpers.web import (
+    COMMIT,
+    CONTENT,
+    OTHER,
+    SHA256,
+    Handler,
+    Hub,
+    Server,
+    drop,
+    in_chunks,
+    lead_to,
+    refuse,
+    running,
+    serve,
+    without_length,
+)
+from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upernet.checkpoints import ZooEntry, http
-from upernet.checkpoints.hub import fetch
+from upernet.checkpoints import ZooEntry, find_checkpoint, http
+from upernet.checkpoints.hub import fetch, fetch_hub
 from upernet.checkpoints.zoo import checkpoints_folder
 from upernet.errors import UpernetError
 
-CONTENT = b"PK\3\4" + bytes(range(256)) * 400
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-OTHER = CONTENT[::-1]
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `content` at every path, unless `script` has an answer for the request."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = CONTENT
-        self.headers: dict[str, str] = {"ETag": '"one"'}
-        self.ranges = True
-        self.heeds_if_range = True
-        self.script: list[Callable[[Handler], None]] = []
-        self.requests: list[dict[str, str]] = []
-        """What was asked: path and headers."""
-        self.sent = 0
-        """Bytes of bodies."""
-        self.base = f"http://127.0.0.1:{self.server_port}"
-
-    def entry(self, **options: Any) -> ZooEntry:
-        return ZooEntry(name="tiny", url=f"{self.base}/weights/tiny.pth", licence="free", **options)
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_GET(self) -> None:
-        server = self.server
-        server.requests.append({"path": self.path, **self.headers})
-        (server.script.pop(0) if server.script else serve)(self)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.server.sent += self.wfile.write(body)
-
-
-def serve(handler: Handler, limit: int | None = None) -> None:
-    """As a good server; `limit`: the connection ends after so many bytes of the body."""
-    server, content = handler.server, handler.server.content
-    headers = {"Content-Type": "application/octet-stream", **server.headers}
-    asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    condition = handler.headers.get("If-Range")
-    fits = not server.heeds_if_range or condition is None or condition in server.headers.values()
-    if asked and server.ranges and fits:
-        start = int(asked[1])
-        if start >= len(content):
-            return handler.answer(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
-        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        headers["Content-Length"] = str(len(content) - start)
-        return handler.answer(206, headers, content[start:][:limit])
-    handler.answer(200, {**headers, "Content-Length": str(len(content))}, content[:limit])
-
-
-def drop(limit: int) -> Callable[[Handler], None]:
-    return lambda handler: serve(handler, limit)
-
-
-def refuse(status: int) -> Callable[[Handler], None]:
-    return lambda handler: handler.answer(status, {"Content-Length": "0"}, b"")
-
-
-def lead_to(url: str) -> Callable[[Handler], None]:
-    return lambda handler: handler.answer(302, {"Location": url, "Content-Length": "0"}, b"")
+HUB_ENTRY = ZooEntry(name="tiny", url="https://huggingface.co/owner/name/resolve/main/tiny.pth", licence="free")
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with running(Server()) as server:
         yield server
-        server.shutdown()
-        thread.join()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Put a server in place of the Hub. The client reads HF_ENDPOINT at import, so its constants are set here."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with running(Hub()) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.base)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.base + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+        yield hub
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +76,12 @@ def fetch_with(entry: ZooEntry, retries: int, timeout: float = 30.0) -> Path:
         patch.setattr(http, "RETRIES", retries)
         patch.setattr(http, "TIMEOUT", timeout)
         return fetch(entry)
+
+
+def tokens(server: Server) -> set[str | None]:
+    """Return what the requests for contents of files said of the user."""
+    asked = [{key.lower(): value for key, value in request.items()} for request in server.requests]
+    return {request.get("authorization") for request in asked if not request["path"].startswith("/api/")}
 
 
 def files(folder: Path) -> list[str]:
@@ -284,11 +241,44 @@ def test_a_file_with_another_hash_than_published_is_deleted(server: Server, home
 
 
 def test_a_file_that_never_ends_is_cut_off_at_the_published_size(server: Server, home: Path) -> None:
-    server.script = [lambda handler: handler.answer(200, {}, CONTENT)]  # without Content-Length
+    server.script = [without_length(CONTENT)]
     with pytest.raises(UpernetError, match="more than the 7 bytes that it should have"):
         fetch(server.entry(bytes=7))
-    server.script = [lambda handler: handler.answer(200, {}, CONTENT)]
+    server.script = [without_length(CONTENT)]
     assert fetch(server.entry(bytes=len(CONTENT))).read_bytes() == CONTENT
+
+
+def test_a_body_without_length_that_breaks_off_is_not_taken_for_the_whole_file(server: Server) -> None:
+    server.script = [in_chunks(CONTENT[:5000], whole=False), in_chunks(CONTENT, whole=True)]
+    assert fetch(server.entry()).read_bytes() == CONTENT
+    assert server.script == []
+
+
+def test_a_body_without_length_that_is_shorter_than_published_is_not_taken(server: Server) -> None:
+    server.script = [without_length(CONTENT[:5000]), serve]
+    assert fetch(server.entry(bytes=len(CONTENT))).read_bytes() == CONTENT
+    assert server.script == []
+
+
+def test_what_has_arrived_survives_a_mirror_that_cannot_be_reached(server: Server) -> None:
+    entry = server.entry(mirrors=(f"{server.base}/mirror/tiny.pth",))
+    server.script = [drop(5000), drop(0), refuse(404)]
+    with pytest.raises(
+        UpernetError, match=r"the first 5000 bytes are kept.*/mirror/tiny\.pth: the server answered 404"
+    ):
+        fetch_with(entry, retries=0)
+    assert fetch(entry).read_bytes() == CONTENT
+    assert server.requests[-1]["Range"] == "bytes=5000-"
+
+
+def test_the_next_address_is_tried_when_one_has_another_file(server: Server, home: Path) -> None:
+    def wrong(handler: Handler) -> None:
+        handler.answer(200, {"Content-Length": str(len(OTHER))}, OTHER)
+
+    server.script = [wrong]
+    entry = server.entry(mirrors=(f"{server.base}/mirror/tiny.pth",), sha256=SHA256)
+    assert fetch(entry).read_bytes() == CONTENT
+    assert files(home) == ["tiny.pth", "tiny.pth.json"]
 
 
 def test_the_next_address_is_tried_when_one_fails(server: Server) -> None:
@@ -371,6 +361,13 @@ def test_files_of_this_computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("UPERNET_OFFLINE", "1")
     path = fetch(entry)
     assert path != source and path.read_bytes() == CONTENT
+
+
+def test_a_file_of_this_computer_with_an_odd_name(tmp_path: Path) -> None:
+    source = tmp_path / "100%25 ü" / "tiny.pth"
+    source.parent.mkdir()
+    source.write_bytes(CONTENT)
+    assert fetch(ZooEntry(name="tiny", url=source.as_uri(), licence="free")).read_bytes() == CONTENT
 
 
 def test_mirrors(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,70 +466,144 @@ def test_an_unknown_name() -> None:
         fetch("internimage_z")
 
 
-class HubHandler(Handler):
-    """Answers as the Hub does: two files of one repository, and a list of them."""
-
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
-    FILES: ClassVar[dict[str, bytes]] = {"tiny.pth": CONTENT, "config.json": b"{}"}
-
-    def do_HEAD(self) -> None:
-        self.respond(body=False)
-
-    def do_GET(self) -> None:
-        self.server.requests.append({"path": self.path, **self.headers})
-        if self.path.startswith("/api/models/owner/name"):
-            tree = [{"type": "file", "path": file, "size": 0, "oid": COMMIT} for file in self.FILES]
-            body = json.dumps(tree).encode()
-            return self.answer(200, {"Content-Type": "application/json", "Content-Length": str(len(body))}, body)
-        self.respond(body=True)
-
-    def respond(self, body: bool) -> None:
-        content = self.FILES.get(self.path.rpartition("/")[2])
-        if not self.path.startswith("/owner/name/resolve/") or content is None:
-            headers = {"X-Error-Code": "EntryNotFound", "Content-Length": "0"}
-            return self.answer(404, headers, b"")
-        etag = f'"{hashlib.sha256(content).hexdigest()}"'
-        headers = {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Length": str(len(content))}
-        self.answer(200, headers, content if body else b"")
-
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
 @pytest.mark.process
 @pytest.mark.slow
-def test_files_on_the_hub(server: Server, home: Path, tmp_path: Path) -> None:
-    """The client reads its environment when it is imported, so a process of its own is needed."""
-    server.RequestHandlerClass = HubHandler
-    environment = os.environ | {"HF_ENDPOINT": server.base, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    code = f"""
-from pathlib import Path
-import os
-from upernet.checkpoints import ZooEntry, find_checkpoint
-from upernet.checkpoints.hub import fetch
-from upernet.errors import UpernetError
-
-path = find_checkpoint("hf://owner/name")
-assert path.name == "tiny.pth" and (path.parent / "config.json").read_bytes() == b"{{}}"
-assert find_checkpoint("hf://owner/name/tiny.pth") == path
-for reference in ("hf://owner/name/absent.pth", "hf://owner/name/code.py", "hf://nobody/nothing"):
-    try:
-        find_checkpoint(reference)
-    except UpernetError as error:
-        print(error)
-    else:
-        raise AssertionError(reference)
-url = "https://huggingface.co/owner/name/resolve/main/tiny.pth"
-entry = ZooEntry(name="tiny", url=url, sha256={SHA256!r}, licence="free")
-assert fetch(entry) == Path({str(home / "tiny.pth")!r})
-os.environ["UPERNET_OFFLINE"] = "1"
-assert find_checkpoint("hf://owner/name/tiny.pth") == path
-"""
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+def test_the_environment_of_the_hub_s_client_holds(hub: Hub, home: Path, tmp_path: Path) -> None:
+    environment = os.environ | {
+        "HF_ENDPOINT": hub.base,
+        "HF_HOME": str(tmp_path / "home of hf"),
+        "HF_TOKEN": "hf_secret",
+    }
+    code = (
+        "from upernet.checkpoints import ZooEntry, fetch, find_checkpoint\n"
+        "print(find_checkpoint('hf://owner/name/tiny.pth'))\n"
+        f"print(fetch(ZooEntry(name='tiny', url={HUB_ENTRY.url!r}, licence='free')))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("hf://") == 3 and "not a checkpoint" in result.stdout
-    assert (home / "tiny.pth").read_bytes() == CONTENT
-    assert files(home) == ["tiny.pth", "tiny.pth.json"]
+    cached = tmp_path / "home of hf" / "hub" / "models--owner--name" / "snapshots" / COMMIT / "tiny.pth"
+    assert result.stdout.splitlines() == [str(cached), str(home / "tiny.pth")]
+    assert tokens(hub) == {"Bearer hf_secret"}
+
+
+def test_the_token_stays_on_the_hub(hub: Hub, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.script = [lead_to(f"{server.base}/store/tiny.pth"), refuse(404)]
+    fetch(HUB_ENTRY).unlink()
+    fetch(HUB_ENTRY.model_copy(update={"mirrors": (server.entry().url,)}))
+    assert tokens(hub) == {"Bearer hf_secret"} and tokens(server) == {None}
+    assert [request["path"] for request in server.requests] == ["/store/tiny.pth", "/weights/tiny.pth"]
+
+
+def test_a_file_of_the_zoo_on_the_hub(hub: Hub, home: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    path = fetch(HUB_ENTRY, progress=lambda done, total: seen.append((done, total)))
+    assert path == home / "tiny.pth" and path.read_bytes() == CONTENT and files(home) == ["tiny.pth", "tiny.pth.json"]
+    assert seen == sorted(seen) and seen[-1] == (len(CONTENT), len(CONTENT))
+    assert json.loads((home / "tiny.pth.json").read_text())["url"] == HUB_ENTRY.url
+    assert hub.asked == ["/owner/name/resolve/main/tiny.pth"]
+
+
+def test_a_file_of_the_zoo_on_the_hub_is_resumed_by_the_next_call(hub: Hub, home: Path) -> None:
+    hub.script = [drop(5000), drop(0)]
+    with pytest.raises(UpernetError, match=r"the first 5000 bytes are kept"):
+        fetch_with(HUB_ENTRY, retries=0)
+    assert fetch(HUB_ENTRY).read_bytes() == CONTENT
+    assert hub.requests[-1]["Range"] == "bytes=5000-" and hub.sent == len(CONTENT)
+
+
+def test_a_file_of_the_zoo_that_the_hub_does_not_have(hub: Hub, home: Path) -> None:
+    url = "https://huggingface.co/owner/name/resolve/main/other.pth"
+    with pytest.raises(UpernetError, match=rf"^{re.escape(url)}: the server answered 404 Not Found; .* put it at "):
+        fetch(ZooEntry(name="other", url=url, licence="free"))
+    mirrors = ("https://huggingface.co/owner/name/resolve/v1/tiny.pth",)
+    entry = ZooEntry(
+        name="tiny", url="https://huggingface.co/owner/name/resolve/v2/tiny.pth", mirrors=mirrors, licence="free"
+    )
+    assert fetch(entry).read_bytes() == OTHER
+
+
+def test_a_repository_with_one_checkpoint(hub: Hub, tmp_path: Path) -> None:
+    path = find_checkpoint("hf://owner/name")
+    assert path == tmp_path / "hf" / "models--owner--name" / "snapshots" / COMMIT / "tiny.pth"
+    assert path.read_bytes() == CONTENT
+    assert find_checkpoint("hf://owner/name/tiny.pth") == path
+    assert find_checkpoint("hf://owner/name@v1").read_bytes() == OTHER
+    assert find_checkpoint("hf://owner/name/tiny.pth@v1").read_bytes() == OTHER
+
+
+def test_nothing_but_weights_and_names_of_classes_is_fetched(hub: Hub) -> None:
+    folder = find_checkpoint("hf://owner/name").parent
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "tiny.pth"]
+    requests = len(hub.requests)
+    for file in ("modeling.py", "tiny.pth.py", "../tiny.pth"):
+        with pytest.raises(UpernetError, match=rf"hf://owner/name/{file}: "):
+            fetch_hub("owner/name", file)
+    assert len(hub.requests) == requests
+
+
+def test_of_several_checkpoints_the_usual_one_is_taken(hub: Hub) -> None:
+    files = hub.revisions["main"][1]
+    files["folder/other.safetensors"] = OTHER
+    with pytest.raises(UpernetError, match=r"found: tiny\.pth, folder/other\.safetensors.; add /FILE"):
+        find_checkpoint("hf://owner/name")
+    assert find_checkpoint("hf://owner/name/folder/other.safetensors").read_bytes() == OTHER
+    files["model.safetensors"] = OTHER
+    assert find_checkpoint("hf://owner/name").name == "model.safetensors"
+    hub.revisions["v1"][1].clear()
+    with pytest.raises(UpernetError, match="found: none"):
+        find_checkpoint("hf://owner/name@v1")
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        ("hf://owner/name/absent.pth", "no such file in the repository"),
+        ("hf://owner/name/tiny.pth@v2", "no such revision"),
+        ("hf://owner/name@v2", "no such revision"),
+        ("hf://nobody/nothing", "no such repository, or it is private"),
+        ("hf://nobody/nothing/tiny.pth", "no such repository, or it is private"),
+        ("hf://no body/nothing", "Repo id must "),
+    ],
+)
+def test_what_the_hub_does_not_have(hub: Hub, reference: str, sentence: str) -> None:
+    with pytest.raises(UpernetError, match=rf"^{re.escape(reference)}: {sentence}") as caught:
+        find_checkpoint(reference)
+    assert "\n" not in str(caught.value) and "Client Error" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reference", ["hf://owner/name", "hf://owner/name/tiny.pth"])
+def test_a_repository_that_asks_for_consent(hub: Hub, reference: str) -> None:
+    hub.gated = True
+    with pytest.raises(UpernetError, match=rf"^{reference}: .* set HF_TOKEN"):
+        find_checkpoint(reference)
+
+
+@pytest.mark.parametrize("reference", ["hf://owner/name", "hf://owner/name/tiny.pth", "hf://owner/name@v1"])
+def test_repositories_offline(hub: Hub, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPERNET_OFFLINE", "1")
+    with pytest.raises(UpernetError, match=rf"^{reference}: not downloaded yet, and downloads are off"):
+        find_checkpoint(reference)
+    assert hub.requests == []
+    monkeypatch.setenv("UPERNET_OFFLINE", "0")
+    path = find_checkpoint(reference)
+    requests = len(hub.requests)
+    monkeypatch.setenv("UPERNET_OFFLINE", "1")
+    assert find_checkpoint(reference) == path
+    assert len(hub.requests) == requests
+
+
+@pytest.mark.parametrize("reference", ["hf://owner/name", "hf://owner/name/tiny.pth"])
+def test_the_offline_mode_of_the_hub_s_client(hub: Hub, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UpernetError, match=r"tiny\.pth: downloads are off .HF_HUB_OFFLINE.; .* put it at "):
+        fetch(HUB_ENTRY)
+    with pytest.raises(UpernetError, match=rf"^{reference}: .*HF_HUB_OFFLINE"):
+        find_checkpoint(reference)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    path = find_checkpoint(reference)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_checkpoint(reference) == path
 
 
 def test_of_two_processes_one_downloads(server: Server, home: Path) -> None:

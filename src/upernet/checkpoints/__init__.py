@@ -1,5 +1,9 @@
 """Checkpoints: finding, reading and writing weights; bundled and published models; ImageNet backbones."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from upernet.checkpoints.card import ModelCard, card_of, check_card
 from upernet.checkpoints.finding import (
     checkpoint_in,
@@ -13,12 +17,16 @@ from upernet.checkpoints.loading import initialize_model, load_checkpoint, load_
 from upernet.checkpoints.native import save_checkpoint
 from upernet.checkpoints.zoo import ZooEntry, is_downloaded, list_zoo, zoo_entry
 
+if TYPE_CHECKING:
+    from upernet.checkpoints.hub import fetch
+
 __all__ = [
     "ModelCard",
     "ZooEntry",
     "card_of",
     "check_card",
     "checkpoint_in",
+    "fetch",
     "find_checkpoint",
     "initialize_model",
     "is_downloaded",
@@ -32,3 +40,12 @@ __all__ = [
     "shipped_checkpoint",
     "zoo_entry",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `fetch` on first use, because the Hub's client is slow to import."""
+    if name == "fetch":
+        from upernet.checkpoints.hub import fetch
+
+        return fetch
+    raise AttributeError(f"module 'upernet.checkpoints' has no attribute {name!r}")

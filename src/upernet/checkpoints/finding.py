@@ -6,7 +6,7 @@
 * the name of a model whose weights are inside the package or published (those are downloaded at first use);
 * a file;
 * a folder: of a training run, of transformers, or with one checkpoint in it;
-* `hf://OWNER/NAME` or `hf://OWNER/NAME/FILE`: a repository on the Hugging Face Hub.
+* `hf://OWNER/NAME` or `hf://OWNER/NAME/FILE`: a repository on the Hugging Face Hub; `@REVISION` may follow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def find_checkpoint(reference: str | os.PathLike[str], backbones: bool = False) 
     """Return the file that `reference` stands for, downloaded if need be.
 
     Args:
-        reference: name of a model, file, folder, or `hf://OWNER/NAME[/FILE]`; a name wins over a file of that name.
+        reference: name of a model, file, folder, or `hf://OWNER/NAME[/FILE][@REVISION]`; a name wins over a file of
+            that name.
         backbones: also accept the name of a backbone whose ImageNet weights are published.
 
     Raises:
@@ -116,13 +117,16 @@ def _fetch_published(name: str) -> Path:
 
 
 def _fetch_from_hub(reference: str) -> Path:
-    owner, _, rest = reference.removeprefix(HUB).partition("/")
+    place, at, revision = reference.removeprefix(HUB).partition("@")
+    owner, _, rest = place.partition("/")
     name, _, file = rest.strip("/").partition("/")
-    if not owner or not name:
-        raise UpernetError(f"{reference}: write hf://OWNER/NAME or hf://OWNER/NAME/FILE.")
+    if not owner or not name or (at and not revision):
+        raise UpernetError(
+            f"{reference}: write hf://OWNER/NAME or hf://OWNER/NAME/FILE, and @REVISION after it if any."
+        )
     from upernet.checkpoints.hub import fetch_hub
 
-    return fetch_hub(f"{owner}/{name}", file or None)
+    return fetch_hub(f"{owner}/{name}", file or None, revision or None)
 
 
 def _shorten(text: str) -> str:

@@ -1,6 +1,7 @@
-"""Resumable downloads of plain URLs, through the HTTP client of huggingface_hub.
+"""Resumable downloads, through the HTTP client of huggingface_hub.
 
-What has arrived stays in a file `part`, and is not requested again as long as the server still has the same file.
+What has arrived stays in a file `part`, and is not requested again as long as the server still has the same file. The
+client's own `hf_hub_download` starts over when a process was interrupted, which is too dear for files of gigabytes.
 """
 
 from __future__ import annotations
@@ -10,16 +11,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import hf_raise_for_status
-from huggingface_hub.utils import http_stream_backoff as _untyped_stream
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import get_session
 from pydantic import ValidationError
 
 from upernet.errors import UpernetError
@@ -36,8 +36,6 @@ TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP answers after which another attempt may succeed."""
 ConnectionFailed = cast(type[Exception], HfHubHTTPError.__bases__[0])
 """Base of all exceptions of the HTTP library, which is httpx or httpx2, depending on the version of huggingface_hub."""
-
-_stream = cast(Callable[..., AbstractContextManager[Any]], _untyped_stream)
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes that have arrived and of the whole file (None if the server does not say)."""
@@ -70,6 +68,8 @@ class Download:
     bytes: int | None = None
     """Published size; a file of another size is refused before it is downloaded."""
     progress: Progress | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Further headers of the requests, in lower case."""
 
     def run(self) -> None:
         """Complete `part`, from where an earlier download stopped if the server still has the same file.
@@ -97,6 +97,11 @@ class Download:
         """Number of bytes that have arrived."""
         return self.part.stat().st_size if self.part.exists() else 0
 
+    @property
+    def kept(self) -> int:
+        """Number of bytes that the next download of `url` need not request again."""
+        return self.size if self._read_state() else 0
+
     def discard(self) -> None:
         """Delete what has arrived."""
         self.part.unlink(missing_ok=True)
@@ -107,7 +112,7 @@ class Download:
         return self.part.with_name(f"{self.part.name}.json")
 
     def _copy(self) -> None:
-        source = Path(url2pathname(unquote(urlsplit(self.url).path)))
+        source = Path(url2pathname(urlsplit(self.url).path))
         try:
             self._check_size(source.stat().st_size)
             file = open(source, "rb")  # noqa: SIM115 (closed below; errors of the copy are those of the target)
@@ -118,44 +123,37 @@ class Download:
 
     def _request_rest(self) -> None:
         known = self._read_state()
-        if known is None:
-            self.discard()
-        elif known.bytes == self.size:
+        if known is not None and known.bytes == self.size:
             return
-        headers = {"User-Agent": "upernet", "Accept-Encoding": "identity"}
+        headers = {"user-agent": "upernet", **self.headers, "Accept-Encoding": "identity"}
         if known and self.size:
             headers |= {"Range": f"bytes={self.size}-", "If-Range": known.validator}
-        request = _stream(
-            "GET",
-            self.url,
-            headers=headers,
-            timeout=TIMEOUT,
-            max_retries=0,
-            retry_on_exceptions=(),
-            retry_on_status_codes=(),
-        )
         try:
-            with request as response:
-                if response.status_code == 416:  # what has arrived is not the beginning of the server's file
-                    self.discard()
-                    raise _TemporaryError("the server's file changed during the download")
-                if urlsplit(str(response.url)).scheme not in ("https", urlsplit(self.url).scheme):
-                    raise DownloadError(f"it leads to {response.url}, which is not https")
-                hf_raise_for_status(response)
+            with get_session().stream("GET", self.url, headers=headers, timeout=TIMEOUT) as response:
+                self._check_answer(response)
                 total = self._receive(response, known)
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            answer = f"the server answered {status} {error.response.reason_phrase}".rstrip()
-            raise (_TemporaryError if status in TEMPORARY else DownloadError)(answer) from None
+        except OfflineModeIsEnabled:
+            raise DownloadError("downloads are off (HF_HUB_OFFLINE)") from None
         except ConnectionFailed as error:
             raise _connection_error(error) from None
         if total not in (None, self.size):
             raise _TemporaryError(f"the connection ended after {self.size} of {total} bytes")
 
+    def _check_answer(self, response: Any) -> None:
+        if urlsplit(str(response.url)).scheme not in ("https", urlsplit(self.url).scheme):
+            raise DownloadError(f"it leads to {response.url}, which is not https")
+        status: int = response.status_code
+        if status == 416:  # what has arrived is not the beginning of the server's file
+            self.discard()
+            raise _TemporaryError("the server's file changed during the download")
+        if status not in (200, 206):
+            answer = f"the server answered {status} {response.reason_phrase}".rstrip()
+            raise (_TemporaryError if status in TEMPORARY else DownloadError)(answer)
+
     def _receive(self, response: Any, known: _State | None) -> int | None:
-        """Append the body to `part`, or start over; return the size of the whole file."""
+        """Append the body to `part`, or start over; return the size that the whole file must have, if it is known."""
         headers: Mapping[str, str] = response.headers
-        if headers.get("Content-Type", "").partition(";")[0].strip() in ("text/html", "application/xhtml+xml"):
+        if headers.get("Content-Type", "").partition(";")[0].strip().lower() in ("text/html", "application/xhtml+xml"):
             raise DownloadError("a web page came instead of weights (of a login or an error?)")
         if response.status_code == 206:
             if known is None or not _continues(headers, known, self.size):
@@ -167,19 +165,19 @@ class Download:
             total = int(length) if length.isdecimal() else None
             if total is not None:
                 self._check_size(total)
-            self.discard()
+            self.discard()  # not before: what has arrived from another address outlives one that does not answer
             if validator := _validator(headers):
                 state = _State(url=self.url, validator=validator, bytes=total)
                 write_text(self._state_file, state.model_dump_json())
-        limit = total if total is not None else self.bytes
+        total = self.bytes if total is None else total
         done = self.size
         with self._disk():
             file = open(self.part, "ab", buffering=0)  # noqa: SIM115 (closed below; unbuffered: closing writes nothing)
         with file:
-            for chunk in self._chunks(response):
+            for chunk in _chunks(response, total):
                 done += len(chunk)
-                if limit is not None and done > limit:
-                    raise DownloadError(f"the file there has more than the {limit} bytes that it should have")
+                if total is not None and done > total:
+                    raise DownloadError(f"the file there has more than the {total} bytes that it should have")
                 rest = memoryview(chunk)
                 with self._disk():
                     while rest:
@@ -187,14 +185,6 @@ class Download:
                 if self.progress is not None:
                     self.progress(done, total)
         return total
-
-    def _chunks(self, response: Any) -> Iterator[bytes]:
-        """Yield the body as far as it arrives; the caller compares the size."""
-        try:
-            yield from response.iter_raw()
-        except ConnectionFailed as error:
-            if _is_timeout(error):
-                raise
 
     def _check_size(self, size: int) -> None:
         if self.bytes not in (None, size):
@@ -218,6 +208,15 @@ class Download:
                 f"{self.part}: {what}; make room and call again (it continues where it stopped), "
                 "or set UPERNET_HOME to another folder."
             ) from error
+
+
+def _chunks(response: Any, total: int | None) -> Iterator[bytes]:
+    """Yield the body as far as it arrives; if `total` is known, it tells whether that was all."""
+    try:
+        yield from response.iter_raw()
+    except ConnectionFailed as error:
+        if total is None or _is_timeout(error):
+            raise
 
 
 def _connection_error(error: Exception) -> DownloadError:

@@ -1,25 +1,26 @@
 """Downloads of published weights: fetched at first use, verified, and found again afterwards.
 
-Files on the Hugging Face Hub are fetched by its client, all others as plain URLs (`http.py`). Environment variables:
+The Hugging Face Hub's client is behind all of them: it knows the address of files on the Hub and the user's token, and
+its HTTP client fetches plain URLs as well (`http.py`). Environment variables:
 
 * `UPERNET_HOME`: the folder for the zoo's files. Default: `upernet` in the user's cache folder.
 * `UPERNET_OFFLINE=1`: download nothing. A file that is missing is an error that says where to put it by hand.
 * `UPERNET_MIRROR=https://host/folder/`: take the zoo's files from there, under their published names. file:///folder/
   works too.
-* `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, ...: as in huggingface_hub. Repositories that are named as hf://OWNER/NAME are
-  kept in its cache.
+* `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_OFFLINE`, ...: as in huggingface_hub. Repositories that are named as
+  hf://OWNER/NAME are kept in its cache.
 * `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`: as everywhere.
 
-`NAME.pth.json`, beside `NAME.pth`, records its origin, size, SHA-256 and modification time. `NAME.pth.part` and
-`NAME.pth.hub` are unfinished downloads.
+`NAME.pth.json`, beside `NAME.pth`, records its origin, size, SHA-256 and modification time. `NAME.pth.part` is an
+unfinished download.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -28,9 +29,17 @@ from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
-from huggingface_hub import HfApi
-from huggingface_hub import hf_hub_download as _untyped_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, constants, hf_hub_url, scan_cache_dir
+from huggingface_hub import hf_hub_download as _untyped_download  # pyright: ignore[reportUnknownVariableType]
+from huggingface_hub.errors import (
+    CacheNotFound,
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnknownVariableType]
 from pydantic import ValidationError
 
 from upernet.checkpoints.http import ConnectionFailed, Download, DownloadError, Progress
@@ -44,6 +53,14 @@ HUB_URL = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/resolve/([\w.-]
 """Address of a file on the Hub: repository, revision, file."""
 HUB_ERRORS = (OSError, ValueError, EntryNotFoundError, ConnectionFailed)
 """What the Hub's client raises: for connections, the disk, names that are not valid, and files that do not exist."""
+REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (GatedRepoError, "its owner must grant you access; ask for it on the Hub and set HF_TOKEN"),
+    (RepositoryNotFoundError, "no such repository, or it is private; check the name, or set HF_TOKEN"),
+    (RevisionNotFoundError, "no such revision; give a branch, a tag or a commit after @"),
+    (LocalEntryNotFoundError, "the Hub cannot be reached; check the connection and HF_ENDPOINT"),
+    (EntryNotFoundError, "no such file in the repository; check its name"),
+)
+"""What is wrong and what to do, by the kind of error; the first that fits holds."""
 hf_hub_download = cast(Callable[..., str], _untyped_download)
 USUAL_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a repository, in order of preference."""
@@ -71,7 +88,7 @@ def fetch(entry: ZooEntry | str, *, progress: Progress | None = None, verify: bo
 
     Args:
         entry: A name of `list_zoo()`, or an entry.
-        progress: Called as the download of a plain URL advances; without it, one line on stderr announces the download.
+        progress: Called as the download advances; without it, one line on stderr announces the download.
         verify: Hash a file that is there already.
 
     Raises:
@@ -116,35 +133,64 @@ def fetch_hub(repository: str, file: str | None = None, revision: str | None = N
         UpernetError: There is no such repository or file, the repository has several checkpoints, or the file cannot be
             downloaded.
     """
-    reference = f"hf://{repository}" + (f"/{file}" if file else "")
-    if file is not None and not file.endswith(SUFFIXES):
+    reference = f"hf://{repository}" + (f"/{file}" if file else "") + (f"@{revision}" if revision else "")
+    if file is not None and (not file.endswith(SUFFIXES) or ".." in file.split("/")):
         raise UpernetError(f"{reference}: not a checkpoint; give a file that ends with {', '.join(SUFFIXES)}.")
-    offline = _is_offline()
-    with _hub_errors(reference):
-        for name in (file,) if file else USUAL_FILES:
-            try:
-                return _with_config(repository, name, revision, offline)
-            except LocalEntryNotFoundError:
-                if not offline:
-                    raise
-            except EntryNotFoundError:
-                if file:
-                    raise
-        if offline:
-            raise UpernetError(f"{reference}: not downloaded yet, and downloads are off (UPERNET_OFFLINE).")
-        names = [name for name in HfApi().list_repo_files(repository, revision=revision) if name.endswith(SUFFIXES)]
-        if len(names) != 1:
-            found = ", ".join(names) or "none"
-            raise UpernetError(f"{reference}: the repository must hold one checkpoint (found: {found}); add /FILE.")
-        return _with_config(repository, names[0], revision, offline)
-
-
-def _with_config(repository: str, file: str, revision: str | None, offline: bool) -> Path:
-    path = hf_hub_download(repository, file, revision=revision, local_files_only=offline)
-    config = PurePosixPath(file).with_name("config.json").as_posix()
-    with suppress(EntryNotFoundError):
-        hf_hub_download(repository, config, revision=revision, local_files_only=offline)
+    offline = _is_offline() or constants.HF_HUB_OFFLINE
+    try:
+        if file is None:
+            names = _list_files(repository, revision, offline)
+            file = _choose_checkpoint(names, reference)
+        path = hf_hub_download(repository, file, revision=revision, local_files_only=offline)
+        config = PurePosixPath(file).with_name("config.json").as_posix()
+        with suppress(EntryNotFoundError):
+            hf_hub_download(repository, config, revision=revision, local_files_only=offline)
+    except HUB_ERRORS as error:
+        if offline and isinstance(error, LocalEntryNotFoundError):
+            reason = "not downloaded yet, and downloads are off (UPERNET_OFFLINE or HF_HUB_OFFLINE)"
+        else:
+            reason = _reason(error)
+        raise UpernetError(f"{reference}: {reason}.") from None
     return Path(path)
+
+
+def _list_files(repository: str, revision: str | None, offline: bool) -> list[str]:
+    """Return the files of a repository, or those in the Hub's cache if the Hub cannot be asked."""
+    if offline:
+        failure: Exception = LocalEntryNotFoundError(repository)
+    else:
+        try:
+            return HfApi().list_repo_files(repository, revision=revision)
+        except ConnectionFailed as error:
+            failure = error
+    with suppress(CacheNotFound):
+        for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos:
+            for commit in repo.revisions if (repo.repo_type, repo.repo_id) == ("model", repository) else ():
+                if (revision or "main") in {commit.commit_hash, *commit.refs}:
+                    return [file.file_path.relative_to(commit.snapshot_path).as_posix() for file in commit.files]
+    raise failure
+
+
+def _choose_checkpoint(names: list[str], reference: str) -> str:
+    found = [name for name in names if name.endswith(SUFFIXES)]
+    for name in USUAL_FILES:
+        if name in found:
+            return name
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(found) or "none"
+    raise UpernetError(f"{reference}: the repository must hold one checkpoint (found: {listed}); add /FILE.")
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong and what to do."""
+    for kind, reason in REASONS:
+        if isinstance(error, kind):
+            return reason
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full; make room, or set HF_HOME to another folder"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{(lines[0] if lines else type(error).__name__).rstrip('.')}; check the name and the connection"
 
 
 def _download(
@@ -157,51 +203,39 @@ def _download(
             f"fetch {urls[0]} on another computer and put it at {path}."
         )
     failures: list[str] = []
+    refused: UpernetError | None = None
     for url in urls:
         if progress is None:
             print(f"Downloading {url} to {path}", file=sys.stderr)
-        download = Download(url, path.with_name(f"{path.name}.part"), entry.bytes, progress)
-        hub_folder = path.with_name(f"{path.name}.hub")
+        address, headers = _resolve(url)
+        download = Download(address, path.with_name(f"{path.name}.part"), entry.bytes, progress, headers)
         try:
-            if place := HUB_URL.fullmatch(url):
-                part = _download_from_hub(place[1], place[2], place[3], hub_folder)
-            else:
-                download.run()
-                part = download.part
+            download.run()
         except DownloadError as error:
-            kept = f" (the first {download.size} bytes are kept)" if download.size else ""
+            kept = f" (the first {download.kept} bytes are kept)" if download.kept else ""
             failures.append(f"{url}: {error}{kept}")
             continue
         origin = "" if entry.sha256 else f", unless the publisher replaced it: then delete {_record_file(path)}"
         try:
             remedy = f"the download was deleted; try again, or another UPERNET_MIRROR{origin}"
-            sha256 = _verify(part, expected, url, remedy)
-            part.replace(path)
+            sha256 = _verify(download.part, expected, url, remedy)
+            download.part.replace(path)
+            return url, sha256
+        except UpernetError as error:
+            refused = refused or error
         finally:
             download.discard()
-            shutil.rmtree(hub_folder, ignore_errors=True)
-        return url, sha256
+    if refused is not None:
+        raise refused
     raise UpernetError(f"{'; '.join(failures)}; try again later, or fetch it by hand and put it at {path}.")
 
 
-def _download_from_hub(repository: str, revision: str, file: str, folder: Path) -> Path:
-    try:
-        return Path(hf_hub_download(repository, unquote(file), revision=revision, local_dir=folder))
-    except HUB_ERRORS as error:
-        raise DownloadError(_first_line(error)) from None
-
-
-@contextmanager
-def _hub_errors(reference: str) -> Generator[None, None, None]:
-    try:
-        yield
-    except HUB_ERRORS as error:
-        raise UpernetError(f"{reference}: {_first_line(error)}; check the name and the connection.") from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+def _resolve(url: str) -> tuple[str, dict[str, str]]:
+    """Return where and with which headers the Hub's client requests a file on the Hub; other addresses stay."""
+    place = HUB_URL.fullmatch(url)
+    if place is None:
+        return url, {}
+    return hf_hub_url(place[1], unquote(place[3]), revision=place[2]), build_hf_headers(library_name="upernet")
 
 
 def _mirrored(entry: ZooEntry) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from platformdirs import user_cache_path
 from pydantic import Field, RootModel, field_validator, model_validator
 
 from upernet.errors import UpernetError
@@ -116,6 +115,8 @@ def checkpoints_folder() -> Path:
     """
     if home := os.environ.get("UPERNET_HOME"):
         return Path(home) / "checkpoints"
+    from platformdirs import user_cache_path  # imported here because bundled models start without it
+
     cache = user_cache_path("upernet", appauthor=False, opinion=False)
     if not cache.is_absolute():
         raise UpernetError("UPERNET_HOME: set it to a folder for downloads; this user has no home folder.")

@@ -1,0 +1,187 @@
+"""A web server that can do everything wrong, and one that answers as the Hugging Face Hub does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from upernet.checkpoints import ZooEntry
+
+AnyServer = TypeVar("AnyServer", bound="Server")
+CONTENT = b"PK\3\4" + bytes(range(256)) * 400
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+OTHER = CONTENT[::-1]
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` at every path, unless `script` has an answer for the request."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.headers: dict[str, str] = {"ETag": '"one"'}
+        self.ranges = True
+        self.heeds_if_range = True
+        self.script: list[Callable[[Handler], None]] = []
+        self.requests: list[dict[str, str]] = []
+        """What was asked: path and headers."""
+        self.sent = 0
+        """Bytes of bodies."""
+        self.base = f"http://127.0.0.1:{self.server_port}"
+
+    def entry(self, **options: Any) -> ZooEntry:
+        return ZooEntry(name="tiny", url=f"{self.base}/weights/tiny.pth", licence="free", **options)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.requests.append({"path": self.path, **self.headers})
+        (server.script.pop(0) if server.script else serve)(self)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.server.sent += self.wfile.write(body)
+
+
+def serve(handler: Handler, limit: int | None = None) -> None:
+    """As a good server; `limit`: the connection ends after so many bytes of the body."""
+    server, content = handler.server, handler.server.content
+    headers = {"Content-Type": "application/octet-stream", **server.headers}
+    asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+    condition = handler.headers.get("If-Range")
+    fits = not server.heeds_if_range or condition is None or condition in server.headers.values()
+    if asked and server.ranges and fits:
+        start = int(asked[1])
+        if start >= len(content):
+            return handler.answer(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
+        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        headers["Content-Length"] = str(len(content) - start)
+        return handler.answer(206, headers, content[start:][:limit])
+    handler.answer(200, {**headers, "Content-Length": str(len(content))}, content[:limit])
+
+
+def drop(limit: int) -> Callable[[Handler], None]:
+    return lambda handler: serve(handler, limit)
+
+
+def refuse(status: int) -> Callable[[Handler], None]:
+    return lambda handler: handler.answer(status, {"Content-Length": "0"}, b"")
+
+
+def lead_to(url: str) -> Callable[[Handler], None]:
+    return lambda handler: handler.answer(302, {"Location": url, "Content-Length": "0"}, b"")
+
+
+def without_length(content: bytes) -> Callable[[Handler], None]:
+    """Send `content` without saying how much it is: the end of the connection ends it."""
+    return lambda handler: handler.answer(200, {"Content-Type": "application/octet-stream"}, content)
+
+
+def in_chunks(content: bytes, whole: bool) -> Callable[[Handler], None]:
+    """Send `content` in chunks; unless `whole`, the connection ends before the last, empty chunk."""
+
+    def send(handler: Handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(content), content) + (b"0\r\n\r\n" if whole else b""))
+
+    return send
+
+
+@contextmanager
+def running(server: AnyServer) -> Iterator[AnyServer]:
+    """Answer requests in a thread of its own."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(Server):
+    """One repository, owner/name, at the revision `main` and at the tag `v1`, as the Hub serves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.RequestHandlerClass = HubHandler
+        self.revisions: dict[str, tuple[str, dict[str, bytes]]] = {
+            "main": (COMMIT, {"tiny.pth": CONTENT, "config.json": b"{}", "modeling.py": b"raise SystemExit"}),
+            "v1": (COMMIT[::-1], {"tiny.pth": OTHER}),
+        }
+        """Commit and files of each revision."""
+        self.gated = False
+
+    @property
+    def asked(self) -> list[str]:
+        """Paths of the requests for contents of files."""
+        return [request["path"] for request in self.requests if "/resolve/" in request["path"]]
+
+
+class HubHandler(Handler):
+    """Answers what `hf_hub_download` and `list_repo_files` ask for; contents of files like every server."""
+
+    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_HEAD(self) -> None:
+        self.respond()
+
+    def do_GET(self) -> None:
+        self.server.requests.append({"path": self.path, **self.headers})
+        self.respond()
+
+    def respond(self) -> None:
+        path = urlsplit(self.path).path
+        if self.server.gated:
+            return self.refuse(403, "GatedRepo")
+        if found := re.fullmatch(r"/api/models/owner/name(?:/(?:tree|revision)/([\w.-]+))?", path):
+            return self.list_files(found[1] or "main", "/tree/" in path)
+        found = re.fullmatch(r"/owner/name/resolve/([\w.-]+)/(.+)", path)
+        if found is None:
+            return self.refuse(404 if "/owner/name/" in path else 401, "RepoNotFound")
+        commit, files = self.server.revisions.get(found[1], ("", {}))
+        if not commit:
+            return self.refuse(404, "RevisionNotFound")
+        if found[2] not in files:
+            return self.refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
+        self.server.content = files[found[2]]
+        etag = hashlib.sha256(self.server.content).hexdigest()
+        self.server.headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
+        if self.command == "HEAD":
+            return self.answer(200, {**self.server.headers, "Content-Length": str(len(self.server.content))}, b"")
+        (self.server.script.pop(0) if self.server.script else serve)(self)
+
+    def list_files(self, revision: str, tree: bool) -> None:
+        commit, files = self.server.revisions.get(revision, ("", {}))
+        if not commit:
+            return self.refuse(404, "RevisionNotFound")
+        listed = [
+            {"type": "file", "path": file, "size": len(content), "oid": commit} for file, content in files.items()
+        ]
+        info = {"id": "owner/name", "sha": commit, "siblings": [{"rfilename": file} for file in files]}
+        body = json.dumps(listed if tree else info).encode()
+        self.answer(200, {"Content-Type": "application/json", "Content-Length": str(len(body))}, body)
+
+    def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        self.answer(status, {"X-Error-Code": code, "Content-Length": "0", **(headers or {})}, b"")
