@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -34,8 +35,10 @@ TIMEOUT = 30.0
 """Seconds that a server may stay silent."""
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP answers after which another attempt may succeed."""
-ConnectionFailed = cast(type[Exception], HfHubHTTPError.__bases__[0])
-"""Base of all exceptions of the HTTP library, which is httpx or httpx2, depending on the version of huggingface_hub."""
+_httpx: Any = import_module(HfHubHTTPError.__bases__[0].__module__)
+"""The client's HTTP library: httpx, or httpx2 since version 2 of huggingface_hub."""
+CONNECTION_ERRORS: tuple[type[Exception], ...] = (_httpx.HTTPError, _httpx.InvalidURL)
+"""What the HTTP library raises."""
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes that have arrived and of the whole file (None if the server does not say)."""
@@ -134,7 +137,7 @@ class Download:
                 total = self._receive(response, known)
         except OfflineModeIsEnabled:
             raise DownloadError("downloads are off (HF_HUB_OFFLINE)") from None
-        except ConnectionFailed as error:
+        except CONNECTION_ERRORS as error:
             raise _connection_error(error) from None
         if total not in (None, self.size):
             raise _TemporaryError(f"the connection ended after {self.size} of {total} bytes")
@@ -177,13 +180,16 @@ class Download:
             for chunk in _chunks(response, total):
                 done += len(chunk)
                 if total is not None and done > total:
-                    raise DownloadError(f"the file there has more than the {total} bytes that it should have")
+                    break
                 rest = memoryview(chunk)
                 with self._disk():
                     while rest:
                         rest = rest[file.write(rest) :]
                 if self.progress is not None:
                     self.progress(done, total)
+        if total is not None and done > total:
+            self.discard()
+            raise DownloadError(f"the file there has more than the {total} bytes that it should have")
         return total
 
     def _check_size(self, size: int) -> None:
@@ -214,21 +220,17 @@ def _chunks(response: Any, total: int | None) -> Iterator[bytes]:
     """Yield the body as far as it arrives; if `total` is known, it tells whether that was all."""
     try:
         yield from response.iter_raw()
-    except ConnectionFailed as error:
-        if total is None or _is_timeout(error):
+    except CONNECTION_ERRORS as error:
+        if total is None or isinstance(error, _httpx.TimeoutException):
             raise
 
 
 def _connection_error(error: Exception) -> DownloadError:
-    if _is_timeout(error):
+    if isinstance(error, _httpx.TimeoutException):
         return _TemporaryError("the server stayed silent")
-    kind = type(error).__name__
-    text = str(error).rstrip(".") or kind
-    return DownloadError(text) if kind in ("UnsupportedProtocol", "InvalidURL") else _TemporaryError(text)
-
-
-def _is_timeout(error: Exception) -> bool:
-    return "Timeout" in type(error).__name__
+    text = str(error).rstrip(".") or type(error).__name__
+    is_final = isinstance(error, (_httpx.UnsupportedProtocol, _httpx.InvalidURL))
+    return (DownloadError if is_final else _TemporaryError)(text)
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:

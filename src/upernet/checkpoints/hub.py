@@ -42,7 +42,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnknownVariableType]
 from pydantic import ValidationError
 
-from upernet.checkpoints.http import ConnectionFailed, Download, DownloadError, Progress
+from upernet.checkpoints.http import CONNECTION_ERRORS, Download, DownloadError, Progress
 from upernet.checkpoints.zoo import SUFFIXES, ZooEntry, checkpoints_folder, known_entry
 from upernet.errors import UpernetError
 from upernet.files import write_text
@@ -51,7 +51,7 @@ from upernet.settings import Settings
 CHUNK = 2**20
 HUB_URL = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/resolve/([\w.-]+)/(.+)")
 """Address of a file on the Hub: repository, revision, file."""
-HUB_ERRORS = (OSError, ValueError, EntryNotFoundError, ConnectionFailed)
+HUB_ERRORS = (OSError, ValueError, EntryNotFoundError, *CONNECTION_ERRORS)
 """What the Hub's client raises: for connections, the disk, names that are not valid, and files that do not exist."""
 REASONS: tuple[tuple[type[Exception], str], ...] = (
     (GatedRepoError, "its owner must grant you access; ask for it on the Hub and set HF_TOKEN"),
@@ -161,7 +161,7 @@ def _list_files(repository: str, revision: str | None, offline: bool) -> list[st
     else:
         try:
             return HfApi().list_repo_files(repository, revision=revision)
-        except ConnectionFailed as error:
+        except CONNECTION_ERRORS as error:
             failure = error
     with suppress(CacheNotFound):
         for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos:
