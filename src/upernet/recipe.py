@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from upernet.errors import UpernetError
 from upernet.settings import Settings, SettingsError, read_settings
@@ -100,42 +101,166 @@ class Augmentation(Settings):
         return self
 
 
-class SourceSpec(Settings):
-    """One data source: where its files are, what it annotates, how that maps into the taxonomy."""
+class AnnotationSpec(Settings):
+    """How the labels of one level of a source map into the taxonomy."""
 
-    kind: Literal["mask_folder", "label_folder", "camvid"]
-    path: str
-    """Folder below the data directory; `{split}` stands for the split's folder name."""
-    splits: dict[Split, str] = {"train": "train", "val": "val", "test": "test"}
-    """Split -> its folder (`{split}` in `path`); two folders are joined with `+`. A split not listed does not exist."""
-    held_back: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the `train` photos kept out of training, as split `held_back` (chosen by a hash of the file name)."""
-    level: LevelName
     classes: dict[str, str | None] | None = None
-    """Source class (name in labels.txt, or the value) -> taxonomy class, null: unknown. None: the names agree."""
-    ignore: tuple[int, ...] = (255,)
-    """Values of a mask that mean unknown."""
+    """Class of the source (its name, or the value in a mask) -> class of the taxonomy; null: unknown. None: the names
+    agree."""
     supervision: Literal["broadcast", "pooled"] = "pooled"
-    """How an image label teaches a dense level: to every pixel, or through the mean of the logits."""
+    """How an image label trains a dense level: at every pixel, or through the mean of the logits."""
     implies: dict[LevelName, str | dict[str, str]] = {}
-    """Weak labels. A class name: all photos have it. A mapping `class -> class`: this source's taxonomy class implies
-    that class of the other level (`*`: every labelled pixel)."""
-    weight: float | None = Field(default=None, gt=0)
-    """How often the source is drawn; None: by its number of photos (paper, 3.2)."""
-    batch_size: int = Field(default=8, ge=1)
-    augmentation: Augmentation = Augmentation()
-    test_resize: Resize | None = None
-    """The size of a photo in testing; None: its own."""
-    scored: bool = True
-    """False: reported under `sources` only, not in the level's own score."""
+    """Other levels whose labels follow. A class name: every photo has it. A mapping `class -> class` of taxonomy
+    classes: a class of this level implies a class of the other level (`*`: every labeled pixel)."""
 
     @field_validator("classes", mode="before")
     @classmethod
     def _values_are_names_too(cls, classes: Any) -> Any:
         """YAML reads the mask value `7` as a number; a key is text."""
         if isinstance(classes, dict):
-            return {str(key) if isinstance(key, int) else key: value for key, value in classes.items()}
+            items = cast(dict[Any, Any], classes).items()
+            return {str(key) if isinstance(key, int) else key: value for key, value in items}
         return classes
+
+
+class MaskSpec(AnnotationSpec):
+    """A level that is annotated with a mask per photo."""
+
+    masks: str = "annotations"
+    """Folder of the masks, beside the folder of the photos."""
+    ignore: tuple[int, ...] = (255,)
+    """Values of a mask that mean unknown."""
+    required: bool = True
+    """Whether a photo without a mask is an error; otherwise, this level of the photo is unknown."""
+
+
+class ColumnSpec(AnnotationSpec):
+    """A level that is annotated with an image label per photo, in a column of a table."""
+
+    column: str = "label"
+    """Column (or key) of the label; an empty cell or null means unknown."""
+
+
+class TableSpec(ColumnSpec):
+    """A level that is annotated with an image label per photo, in a table of its own."""
+
+    table: str
+    """CSV file with a header, or JSON Lines file, below the data directory; `{split}` stands for the split's folder."""
+    photo_column: str = "photo"
+    """Column (or key) of the photo: its path in the folder of the source."""
+    required: bool = True
+    """Whether a photo that the table lacks is an error; otherwise, this level of the photo is unknown."""
+
+
+def _has_table(annotation: Any) -> str:
+    keys = cast(dict[Any, Any], annotation) if isinstance(annotation, dict) else {}
+    return "of_a_table" if "table" in keys or isinstance(annotation, TableSpec) else "other"
+
+
+MaskOrTable = Annotated[
+    Annotated[MaskSpec, Tag("other")] | Annotated[TableSpec, Tag("of_a_table")], Discriminator(_has_table)
+]
+FolderOrTable = Annotated[
+    Annotated[AnnotationSpec, Tag("other")] | Annotated[TableSpec, Tag("of_a_table")], Discriminator(_has_table)
+]
+
+
+class SourceSpec(AnnotationSpec):
+    """A data source: where its photos are, which levels they annotate, and how its labels map into the taxonomy.
+
+    `annotations` lists the levels. A source with one level may write `level` instead, and the keys of the annotation
+    directly into the source.
+    """
+
+    path: str
+    """Folder below the data directory; `{split}` stands for the split's folder name."""
+    splits: dict[Split, str] = {"train": "train", "val": "val", "test": "test"}
+    """Split -> its folder (`{split}` in `path`); two folders are joined with `+`. A split not listed does not exist."""
+    held_back: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the `train` photos that is kept out of training as split `held_back`, chosen by a hash of the file name."""
+    level: LevelName | None = None
+    annotations: Mapping[LevelName, AnnotationSpec] = {}
+    weight: float | None = Field(default=None, gt=0)
+    """How often the source is sampled. None: by its number of photos (paper, section 3.2)."""
+    batch_size: int = Field(default=8, ge=1)
+    augmentation: Augmentation = Augmentation()
+    test_resize: Resize | None = None
+    """Size of a photo in testing. None: its own."""
+    scored: bool = True
+    """Whether the source counts in the scores of its levels; otherwise, it is only reported under `sources`."""
+
+    @property
+    def levels(self) -> dict[str, AnnotationSpec]:
+        """The annotation of each level, whichever way the recipe writes it."""
+        return dict(self.annotations) if self.level is None else {self.level: self}
+
+    @property
+    def supervision_of(self) -> dict[str, str]:
+        """How image labels train dense levels: level -> `broadcast` or `pooled`."""
+        return {
+            level: annotation.supervision
+            for own, annotation in self.levels.items()
+            for level in (own, *annotation.implies)
+        }
+
+    def key_of(self, level: str) -> str:
+        """Return the keys that lead from the source to the annotation of `level`, with a leading dot; may be empty."""
+        return "" if self.level is not None else f".annotations.{level}"
+
+    @model_validator(mode="after")
+    def _names_its_levels_once(self) -> SourceSpec:
+        if self.level is None and not self.annotations:
+            raise SettingsError("a source needs its level; add `level: NAME`, or `annotations` for several levels")
+        if self.level is not None and self.annotations:
+            raise SettingsError("give `level` or `annotations`, not both", "level")
+        if self.annotations:
+            for key in self._shorthand() & self.model_fields_set:
+                raise SettingsError("belongs to one level; move it into `annotations`", key)
+        return self
+
+    @classmethod
+    def _shorthand(cls) -> set[str]:
+        """Return the keys that describe the only level of a source without `annotations`."""
+        own = {"path", "splits", "held_back", "level", "annotations", "weight", "batch_size", "augmentation"}
+        return set(cls.model_fields) - own - {"test_resize", "scored", "kind"}
+
+
+class MaskFolderSpec(SourceSpec, MaskSpec):
+    """Photos in `images/`, and a folder of masks with the same base names for each level."""
+
+    kind: Literal["mask_folder", "camvid"]
+    annotations: Mapping[LevelName, MaskOrTable] = {}
+
+
+class LabelFolderSpec(SourceSpec):
+    """A folder of photos per class. Further levels may come from tables."""
+
+    kind: Literal["label_folder"]
+    annotations: Mapping[LevelName, FolderOrTable] = {}
+
+    @model_validator(mode="after")
+    def _folders_are_of_one_level(self) -> LabelFolderSpec:
+        if self.annotations and sum(not isinstance(spec, TableSpec) for spec in self.annotations.values()) != 1:
+            raise SettingsError("the folders are the classes of one level; give all others a `table`", "annotations")
+        return self
+
+
+class LabelTableSpec(SourceSpec, ColumnSpec):
+    """A table that lists photos and their image labels, one column per level."""
+
+    kind: Literal["label_table"]
+    table: str
+    """As in `TableSpec`."""
+    photo_column: str = "photo"
+    annotations: Mapping[LevelName, ColumnSpec] = {}
+
+    @classmethod
+    def _shorthand(cls) -> set[str]:
+        return super()._shorthand() - {"table", "photo_column"}
+
+
+AnySourceSpec = Annotated[MaskFolderSpec | LabelFolderSpec | LabelTableSpec, Field(discriminator="kind")]
+"""The settings of a source; `kind` says which keys it has, and is the name of its module in `upernet.data.sources`."""
 
 
 class LossSpec(Settings):
@@ -227,7 +352,7 @@ class Recipe(Settings):
     model: ModelSpec
     parse_short_side: int | None = Field(default=None, ge=32)
     """Pixels that the short side of a photo is brought to before it is parsed; None: photos keep their size."""
-    sources: dict[str, SourceSpec] = {}
+    sources: dict[str, AnySourceSpec] = {}
     loss: LossSpec = LossSpec()
     training: TrainingSpec | None = None
     calibration: CalibrationSpec = CalibrationSpec()

@@ -126,7 +126,18 @@ def _explain(error: ErrorDetails, values: Any) -> tuple[list[Any], str]:
             values = values[step]
     if missing:
         location.append(error["loc"][-1])
+    if error["type"].startswith("union_tag"):
+        return _explain_tag(error, location)
     return location, _MESSAGES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+
+
+def _explain_tag(error: ErrorDetails, location: list[Any]) -> tuple[list[Any], str]:
+    """Explain a key, such as `kind`, that is missing or does not have one of the values that tell settings apart."""
+    context = error.get("ctx", {})
+    key = str(context["discriminator"]).strip("'")
+    if "tag" not in context:
+        return [*location, key], _MESSAGES["missing"]
+    return [*location, key], f"unknown {key} {context['tag']!r}; it must be one of {context['expected_tags']}"
 
 
 def _is_position(step: Any, values: Any) -> bool:

@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status
-from huggingface_hub.utils import http_stream_backoff as _untyped_stream
+from huggingface_hub.utils import http_stream_backoff as _untyped_stream  # pyright: ignore[reportUnknownVariableType]
 from pydantic import ValidationError
 
 from upernet.errors import UpernetError

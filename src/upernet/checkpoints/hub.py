@@ -29,7 +29,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 from huggingface_hub import HfApi
-from huggingface_hub import hf_hub_download as _untyped_download
+from huggingface_hub import hf_hub_download as _untyped_download  # pyright: ignore[reportUnknownVariableType]
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from pydantic import ValidationError
 
