@@ -1,4 +1,4 @@
-"""Recipe: one YAML file that says how a model is built, trained and scored."""
+"""Recipes: YAML files that describe how a model is built, trained and scored."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
 class TextureSpec(Settings):
-    """The texture head: `depth` 3x3 convolutions of `channels` on backbone features, gradient stopped (paper, 3.3)."""
+    """The texture head: `depth` 3x3 convolutions of `channels` on backbone features, gradient stopped (section 3.3)."""
 
     features: tuple[Literal["C2", "C3", "C4", "C5"], ...] = ("C2",)
-    """Starts with C2, whose size the logits have."""
+    """The features; the first is C2, which sets the size of the logits."""
     channels: int = Field(default=128, ge=1)
     depth: int = Field(default=4, ge=1, le=64)
 
@@ -36,63 +36,63 @@ class TextureSpec(Settings):
 
 
 class ModelSpec(Settings):
-    """Architecture. `backbone` is a name that `create_backbone` accepts; widths are channel counts."""
+    """The architecture. `backbone` is a name that `create_backbone` accepts; widths are numbers of channels."""
 
     backbone: str
     backbone_options: dict[str, int | float | bool | str | tuple[int, ...] | None] = {}
-    """Values that replace those of the backbone of that name, if it has options (InternImage: `InternImageSpec`)."""
+    """Options that override those of the named backbone, if it has any (for InternImage: `InternImageSpec`)."""
     backbone_weights: str | None = None
-    """Where ImageNet weights come from: `timm` (its own download), `package:NAME` (a Python package), `zoo` (the
-    published file of an InternImage backbone), or a file."""
+    """Source of the ImageNet weights: `timm` (which downloads them), `package:NAME` (a Python package), `zoo` (the
+    published file of an InternImage backbone), or a file. None: random weights."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Stochastic depth: probability that the last block of the backbone is skipped for a photo (linear from 0)."""
+    """Stochastic depth: probability that the last block of the backbone is skipped for a photo; linear from 0."""
     feature_norms: bool = False
-    """A layer norm on each of C2..C5, as mmsegmentation and transformers have it after Swin and ConvNeXt."""
+    """Whether each of C2..C5 has a layer norm, as in mmsegmentation and transformers after Swin and ConvNeXt."""
     decoder_channels: int = Field(default=512, ge=1)
     pool_scales: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(default=(1, 2, 3, 6), max_length=16)
     head_channels: int | None = Field(default=None, ge=0)
-    """Width of the 3x3 convolution that opens the scene, object, part and material heads; None: the decoder's; 0: the
-    classifier alone, as published for ADE20K."""
+    """Width of the 3x3 convolution in all heads but those on backbone features. None: that of the decoder. 0: only a
+    classifier, as published for ADE20K."""
     texture: TextureSpec = TextureSpec()
     auxiliary_channels: int | None = Field(default=256, ge=1)
-    """Width of the auxiliary FCN head on C4, used in training only; None: no such head."""
+    """Width of the auxiliary FCN head on C4, which is only used in training. None: no such head."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
 class Resize(Settings):
-    """A photo's size before it goes through the network."""
+    """The size of a photo before it goes through the network."""
 
     short_side: int = Field(ge=8)
-    """Pixels that the short side is brought to..."""
+    """Short side in pixels."""
     long_side: int | None = Field(default=None, ge=8)
-    """...unless the long side would get longer than this; then the long side is brought to it."""
+    """Upper limit of the long side in pixels, which takes precedence over `short_side`."""
     multiple: int = Field(default=1, ge=1)
-    """Both sides are then stretched up to a multiple of this."""
+    """Both sides are then stretched to the next multiple of this."""
     antialias: bool = True
-    """False: plain bilinear interpolation when reducing, too, as published for ADE20K."""
+    """Whether reducing filters the photo first. Plain bilinear interpolation was published for ADE20K."""
 
 
 class Augmentation(Settings):
-    """What happens to a training sample of a source, in this order."""
+    """The augmentation of training samples, in this order."""
 
     short_side: int | None = Field(default=None, ge=8)
-    """Pixels that the short side is brought to before `scale`; None: keep the photo's own size."""
+    """Short side in pixels before `scale`. None: the size of the photo."""
     long_side: int | None = Field(default=None, ge=8)
-    """Limit of the long side when the short side is brought to `short_side`."""
+    """Upper limit of the long side in pixels, which takes precedence over `short_side`."""
     scale: Range = (0.5, 2.0)
     """Range of the random resize factor."""
     scale_distribution: Literal["log_uniform", "uniform"] = "log_uniform"
     antialias: bool = True
-    """Of reduced photos."""
+    """Whether reducing filters the photo first."""
     crop: Size = (512, 512)
-    """Height and width of the crop; smaller photos are padded (labels: unknown)."""
+    """Height and width of the crop. Smaller photos are padded; the labels there are unknown."""
     max_class_share: float = Field(default=1.0, gt=0, le=1)
-    """A crop whose most frequent class has this share of its labelled pixels or more is drawn again, at most 10 times;
-    1: never."""
+    """A crop in which the most frequent class has at least this share of the labeled pixels is drawn again, at most 10
+    times. 1: never."""
     flip: bool = True
     photometric: Literal["none", "yiq", "hsv"] = "yiq"
-    """Brightness, contrast, saturation, hue: as one affine map of RGB, or step by step in HSV as published for
-    ADE20K."""
+    """Distortion of brightness, contrast, saturation and hue: as one affine map of RGB, or step by step in HSV, as
+    published for ADE20K."""
 
     @model_validator(mode="after")
     def _limit_of_what(self) -> Augmentation:
@@ -177,7 +177,7 @@ class SourceSpec(AnnotationSpec):
     splits: dict[Split, str] = {"train": "train", "val": "val", "test": "test"}
     """Split -> its folder (`{split}` in `path`); two folders are joined with `+`. A split not listed does not exist."""
     held_back: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the `train` photos that is kept out of training as split `held_back`, chosen by a hash of the file name."""
+    """Share of the `train` photos that is kept out of training as split `held_back`, by a hash of the file name."""
     level: LevelName | None = None
     annotations: Mapping[LevelName, AnnotationSpec] = {}
     weight: float | None = Field(default=None, gt=0)
@@ -229,7 +229,7 @@ class MaskFolderSpec(SourceSpec, MaskSpec):
     """Photos in `images/`, and a folder of masks with the same base names for each level."""
 
     kind: Literal["mask_folder", "camvid"]
-    annotations: Mapping[LevelName, MaskOrTable] = {}
+    annotations: Mapping[LevelName, MaskOrTable] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class LabelFolderSpec(SourceSpec):
@@ -252,7 +252,7 @@ class LabelTableSpec(SourceSpec, ColumnSpec):
     table: str
     """As in `TableSpec`."""
     photo_column: str = "photo"
-    annotations: Mapping[LevelName, ColumnSpec] = {}
+    annotations: Mapping[LevelName, ColumnSpec] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @classmethod
     def _shorthand(cls) -> set[str]:
@@ -264,22 +264,23 @@ AnySourceSpec = Annotated[MaskFolderSpec | LabelFolderSpec | LabelTableSpec, Fie
 
 
 class LossSpec(Settings):
-    """Weights of the levels (paper, 4.1: object 1, part 0.5, scene 0.25, material 1) and of the auxiliary head."""
+    """The loss. The default weights of the levels are those of arXiv 1807.10221, section 4.1."""
 
     stride: int = Field(default=1, ge=1)
-    """Pixel maps are compared with the logits at every `stride`-th pixel, to which those are resized (paper: 4)."""
+    """Label maps are compared with the resized logits at every `stride`-th pixel (paper: 4)."""
 
     weights: dict[LevelName, float] = {kind.name: kind.loss_weight for kind in LEVEL_KINDS.values()}
-    """Level -> weight of its loss. A level that is not listed keeps its default, which is the paper's weight."""
+    """level -> weight of its loss. Levels that are not listed keep their default."""
     auxiliary: float = Field(default=0.4, ge=0)
+    """Factor of the loss of the auxiliary head."""
     weak: float = Field(default=1.0, ge=0)
     """Factor of the losses of implied labels."""
     class_weights: dict[LevelName, dict[str, float]] = {}
-    """Factors of single classes in a level's cross entropy (others 1)."""
+    """level -> class -> factor in the cross-entropy; 1 for classes that are not listed."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Of image labels."""
+    """Label smoothing of image labels."""
     average: Literal["known", "all"] = "known"
-    """Pixels that the loss of a map is averaged over: those with a label, or all (published for ADE20K)."""
+    """Pixels that the loss of a map is averaged over: those with a label, or all, as published for ADE20K."""
 
     @field_validator("weights")
     @classmethod
@@ -288,70 +289,73 @@ class LossSpec(Settings):
 
 
 class StageSpec(Settings):
-    """A part of the schedule: which sources are drawn and which parameters learn."""
+    """A stage of the training: which sources are sampled and which parameters are trained."""
 
     name: str
     iterations: int = Field(ge=1)
     sources: tuple[str, ...] | dict[str, Annotated[float, Field(gt=0)]]
-    """Sources that are drawn; as a mapping, with their weights in this stage."""
+    """The sources that are sampled; as a mapping, with their weights in this stage."""
     trains: Literal["all"] | LevelName = "all"
-    """A level: its head alone, everything else frozen and in eval mode (the paper does so with texture, 3.3)."""
+    """What is trained: everything, or the head of a level with all else frozen in eval mode, as the paper does for
+    texture (section 3.3)."""
     learning_rate: float = Field(gt=0)
     backbone_learning_rate_factor: float = Field(default=1.0, ge=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Factor of the learning rate from a block of an InternImage backbone to the block before it."""
+    """Factor of the learning rate from a layer of the backbone to the layer before it."""
     weight_decay: float = Field(default=1e-4, ge=0)
     optimizer: Literal["sgd", "adamw"] = "adamw"
     warmup_iterations: int = Field(default=0, ge=0)
     power: float = Field(default=0.9, gt=0)
     """Exponent of the polynomial decay of the learning rate to zero."""
     freeze_norm: Literal["none", "backbone", "all"] = "none"
-    """Batch norms that keep their running statistics in this stage (those of a batch are of one source)."""
+    """Batch norms that keep their running statistics in this stage; those of a batch come from one source."""
     frozen_backbone_stages: int = Field(default=0, ge=0)
-    """Number of backbone features, from the shallowest, that nothing trains: 1 freezes everything up to C2."""
+    """Number of backbone features, from the shallowest, that are frozen: 1 freezes everything up to C2."""
     loss: LossSpec | None = None
-    """The loss of this stage; None: the recipe's."""
+    """The loss in this stage. None: that of the recipe."""
     augmentation: dict[str, Augmentation] = {}
-    """Source -> augmentation in this stage, where it is another than the source's own."""
+    """source -> augmentation in this stage, where it differs from that of the source."""
 
 
 class TrainingSpec(Settings):
+    """The training: its stages, one after another, and what they share."""
+
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_clipping: float | None = Field(default=1.0, gt=0)
-    """Largest L2 norm of the gradient; None: no limit."""
+    """Largest L2 norm of the gradient. None: no limit."""
     gradient_checkpointing: bool = False
-    """Compute the backbone's activations again in the backward pass: less memory, more time. Batch norms in it then
-    update their statistics twice per iteration."""
+    """Whether the backward pass recomputes the activations of the backbone, which takes less memory and more time.
+    Batch norms in it then update their statistics twice per iteration."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of the moving average of the weights that is scored and shipped; None: the last weights."""
+    """Decay of the moving average of the weights, which is the result. None: the last weights are."""
     initialize_from: str | None = None
-    """Recipe name or checkpoint whose weights are taken where names and shapes agree."""
+    """Name of a recipe, or a checkpoint, whose weights are used where names and shapes agree."""
     workers: int = Field(default=1, ge=0)
     checkpoint_every: int = Field(default=200, ge=1)
     stages: tuple[StageSpec, ...]
 
 
 class CalibrationSpec(Settings):
-    """Thresholds below which a level's label is shown as unsure, set on `held_back` photos."""
+    """The thresholds below which a label is unsure, which are set on `held_back` photos."""
 
     precision: dict[LevelName, float] = {}
-    """Level -> share of the shown labels that must be right."""
+    """level -> share of the shown labels that must be right."""
     negatives: dict[LevelName, tuple[str, ...]] = {}
-    """Level -> sources whose photos show none of its classes: whatever is shown there is wrong."""
+    """level -> sources whose photos show none of its classes, so that every label shown there is wrong."""
 
 
 class Recipe(Settings):
-    """Everything that makes a published or shipped model."""
+    """A recipe: all settings of a model, its data, training and evaluation."""
 
     name: str = ""
-    """Set from the file name."""
+    """Name of the recipe; set from the file name."""
     description: str
     taxonomy: str
-    """Name of a shipped taxonomy, or the path of a YAML file beside the recipe."""
+    """Name of a bundled taxonomy, or the path of a YAML file relative to the recipe."""
     model: ModelSpec
     parse_short_side: int | None = Field(default=None, ge=32)
-    """Pixels that the short side of a photo is brought to before it is parsed; None: photos keep their size."""
+    """Short side in pixels to which larger photos are reduced before they are parsed. None: photos keep their size."""
     sources: dict[str, AnySourceSpec] = {}
     loss: LossSpec = LossSpec()
     training: TrainingSpec | None = None
@@ -370,15 +374,15 @@ class Recipe(Settings):
 
 
 def list_recipes() -> list[str]:
-    """Names of the recipes inside the package."""
+    """Return the names of the bundled recipes."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """Read a recipe by the name of a shipped one, or by the path of a YAML file.
+    """Load a bundled recipe by name, or any recipe by the path of its YAML file.
 
     Raises:
-        UpernetError: no such recipe, or the file does not fit (the message names file, line and key).
+        UpernetError: There is no such recipe, or the file is wrong; the message names the file, line and key.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):

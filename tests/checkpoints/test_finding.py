@@ -42,7 +42,7 @@ Command = Callable[[str, object], list[object]]
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """The folder of a finished training run."""
+    """Return the folder of a finished training run."""
     folder = tmp_path / "finished"
     model = UPerNet(ModelSpec.model_validate(MODEL), load_taxonomy("everyday"))
     save_checkpoint(folder / "model.safetensors", model, {"name": "tiny"})

@@ -20,7 +20,7 @@ from upernet.taxonomy import IGNORE
 
 
 def coordinates(height: int, width: int) -> Sample:
-    """A sample whose colours (red: column, green: row) and maps (object: column, material: row) say where they are."""
+    """Return a sample whose colors (red: column, green: row) and maps (object: column, material: row) show positions."""
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     image = torch.stack([column, row, torch.full_like(row, 7)]).to(torch.uint8)
     maps = {"object": tv_tensors.Mask(column.short()), "material": tv_tensors.Mask(row.short())}

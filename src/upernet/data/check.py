@@ -1,5 +1,9 @@
 """A check of the data of a recipe before training: masks first, then every photo."""
 
+# The stubs of numpy and torch leave the types of many arrays unknown.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,9 @@
 """Samples and batches: annotated photos."""
 
+# The stubs of numpy and torch leave the types of many arrays unknown.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -4,6 +4,10 @@ Everything is a pure function of a seed and the number of the iteration. So all 
 interrupted run continues as if it had not been interrupted.
 """
 
+# The stubs of numpy and torch leave the types of many arrays unknown.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping

@@ -31,8 +31,8 @@ class LabelFolder(Source):
         """Return what is wrong with the files, as far as their names show, each with the fix."""
         key, labels = self.key_of(self.folder_level), self.labels[self.folder_level]
         return [
-            f"{folder}: folder {folder.name!r} is not mapped to a class of level {labels.level.name}; map it by the key "
-            f"{folder.name!r} of {key}.classes (null: leave it out) or move it away."
+            f"{folder}: folder {folder.name!r} is not mapped to a class of level {labels.level.name}; map it by the "
+            f"key {folder.name!r} of {key}.classes (null: leave it out) or move it away."
             for folder in self._all_class_folders()
             if labels.find(folder.name) is None and _has_photos(folder)
         ] or super().problems()

@@ -36,7 +36,7 @@ def read_label_names(places: Sequence[Sequence[Path]]) -> dict[int, str]:
     tables: list[dict[int, str]] = []
     for folders in places:
         files = [folder / "labels.txt" for folder in folders]
-        tables.append(next((_read_labels_file(file) for file in files if file.is_file()), {}))
+        tables.append(next((_read_labels_file(file) for file in files if file.is_file()), dict[int, str]()))
     for folders, table in zip(places, tables, strict=True):
         if table != tables[0]:
             raise UpernetError(
@@ -109,8 +109,8 @@ def value_table(key: str, spec: MaskSpec, level: Level, label_names: Mapping[int
     """
     if not label_names and spec.classes is None:
         raise UpernetError(
-            f"{key}: its mask values have no names; put a labels.txt (lines `id<TAB>name`) beside the folders of photos "
-            f"and masks, or map the values under {key}.classes."
+            f"{key}: its mask values have no names; put a labels.txt (lines `id<TAB>name`) beside the folder of "
+            f"masks, or map the values under {key}.classes."
         )
     labels = name_to_label(key, spec, level, list(label_names.values()))
     table = np.full(MAX_VALUE + 1, OUTSIDE, dtype=np.int16)
@@ -168,8 +168,8 @@ def check_owners(key: str, taxonomy: Taxonomy, level: str, part_labels: Labels, 
             said = "nothing" if owner == IGNORE else repr(object_names[owner])
             raise UpernetError(
                 f"{key}.implies.{owner_level}: {level} {parts[part]!r} implies {said}, but belongs to "
-                f"{' or '.join(map(repr, possible)) or f'no {owner_level}'}; name that {owner_level}, or map the {level} "
-                "to null."
+                f"{' or '.join(map(repr, possible)) or f'no {owner_level}'}; name that {owner_level}, or map the "
+                f"{level} to null."
             )
 
 

@@ -1,5 +1,9 @@
 """What all sources share: folders and splits, the listing, the annotations of each level, and reading samples."""
 
+# The stubs of numpy and torch leave the types of many arrays unknown.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -67,9 +71,9 @@ class Source(ABC):
         self.tables: dict[str, list[LabelTable]] = {}
         for level, annotation in spec.levels.items():
             self._read_annotations(level, annotation)
-        annotations = (*self.masks.values(), *self.labels.values())
-        self.image_labels = {level: label for own in annotations for level, label in own.image_labels.items()}
-        implied = [level for own in annotations for level in own.spec.implies]
+        annotated = (*self.masks.values(), *self.labels.values())
+        self.image_labels = {level: label for own in annotated for level, label in own.image_labels.items()}
+        implied = [level for own in annotated for level in own.spec.implies]
         for level in implied:
             if level in spec.levels or implied.count(level) > 1:
                 raise UpernetError(f"sources.{name}: the labels of level {level} come from two places; keep one.")
@@ -97,20 +101,20 @@ class Source(ABC):
                 raise UpernetError(f"{photo.masks[level]}: row {row}, column {column}: {problem}")
         image = self.read_photo(photo)
         maps: dict[str, NDArray[np.int16]] = {}
-        for level, annotations in self.masks.items():
+        for level, own in self.masks.items():
             if level in masks:
                 mask = masks[level]
                 problem = self.size_problem(photo, level, (mask.shape[1], mask.shape[0]), image.size)
                 if problem:
                     raise UpernetError(problem)
-                maps |= annotations.maps(mask)
-            elif annotations.spec.required:
+                maps |= own.maps(mask)
+            elif own.spec.required:
                 raise UpernetError(f"{photo.path}: has no mask of level {level}; add it or take the photo away.")
             else:
-                maps |= annotations.unknown_maps((image.height, image.width))
+                maps |= own.unknown_maps((image.height, image.width))
         labels: dict[str, int] = {}
-        for level, annotations in self.labels.items():
-            labels |= annotations.labels(photo.labels.get(level, IGNORE))
+        for level, own in self.labels.items():
+            labels |= own.labels(photo.labels.get(level, IGNORE))
         inside = photo.path.is_relative_to(self.data_dir)  # not if the recipe gives an absolute path
         return Sample(
             # A view of H x W x 3: torchvision resizes this memory order fastest.
@@ -188,7 +192,8 @@ class Source(ABC):
                         labels[level] = self.labels[level].of_row(table, row, annotation.column)
                     elif annotation.required:
                         raise UpernetError(
-                            f"{table.path}: does not list {path}; add a row, or set {self.key_of(level)}.required: false."
+                            f"{table.path}: does not list {path}; add a row, or set `required: false` in "
+                            f"{self.key_of(level)}."
                         )
         return Photo(photo.path, photo.masks, labels)
 

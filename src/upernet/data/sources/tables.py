@@ -74,7 +74,7 @@ def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
 def _read_csv(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip() for name in next(reader, list[str]())]
         for column in columns:
             if header.count(column) != 1:
                 found = ", ".join(header) or "nothing"
