@@ -1,10 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the folder of `path`; it takes the place of `path` when the block ends without an exception.
+def atomic_path(path: str | Path) -> Generator[Path, None, None]:
+    """Yield a temporary path, which replaces `path` when the block ends without an exception.
 
-    The temporary name keeps the suffix of `path`, so that writers which look at it do the right thing.
-    Missing parent folders are made. An earlier file at `path` stays as it was if the block fails.
+    The temporary file is in the folder of `path` and has its suffix, because writers look at the suffix. Missing parent
+    folders are created. If the block fails, an earlier file at `path` does not change.
 
     Raises:
-        UpernetError: the folder cannot be made or written, or the disk is full.
+        UpernetError: The folder cannot be created or written, or the disk is full.
     """
     path = Path(path)
     try:
@@ -48,18 +48,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and metadata to `path` atomically. Raises as `atomic_path`."""
+    """Write tensors and metadata to `path` atomically. Raises the errors of `atomic_path`."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # what a full disk gives; not an OSError
+        except SafetensorError as error:  # raised when the disk is full; not an OSError
             raise OSError(str(error)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 `text` to `path` atomically. Raises as `atomic_path`."""
+    """Write UTF-8 `text` to `path` atomically. Raises the errors of `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

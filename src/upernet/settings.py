@@ -1,4 +1,4 @@
-"""YAML files checked by pydantic models, with errors that name file, line and key."""
+"""YAML files validated by pydantic models, with errors that name the file, line and key."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from upernet.errors import UpernetError
 
 
 class Settings(BaseModel):
-    """Base of every model that is read from YAML: unknown keys are errors, values do not change."""
+    """Base of all models that are read from YAML: unknown keys are errors, and values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SettingsError(ValueError):
-    """For validators of models: a fault at `location` (keys, list positions) below the validated model."""
+    """An error that a validator raises for a value at `location` (keys and list positions) in the validated model."""
 
     def __init__(self, message: str, *location: str | int) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ def read_settings(path: str | Path, model: type[SettingsType]) -> SettingsType:
     """Read the YAML file `path` into `model`.
 
     Raises:
-        UpernetError: the file is missing, is not YAML, repeats a key, or does not fit the model; the message
+        UpernetError: The file is missing, is not YAML, repeats a key, or does not fit the model; the message
             starts with ``file:line: key:``.
     """
     path = Path(path)
@@ -47,7 +47,7 @@ def read_settings(path: str | Path, model: type[SettingsType]) -> SettingsType:
 
 
 def parse_settings(text: str, model: type[SettingsType], source: str) -> SettingsType:
-    """Read YAML `text` into `model`; `source` stands for the file name in errors. Raises as `read_settings`."""
+    """Read YAML `text` into `model`, with `source` as the file name in errors. Raises the errors of `read_settings`."""
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
@@ -66,11 +66,11 @@ def parse_settings(text: str, model: type[SettingsType], source: str) -> Setting
 
 
 def check_settings(values: Any, model: type[SettingsType], source: str, root: yaml.Node | None = None) -> SettingsType:
-    """Fit `values`, as YAML or JSON gave them, into `model`.
+    """Validate `values`, as read from YAML or JSON, as `model`.
 
     Raises:
-        UpernetError: they do not fit; the message starts with ``source:line: key:``, the line taken from `root`, the
-            YAML that `values` came from (without `root`: ``source: key:``).
+        UpernetError: They are not valid; the message starts with ``source:line: key:``, with the line in `root`, the
+            YAML of `values`; without `root`, it starts with ``source: key:``.
     """
     try:
         return model.model_validate(values)
@@ -85,7 +85,7 @@ def check_settings(values: Any, model: type[SettingsType], source: str, root: ya
 
 
 def line_of(root: yaml.Node, location: list[Any] | tuple[Any, ...]) -> int:
-    """Line (from 1) of the deepest node of `root` that `location` (keys and list positions) reaches."""
+    """Return the line, from 1, of the deepest node of `root` on the way to `location` (keys and list positions)."""
     node, line = root, root.start_mark.line + 1
     for part in location:
         if isinstance(node, yaml.MappingNode):
@@ -110,23 +110,34 @@ _MESSAGES = {
     "dict_type": "expected a mapping of keys to values",
     "model_type": "expected a mapping of keys to values",
 }
-"""Pydantic error type -> words for the reader of a YAML file, where pydantic speaks of Python."""
+"""Type of a pydantic error -> message for users of YAML files, where the message of pydantic is about Python."""
 
 
 def _explain(error: ErrorDetails, values: Any) -> tuple[list[Any], str]:
-    """Keys and list positions that lead to the fault in `values`, and what the fault is."""
+    """Return the keys and list positions that lead to the error in `values`, and its message."""
     cause = error.get("ctx", {}).get("error")
     missing = error["type"] == "missing"
     steps = list(error["loc"][:-1] if missing else error["loc"])
     location: list[Any] = []
     for step in (*steps, *(cause.location if isinstance(cause, SettingsError) else ())):
-        # Pydantic's locations also hold names of union members and the like: steps that `values` cannot take.
+        # Locations of pydantic also have names of union members and the like, which are not steps in `values`.
         if (isinstance(values, dict) and step in values) or _is_position(step, values):
             location.append(step)
             values = values[step]
     if missing:
         location.append(error["loc"][-1])
+    if error["type"].startswith("union_tag"):
+        return _explain_tag(error, location)
     return location, _MESSAGES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+
+
+def _explain_tag(error: ErrorDetails, location: list[Any]) -> tuple[list[Any], str]:
+    """Explain a key, such as `kind`, that is missing or does not have one of the values that tell settings apart."""
+    context = error.get("ctx", {})
+    key = str(context["discriminator"]).strip("'")
+    if "tag" not in context:
+        return [*location, key], _MESSAGES["missing"]
+    return [*location, key], f"unknown {key} {context['tag']!r}; it must be one of {context['expected_tags']}"
 
 
 def _is_position(step: Any, values: Any) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.colour_network import GREEN, RED, TAXONOMY, halves, recipe, save
+from helpers.folders import source_spec
 from helpers.shared import REFERENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,7 +74,7 @@ def sample(height: int, width: int, *maps: str, seed: int = 0, **labels: int) ->
 
 
 def source(**options: Any) -> SourceSpec:
-    return SourceSpec.model_validate({"kind": "mask_folder", "path": "x", "level": "object", **options})
+    return source_spec(path="x", **options)
 
 
 def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -34,7 +34,7 @@ def batch(maps=None, labels=None) -> Batch:
         images=torch.zeros(count, 3, 1, 1, dtype=torch.uint8),
         maps=maps,
         labels=labels,
-        weak=frozenset(),
+        implied=frozenset(),
         source="s",
         keys=[""] * count,
     )

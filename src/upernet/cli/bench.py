@@ -1,4 +1,4 @@
-"""upernet bench MODEL"""
+"""The command `upernet bench`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def bench(
     model: Annotated[
         str,
         typer.Argument(
-            help="Name of a model (random weights unless they are shipped), a checkpoint file or folder, or hf://OWNER/NAME."
+            help="Name of a model (random weights unless they are bundled), a checkpoint file or folder, or hf://OWNER/NAME."
         ),
     ],
     size: Annotated[str, typer.Option(help="Height and width of the images in pixels: 512, or 480x640.")] = "512",
@@ -44,7 +44,7 @@ def bench(
     height, width = _size(size)
     if threads is not None:
         torch.set_num_threads(threads)
-    # Speed does not depend on the weights: those that are not shipped are not worth a download.
+    # Speed does not depend on the weights, so nothing is downloaded for it.
     random = model in list_models() and shipped_checkpoint(model) is None
     network = create_model(model) if random else load_checkpoint(find_checkpoint(model))[0]
     options = {"repeats": repeats, "compare": compare, "device": device, "precision": precision}

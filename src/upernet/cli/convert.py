@@ -1,4 +1,4 @@
-"""upernet convert IN OUT"""
+"""The command `upernet convert`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def convert(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Recipe of the model: the name of a shipped one, or the path of a .yaml file.",
+            help="Recipe of the model: name of a bundled recipe, or path of a .yaml file.",
             show_default="inferred from the weights",
         ),
     ] = None,

@@ -1,10 +1,10 @@
-"""`upernet data`: prepare and look at training data."""
+"""The command `upernet data`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,30 +12,31 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from upernet.data.prepare import DATASETS, prepare
 from upernet.files import write_text
 from upernet.recipe import load_recipe
 
 if TYPE_CHECKING:
     from upernet.data.check import Report, SplitReport
 
-app = typer.Typer(help="Prepare and look at training data.", no_args_is_help=True)
+app = typer.Typer(help="Prepare and check training data.", no_args_is_help=True)
 SHOWN_PROBLEMS = 30
 
 
 @app.callback()
 def _data() -> None:
-    """Prepare and look at training data."""
+    """Prepare and check training data."""
 
 
 @app.command("check")
 def check_command(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
-    data: Annotated[Path, typer.Option(help="Directory that holds the recipe's data sets.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file, too.")] = None,
+    recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
+    data: Annotated[Path, typer.Option(help="Directory with the data sets of the recipe.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
 ) -> None:
-    """Scan the labels and photos of a recipe and say what to put right.
+    """Check the labels and photos of a recipe and list the problems.
 
-    Exit status: 0 if all is well, 1 if there are problems.
+    The exit status is 0 if there are none, and 1 otherwise.
     """
     from upernet.data.check import check
 
@@ -52,34 +53,34 @@ def check_command(
 
 @app.command("prepare")
 def prepare_command(
-    dataset: Annotated[Literal["ade20k"], typer.Argument(metavar="DATASET", help="Which data set: ade20k.")],
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Where its folder is made; --data of other commands.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help=f"Name of the data set: {', '.join(DATASETS)}.")],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for its folder; --data of other commands.")],
     archives: Annotated[
         list[Path] | None,
-        typer.Option("--from", metavar="PATH", help="A downloaded zip, or the folder it was unpacked to; repeatable."),
+        typer.Option(
+            "--from", metavar="PATH", help="A downloaded zip, or the folder that it was unpacked to; repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Put a downloaded data set into the folders that recipes read; files that are there already stay.
+    """Convert a downloaded data set to the folders that recipes read; files that exist already stay.
 
     ade20k: ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark, or the full ADE20K, which is reduced to the
     benchmark's 150 classes and sizes.
     """
-    from upernet.data.prepare.ade20k import FULL, prepare_ade20k
-
     console = Console(stderr=True)
     with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"preparing {dataset}", total=None)
-        prepared = prepare_ade20k(
-            data, archives or [], lambda done, total: bar.update(task, completed=done, total=total, refresh=False)
+        prepared = prepare(
+            dataset,
+            data,
+            archives or [],
+            lambda done, total: bar.update(task, completed=done, total=total, refresh=False),
         )
     for split, photos in prepared.photos.items():
         print(f"{split}: {photos} photos, {prepared.written[split]} of them new")
     print(f"Wrote {prepared.folder}, from the {prepared.origin}; pass --data {data}")
-    if prepared.origin == FULL:
-        print(
-            "Classes and sizes are those of the MIT Scene Parsing Benchmark as far as its published conversion tells, "
-            "but releases of the full ADE20K differ from it in photos and labels: scores are not quite comparable."
-        )
+    if prepared.note:
+        print(prepared.note)
 
 
 def _show(report: Report, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Command `upernet evaluate RECIPE`."""
+"""The command `upernet evaluate`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from upernet.recipe import Split
 
 
 def evaluate(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path to a YAML file.")],
-    data: Annotated[Path, typer.Option(help="Folder that contains the folders of the sources.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
+    data: Annotated[Path, typer.Option(help="Directory with the data sets of the recipe.")],
     checkpoint: Annotated[
         str | None,
         typer.Option(
             help="Weights: a file, a folder, hf://OWNER/NAME, or the name of a model.",
-            show_default="the shipped or published ones",
+            show_default="the bundled or published ones",
         ),
     ] = None,
     split: Annotated[Split, typer.Option(help="Split to score.")] = "test",

@@ -1,4 +1,4 @@
-"""The command `upernet`: its sub-commands, and what becomes of errors."""
+"""The command `upernet`: its sub-commands, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from upernet.cli.train import train
 from upernet.errors import UpernetError
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, by the convention of shells."""
 
 app = typer.Typer(
     name="upernet",
@@ -42,10 +42,10 @@ app.add_typer(data.app, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 done in part, 2 not done, 130 interrupted.
+    """Run the command line and exit with status 0 (done), 1 (partly done), 2 (not done) or 130 (interrupted).
 
     Args:
-        arguments: default: those of the process.
+        arguments: The arguments. Default: those of the process.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

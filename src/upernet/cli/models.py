@@ -1,4 +1,4 @@
-"""upernet models"""
+"""The command `upernet models`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 COUNTED_AT = (512, 2048)
-"""Height and width of the image whose multiply-adds are counted, of models without a published size."""
+"""Height and width of the image for the multiply-adds of models without a published size."""
 
 
 def models(json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
-    """List the models: levels, published mIoU (one pass / several scales), parameters, multiply-adds, weights."""
+    """List the models with their levels, published mIoU, parameters, multiply-adds and weights."""
     from json import dumps
 
     from upernet.checkpoints import list_zoo

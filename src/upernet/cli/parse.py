@@ -1,4 +1,4 @@
-"""Command `upernet parse PATH...`."""
+"""The command `upernet parse`."""
 
 from __future__ import annotations
 

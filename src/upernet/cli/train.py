@@ -1,4 +1,4 @@
-"""Command `upernet train RECIPE`."""
+"""The command `upernet train`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path to a YAML file.")],
-    data: Annotated[Path, typer.Option(help="Folder that contains the folders of the sources.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
+    data: Annotated[Path, typer.Option(help="Directory with the data sets of the recipe.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished run in it is resumed.")],
     device: Annotated[
         str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...", show_default="cuda if available")

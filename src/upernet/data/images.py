@@ -1,4 +1,8 @@
-"""Image files to pixels, whatever they are; one sentence for those that cannot be read."""
+"""Decoding of photos and masks, with an error of one sentence for files that cannot be read."""
+
+# The stubs of numpy and torch leave the types of many arrays unknown.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 
@@ -15,63 +19,53 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from upernet.errors import UpernetError
 
 MAX_PIXELS = 178_000_000
-"""Larger images are refused before they are decoded (Pillow's own hard limit lies just above)."""
+"""Largest number of pixels; larger images are refused before they are decoded. Pillow's own limit is just above."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "BMP", "GIF", "PPM")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".avif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm")
 )
-"""File name endings (lower case) by which photos are found in a folder."""
+"""Suffixes, in lower case, of the photos in a folder."""
 
 ImageFile = str | os.PathLike[str] | BinaryIO
 Result = TypeVar("Result")
 
 
 def read_image(file: ImageFile) -> Image.Image:
-    """Decode a photo: a path, or a file open for binary reading.
+    """Decode a photo, given as a path or as a file open for binary reading.
 
-    Takes JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF (first frame) and PPM; grey, palette, CMYK, alpha (composited on white)
-    and 16-bit grey (scaled to 8 bits).
+    The formats are JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF (first frame) and PPM. Gray, palette and CMYK images are
+    converted, alpha is composited on white, and 16-bit gray is scaled to 8 bits.
 
     Returns:
         A loaded PIL image of mode RGB, turned upright by its EXIF orientation.
 
     Raises:
-        UpernetError: missing, a directory, empty, not an image, truncated, or of more than `MAX_PIXELS`.
+        UpernetError: The file is missing, a directory, empty, not an image, truncated, or larger than `MAX_PIXELS`.
     """
     return _decode(file, lambda image: _to_rgb(_upright(image)))
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a label map: a single-channel integer PNG (1 to 16 bits), or the indices of a palette PNG.
+    """Read a mask: a single-channel integer PNG (1 to 16 bits), or the indices of a palette PNG.
 
     Returns:
-        H x W array, uint8 where the file has at most 8 bits a pixel, else int32; values as they are in the file.
+        The values in the file, H x W: uint8 for files with up to 8 bits per pixel, otherwise int32.
 
     Raises:
-        UpernetError: as `read_image`, or the file holds colours instead of class numbers, or is JPEG compressed.
+        UpernetError: As in `read_image`, or the file holds colors instead of class numbers, or is compressed as JPEG.
     """
     return _decode(path, lambda image: _class_numbers(image, path))
 
 
-def image_size(file: ImageFile) -> tuple[int, int]:
-    """Width and height of a photo as `read_image` would return it, from the header alone. Raises as `read_image`."""
-
-    def upright_size(image: Image.Image) -> tuple[int, int]:
-        width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
-
-    return _decode(file, upright_size)
-
-
 def is_photo(path: Path) -> bool:
-    """Whether the name looks like that of a photo (hidden files never do)."""
+    """Return whether the name looks like that of a photo; hidden files never do."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _decode(file: ImageFile, read: Callable[[Image.Image], Result]) -> Result:
     name = _name(file)
     _refuse_non_file(file, name)
-    # Pillow's plugins raise many types on damaged files (struct.error, SyntaxError, ValueError, ...): all of them mean
+    # Pillow's plugins raise many types on damaged files (struct.error, SyntaxError, ValueError, ...); all of them mean
     # that the file cannot be decoded.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,8 @@
-"""One annotated photo, and a batch of them."""
+"""Samples and batches: annotated photos."""
+
+# The stubs of numpy and torch leave the types of many arrays unknown.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 
@@ -12,18 +16,18 @@ from torchvision import tv_tensors
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo plus any subset of annotations. Labels follow the taxonomy; `IGNORE` (-1) is unknown."""
+    """A photo with any subset of annotations. Labels follow the taxonomy; `IGNORE` (-1) is unknown."""
 
     image: tv_tensors.Image
     """uint8 3 x H x W, RGB."""
     maps: dict[str, tv_tensors.Mask] = field(default_factory=dict)
-    """Level -> int16 H x W; `part` holds global part labels."""
+    """level -> label map, int16 H x W."""
     labels: dict[str, int] = field(default_factory=dict)
-    """Level -> label of the whole photo."""
-    weak: frozenset[str] = frozenset()
-    """Levels whose annotation was implied by the source or by another level."""
+    """level -> label of the whole photo."""
+    implied: frozenset[str] = frozenset()
+    """Levels whose labels the source or another level implies."""
     key: str = ""
-    """Where the photo comes from: its path below the data directory."""
+    """Path of the photo in the data directory."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,19 @@ class Batch:
     images: Tensor
     """uint8 N x 3 x H x W."""
     maps: dict[str, Tensor]
-    """Level -> int64 N x H x W."""
+    """level -> label maps, int64 N x H x W."""
     labels: dict[str, Tensor]
-    """Level -> int64 N."""
-    weak: frozenset[str]
+    """level -> labels, int64 N."""
+    implied: frozenset[str]
     source: str
     keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
+        """Return the number of photos."""
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch with all its tensors on `device`."""
+        """Return the batch with all its tensors on `device`."""
         return replace(
             self,
             images=self.images.to(device),
@@ -53,15 +58,15 @@ class Batch:
         )
 
     def widened(self) -> Batch:
-        """The batch with int64 maps, as loss functions want them."""
+        """Return the batch with int64 maps, which loss functions need."""
         return replace(self, maps={level: value.long() for level, value in self.maps.items()})
 
 
 def stack(samples: Sequence[Sample], source: str) -> Batch:
-    """Stack samples of one source into a batch, maps still int16: a quarter of the bytes that travel between processes.
+    """Stack samples of one source into a batch, with int16 maps, which are faster to send between processes.
 
     Raises:
-        ValueError: the samples differ in size or in annotated levels.
+        ValueError: The samples differ in size or in annotated levels.
     """
     first = samples[0]
     for sample in samples:
@@ -77,7 +82,7 @@ def stack(samples: Sequence[Sample], source: str) -> Batch:
             level: torch.stack([sample.maps[level].as_subclass(Tensor) for sample in samples]) for level in first.maps
         },
         labels={level: torch.tensor([sample.labels[level] for sample in samples]) for level in first.labels},
-        weak=frozenset().union(*(sample.weak for sample in samples)),
+        implied=frozenset[str]().union(*(sample.implied for sample in samples)),
         source=source,
         keys=tuple(sample.key for sample in samples),
     )

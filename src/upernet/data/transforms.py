@@ -1,5 +1,9 @@
 """What happens to a sample before the network sees it. All randomness comes from the generator that is passed in."""
 
+# The stubs of numpy and torch leave the types of many arrays unknown.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import math
@@ -41,7 +45,7 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
     scaled_height, scaled_width = _scaled_size(height, width, spec, random[0])
     top, rows, visible_rows, above, below = _window(height, scaled_height, spec.crop[0], random[1], random[2])
     left, columns, visible_columns, before, after = _window(width, scaled_width, spec.crop[1], random[3], random[4])
-    labels = next((value for level, value in sample.maps.items() if level not in sample.weak), None)
+    labels = next((value for level, value in sample.maps.items() if level not in sample.implied), None)
     if spec.max_class_share < 1 and labels is not None:
         window, visible = (rows, columns), (visible_rows, visible_columns)
         top, left = _varied_corner(labels, (top, left), window, visible, spec.max_class_share, generator)
@@ -72,7 +76,7 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
 
 
 def resize(sample: Sample, size: Resize) -> Sample:
-    """The sample at the size that `size` says: image bilinear, maps by nearest pixel."""
+    """Resize a sample as `size` says: the image bilinearly, the maps by nearest pixel."""
     height, width = sample.image.shape[-2:]
     factor = size.short_side / min(height, width)
     if size.long_side is not None:
@@ -122,14 +126,16 @@ def _varied_corner(
     max_share: float,
     generator: torch.Generator,
 ) -> tuple[int, int]:
-    """`corner` or, while one class has `max_share` or more of the labelled pixels, another one at random.
+    """Return `corner` or, while one class has `max_share` or more of the labeled pixels, another one at random.
 
-    At most 10 are drawn; the last of them is taken unchecked, as published for ADE20K.
+    At most 10 corners are drawn; the last one is used unchecked, as published for ADE20K.
 
     Args:
-        labels: int16 H x W, all of the photo.
-        corner: top and left of the window in the photo.
-        window, visible: height and width of the window in the photo, and in the crop.
+        labels: int16 H x W, of the whole photo.
+        corner: Top and left of the window in the photo.
+        window, visible: Height and width of the window in the photo, and in the crop.
+        max_share: Largest share of a class.
+        generator: Source of randomness.
     """
     free = (labels.shape[0] - window[0] + 1, labels.shape[1] - window[1] + 1)
     for down, right in torch.rand(10, 2, generator=generator, dtype=torch.float64).tolist():
@@ -143,13 +149,13 @@ def _varied_corner(
 
 
 def _nearest(labels: Tensor, height: int, width: int) -> tv_tensors.Mask:
-    """Resize by the nearest pixel centre; unlike torchvision's NEAREST it is not off by half a pixel from bilinear."""
+    """Resize by the nearest pixel center. Unlike torchvision's NEAREST, this is not half a pixel off from bilinear."""
     rows, columns = labels.shape[-2:]
     if (rows, columns) == (height, width):
         return tv_tensors.Mask(labels)
     row = (np.arange(height) * 2 + 1) * rows // (2 * height)
     column = (np.arange(width) * 2 + 1) * columns // (2 * width)
-    # Rows then columns in numpy: a seventh of the time of torch's indexing.
+    # Rows, then columns, in numpy take a seventh of the time of torch's indexing.
     return tv_tensors.Mask(torch.from_numpy(labels.numpy()[row].take(column, axis=1)))
 
 
@@ -159,10 +165,10 @@ _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 
 
 def _photometric(image: Tensor, random: list[float]) -> tv_tensors.Image:
-    """Brightness (+-32), contrast and saturation (0.5 to 1.5) and hue (+-18 degrees), each with probability 1/2.
+    """Distort brightness (+-32), contrast, saturation (0.5 to 1.5) and hue (+-18 degrees), each with probability 1/2.
 
-    Each of the four is affine in RGB (hue as a rotation in YIQ), so together they are one 3 x 3 matrix and one offset:
-    a few milliseconds less than four passes, and rounded once.
+    All four are affine in RGB (hue is a rotation in YIQ), so together they are a 3 x 3 matrix and an offset, which is a
+    few milliseconds faster than four passes, and rounds once.
     """
     matrix, offset = torch.eye(3), torch.zeros(3)
     if random[0] < 0.5:
@@ -186,10 +192,10 @@ def _photometric(image: Tensor, random: list[float]) -> tv_tensors.Image:
 
 
 def _photometric_hsv(image: Tensor, random: list[float]) -> tv_tensors.Image:
-    """The distortion published for ADE20K: brightness (+-32), contrast and saturation (0.5 to 1.5), hue (-18 to 17).
+    """Distort colors as published for ADE20K: brightness (+-32), contrast and saturation (0.5 to 1.5), hue (-18 to 17).
 
-    Each has probability 1/2 and gives whole grey levels again: clipped to 0..255 and cut. Contrast comes before or
-    after saturation and hue, which are steps of their own in HSV (hue in units of 2 degrees).
+    Each has probability 1/2 and ends in whole gray levels, clipped to 0..255 and truncated. Contrast comes before or
+    after saturation and hue, which are separate steps in HSV (hue in units of 2 degrees).
     """
     pixels = image.as_subclass(Tensor).numpy()
     contrast = 0.5 + random[3] if random[2] < 0.5 else None
@@ -213,19 +219,20 @@ def _linear(pixels: np.ndarray, factor: float, offset: float) -> np.ndarray:
 
 
 def _turn_in_hsv(pixels: np.ndarray, saturation: float, turn: int) -> np.ndarray:
-    """RGB -> HSV, S times `saturation`, H plus `turn`, -> RGB; uint8 at every step, H in 0..179.
+    """Convert RGB to HSV, multiply S by `saturation`, add `turn` to H, and convert back; uint8 throughout, H in 0..179.
 
-    The numbers are OpenCV's, which the published models were trained with: to HSV in fixed point with 12 bits, to RGB
-    cut to whole levels (in 1 of 100 values OpenCV's own float error cuts one level more).
+    The rounding is that of OpenCV, with which the published models were trained: fixed point with 12 bits to HSV, and
+    truncation to RGB (OpenCV's own float error truncates 1 of 100 values one level lower).
 
     Args:
         pixels: uint8 3 x H x W.
-        turn: -18..18.
+        saturation: Factor of the saturation.
+        turn: Shift of the hue, -18..18.
     """
     red, green, blue = pixels.astype(np.int16, order="C")
     value = np.maximum(np.maximum(red, green), blue)
     chroma = value - np.minimum(np.minimum(red, green), blue)
-    # Chroma times the hue in units of 60 degrees: red, green and blue lie at 0, 2 and 4.
+    # This is chroma times the hue in units of 60 degrees, in which red, green and blue are at 0, 2 and 4.
     hue = _select(value == green, blue - red + 2 * chroma, red - green + 4 * chroma)
     hue = _select(value == red, green - blue, hue)
     hue = _divide(hue, chroma, 30).astype(np.int16) + np.int16(turn)
@@ -233,21 +240,21 @@ def _turn_in_hsv(pixels: np.ndarray, saturation: float, turn: int) -> np.ndarray
     level = value.astype(np.float32) / np.float32(30 * 255)
     turned = np.empty_like(pixels)
     for channel, opposite in zip(turned, (90, 150, 30), strict=True):
-        # What a channel loses of `value` grows from 60 to 30 units away from the hue opposite to it, and then stays.
-        # The shorter way round suffices even where `hue` is not within 0..179.
+        # What a channel loses of `value` grows from 60 to 30 units away from the opposite hue, and then stays constant.
+        # The shorter way around suffices even where `hue` is not in 0..179.
         distance = np.abs(hue - np.int16(opposite))
         loss = np.clip(60 - np.minimum(distance, 180 - distance), 0, 30)
-        # Plus half of the smallest step, so that whole numbers are not cut to the one below.
+        # Half of the smallest step is added, so that whole numbers are not truncated to the one below.
         channel[:] = level * (30 * 255 - shade * loss) + np.float32(0.5 / (30 * 255))
     return turned
 
 
 def _select(mask: np.ndarray, chosen: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """`np.where` for int16, a fifth of its time on masks that change from pixel to pixel."""
+    """Do the same as `np.where` for int16, in a fifth of the time on masks that change from pixel to pixel."""
     return other ^ ((chosen ^ other) & -mask.view(np.int8).astype(np.int16))
 
 
 def _divide(dividend: np.ndarray, divisor: np.ndarray, factor: int) -> np.ndarray:
-    """`factor * dividend / divisor` rounded, through a reciprocal with 12 bits after the point; 0 / 0 is 0."""
+    """Return `factor * dividend / divisor`, rounded through a reciprocal with 12 fractional bits; 0 / 0 is 0."""
     reciprocal = np.rint(np.float32(factor * 4096) / np.maximum(divisor, 1).astype(np.float32))
     return np.floor((dividend.astype(np.float32) * reciprocal + np.float32(2048)) * np.float32(1 / 4096))

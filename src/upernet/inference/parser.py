@@ -172,7 +172,7 @@ def load(
     Args:
         name_or_path: name of a model whose weights are shipped or published (these are downloaded at first use), a
             checkpoint of any format that `load_checkpoint` reads, a folder with one, such as that of a training run, or
-            `hf://OWNER/NAME[/FILE]`.
+            `hf://OWNER/NAME[/FILE][@REVISION]`.
         device: as `Parser` takes it.
         short_side: as `Parser` takes it.
         precision: as `Parser` takes it.

@@ -62,7 +62,7 @@ def _lab(rgb: Array) -> Array:
     scaled = rgb / 255
     linear: NDArray[np.float64] = np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4)
     to_xyz = np.asarray([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float64)
-    xyz = linear @ to_xyz.T / to_xyz.sum(axis=1)
+    xyz: NDArray[np.float64] = linear @ np.transpose(to_xyz) / np.sum(to_xyz, axis=1)
     root: NDArray[np.float64] = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.split(root, 3, axis=1)
     return np.rint(100 * np.concatenate([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)).astype(np.int64)

@@ -56,20 +56,20 @@ class LevelLosses:
         ]
         return (*free, f"object/{AUXILIARY}", *owned)
 
-    def weight(self, name: str, weak: Collection[str] = ()) -> float:
-        """Return the factor of the loss `name` in the total; the labels of the levels in `weak` are implied."""
+    def weight(self, name: str, implied: Collection[str] = ()) -> float:
+        """Return the factor of the loss `name` in the total; the labels of the levels in `implied` are implied."""
         level, _, detail = name.partition("/")
         weights: Mapping[str, float] = {**self.spec.weights}
-        factor = weights[level] * (self.spec.weak if level in weak else 1.0)
+        factor = weights[level] * (self.spec.weak if level in implied else 1.0)
         return factor * self.spec.auxiliary if detail == AUXILIARY else factor
 
-    def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: str) -> dict[str, Ratio]:
+    def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: Mapping[str, str]) -> dict[str, Ratio]:
         """Compute the losses of the levels that `batch` annotates, as ratios; 0 / 0 where no label is known.
 
         Args:
             logits: What the model returned, N x K (x h x w).
             batch: Label maps int64 N x H x W and labels int64 N; IGNORE where unknown.
-            supervision: How an image label trains a dense level: `broadcast` or `pooled`.
+            supervision: level -> how an image label trains a dense level: `broadcast` or `pooled`.
         """
         losses: dict[str, Ratio] = {}
         maps = {level: self._at_stride(target) for level, target in batch.maps.items()}
@@ -85,7 +85,7 @@ class LevelLosses:
                 losses[f"object/{AUXILIARY}"] = self._cross_entropy(_resize(logits[AUXILIARY], target), target, level)
         for level, label in batch.labels.items():
             if level in logits and level not in maps:
-                losses[level] = self._image_label(logits[level], label, level, supervision)
+                losses[level] = self._image_label(logits[level], label, level, supervision.get(level, "pooled"))
         return losses
 
     def _at_stride(self, target: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class CheckpointFormat(Protocol):
     """A format of another program."""
 
     @property
-    def NAME(self) -> str:
+    def NAME(self) -> str:  # noqa: N802 (a constant of the module)
         """Name of the format, which becomes `ModelCard.origin`."""
         ...
 

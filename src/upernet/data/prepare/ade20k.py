@@ -1,7 +1,7 @@
 """ADE20K with the 150 classes of the MIT Scene Parsing Benchmark (Zhou et al., CVPR 2017), for `mask_folder`.
 
 ```
-DIR/ade20k/origin.txt                                    which release it is from
+DIR/ade20k/origin.txt                                    the release
 DIR/ade20k/labels.txt
 DIR/ade20k/{training,validation}/images/*.jpg
 DIR/ade20k/{training,validation}/annotations/*.png       1..150: a class, 0: none of them
@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from upernet.data.images import read_image
+from upernet.data.prepare import Prepared, Progress
 from upernet.data.prepare.archive import Archive, open_archive
 from upernet.errors import UpernetError
 from upernet.files import atomic_path, write_text
@@ -30,7 +32,7 @@ from upernet.taxonomy import load_taxonomy
 BENCHMARK, FULL = "MIT Scene Parsing Benchmark", "full ADE20K"
 SPLITS = ("training", "validation")
 SHORT_SIDE = 512
-"""Pixels that the short side of larger photos was reduced to when the benchmark was made from the full ADE20K."""
+"""Short side in pixels to which larger photos were reduced when the benchmark was made from the full ADE20K."""
 
 FULL_NUMBERS = (
     *(2978, 312, 2420, 976, 2855, 447, 2131, 165, 3055, 1125, 350, 2377, 1831, 838, 774, 2684, 1610, 1910, 687, 471),
@@ -50,20 +52,10 @@ MERGED = {783: 15, 533: 36, 246: 89}
 _BENCHMARK_PHOTO = re.compile(r"(?P<root>(?:.*/)?)images/(?P<split>training|validation)/(?P<stem>\w[\w.-]*)\.jpg")
 _FULL_PHOTO = re.compile(r"(?:.*/)?images/(?:ADE/)?(?P<split>training|validation)/(?:[^/]+/)+(?P<stem>\w[\w.-]*)\.jpg")
 
-Progress = Callable[[int, int], None]
-
-
-@dataclass
-class Prepared:
-    """What `prepare_ade20k` made."""
-
-    folder: Path
-    origin: str
-    """`BENCHMARK` or `FULL`."""
-    photos: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    """Split -> photos that the archives hold, all of which are there now."""
-    written: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    """Split -> those of them that were not there before."""
+NOTE = (
+    "Classes and sizes follow the published conversion to the MIT Scene Parsing Benchmark, but releases of the full "
+    "ADE20K differ from the benchmark in photos and labels, so scores are not quite comparable."
+)
 
 
 @dataclass(frozen=True)
@@ -77,20 +69,20 @@ class _Item:
     mask: str
 
 
-def prepare_ade20k(data_dir: str | Path, archives: Sequence[str | Path], progress: Progress | None = None) -> Prepared:
-    """Write the photos and label maps of `archives` to `data_dir/ade20k`; what is there already stays.
+def prepare(data_dir: str | Path, archives: Sequence[str | Path], progress: Progress | None = None) -> Prepared:
+    """Write the photos and label maps of `archives` to `data_dir/ade20k`; files that are already there stay.
 
-    Takes the benchmark (`ADEChallengeData2016.zip`), whose files are copied as they are, or the full ADE20K, whose
-    label maps and larger photos are reduced and whose objects are numbered anew as the benchmark's makers did. Each
-    file appears whole, so an interrupted run is repeated to go on.
+    The archives are those of the benchmark (`ADEChallengeData2016.zip`), whose files are copied, or of the full ADE20K,
+    whose label maps and larger photos are reduced and whose objects are renumbered as the authors of the benchmark did.
+    Every file appears atomically; to continue an interrupted run, repeat it.
 
     Args:
-        data_dir: where the recipes' data sets lie; `--data` of the other commands.
-        archives: zip files, or the folders that they were unpacked to.
-        progress: called with the number of photos done and of photos in all.
+        data_dir: Directory with the data sets; `--data` of the commands.
+        archives: Zip files, or the folders that they were unpacked to.
+        progress: Called after each photo.
 
     Raises:
-        UpernetError: no archive, an archive is damaged or not to be trusted or not ADE20K, label maps are missing, the
+        UpernetError: There is no archive, an archive is damaged, suspicious or not ADE20K, label maps are missing, the
             folder was prepared from another release, or it cannot be written.
     """
     if not archives:
@@ -102,7 +94,9 @@ def prepare_ade20k(data_dir: str | Path, archives: Sequence[str | Path], progres
     with ExitStack() as stack:
         opened = [stack.enter_context(open_archive(Path(path))) for path in archives]
         origin, items = _find(opened)
-        prepared = Prepared(Path(data_dir) / "ade20k", origin)
+        none: dict[str, int] = {split: 0 for split in SPLITS}  # noqa: C420 (its keys are str)
+        note = NOTE if origin == FULL else ""
+        prepared = Prepared(Path(data_dir) / "ade20k", origin, dict(none), dict(none), note)
         _claim(prepared.folder, origin)
         for done, item in enumerate(items, 1):
             prepared.photos[item.split] += 1
@@ -113,7 +107,7 @@ def prepare_ade20k(data_dir: str | Path, archives: Sequence[str | Path], progres
 
 
 def _find(archives: Sequence[Archive]) -> tuple[str, list[_Item]]:
-    """Photos with their label maps, sorted by split and name, and what they are from."""
+    """Find the photos and their label maps, sorted by split and name, and the release that they are from."""
     found: dict[str, dict[tuple[str, str], _Item]] = {BENCHMARK: {}, FULL: {}}
     for archive in archives:
         for name in sorted(archive.sizes):
@@ -160,7 +154,7 @@ def _check(archives: Sequence[Archive], items: list[_Item]) -> None:
 
 
 def _check_classes(where: str, table: str) -> None:
-    """Whether the benchmark's table (Idx, ..., Name; tabs between them) numbers the classes as the taxonomy does."""
+    """Check that the table of the benchmark (Idx, ..., Name; tab-separated) has the classes of the taxonomy."""
     rows = [line.split("\t") for line in table.splitlines()[1:] if line.strip()]
     listed = [(row[0].strip(), row[-1].partition(",")[0].strip()) for row in rows]
     expected = [(str(value), name) for value, name in enumerate(_names()[1:], 1)]
@@ -169,12 +163,12 @@ def _check_classes(where: str, table: str) -> None:
 
 
 def _names() -> tuple[str, ...]:
-    """What the values of a label map mean."""
+    """Return the names of the values of a label map."""
     return "unlabelled", *load_taxonomy("ade20k150").level("object").names
 
 
 def _claim(folder: Path, origin: str) -> None:
-    """Begin the folder, or see that it was begun from the same release: photos have the same names in both."""
+    """Create the folder, or check that it is from the same release, because photos have the same names in both."""
     mark = folder / "origin.txt"
     if mark.is_file() and (earlier := mark.read_text(encoding="utf-8", errors="replace").strip()) != origin:
         raise UpernetError(f"{folder}: was prepared from the {earlier}, not the {origin}; give another folder.")
@@ -183,7 +177,7 @@ def _claim(folder: Path, origin: str) -> None:
 
 
 def _write(item: _Item, folder: Path, origin: str) -> bool:
-    """Write what is not there yet; whether there was anything."""
+    """Write the files that do not exist yet; return whether there were any."""
     photo = folder / item.split / "images" / f"{item.stem}.jpg"
     mask = folder / item.split / "annotations" / f"{item.stem}.png"
     if origin == BENCHMARK:
@@ -199,7 +193,7 @@ def _write(item: _Item, folder: Path, origin: str) -> bool:
 
 
 def _convert(item: _Item, photo: Path, mask: Path) -> None:
-    """The label map of the full ADE20K with the benchmark's numbers, and both as large as in the benchmark."""
+    """Write a photo and a label map of the full ADE20K with the sizes and numbers of the benchmark."""
     where = f"{item.archive.path}/{item.photo}"
     content = item.archive.read(item.photo)
     picture = read_image(_named(content, where))
@@ -219,8 +213,8 @@ def _convert(item: _Item, photo: Path, mask: Path) -> None:
 
 
 @cache
-def _full_table() -> np.ndarray:
-    """uint8, by the number of an object in the full ADE20K: its class in the benchmark, 0 for none."""
+def _full_table() -> NDArray[np.uint8]:
+    """Return the class in the benchmark for the number of an object in the full ADE20K: uint8, 0 for none."""
     table = np.zeros(256 * 26, dtype=np.uint8)
     table[list(FULL_NUMBERS)] = np.arange(1, 151)
     table[list(MERGED)] = list(MERGED.values())
@@ -228,7 +222,7 @@ def _full_table() -> np.ndarray:
 
 
 def _named(content: bytes, name: str) -> io.BytesIO:
-    """Bytes as a file whose name errors show."""
+    """Return the bytes as a file with a name, which errors show."""
     file = io.BytesIO(content)
     file.name = name  # type: ignore[attr-defined]
     return file

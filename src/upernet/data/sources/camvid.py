@@ -14,22 +14,25 @@ NAMES = (
 
 
 class Camvid(MaskFolder):
-    """CamVid frames with their object maps (480 x 360, 11 classes and 11 for Void)."""
+    """CamVid frames with their object maps: 480 x 360 pixels, 11 classes, and 11 for Void."""
 
     layout = (
         "photos belong in its folder images/ with masks in annotations/, or in `train/` with masks in `trainannot/`"
     )
 
-    def _read_label_names(self) -> dict[int, str]:
-        return super()._read_label_names() or dict(enumerate(NAMES))
+    def _label_names(self, masks: str) -> dict[int, str]:
+        return super()._label_names(masks) or dict(enumerate(NAMES))
 
-    def _photo_folders(self) -> list[Path]:
-        return [folder if _annotation_folder(folder).is_dir() else folder / "images" for folder in self.folders]
+    def _photo_folder(self, folder: Path) -> Path:
+        return folder if _annotation_folder(folder).is_dir() else super()._photo_folder(folder)
 
-    def _mask_folder(self, photo_folder: Path) -> Path:
-        beside = _annotation_folder(photo_folder)
-        return beside if beside.is_dir() else super()._mask_folder(photo_folder)
+    def _mask_folder(self, folder: Path, masks: str) -> Path:
+        beside = _annotation_folder(folder)
+        return beside if beside.is_dir() else super()._mask_folder(folder, masks)
 
 
 def _annotation_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}annot")
+
+
+SOURCE = Camvid

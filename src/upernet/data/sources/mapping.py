@@ -1,4 +1,4 @@
-"""From the numbers and names of a source to the labels of the taxonomy, and from one level to another."""
+"""Tables from the values and names of a source to the labels of the taxonomy, and from one level to another."""
 
 from __future__ import annotations
 
@@ -7,29 +7,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from upernet.errors import UpernetError
-from upernet.recipe import SourceSpec
-from upernet.taxonomy import IGNORE, Level, Taxonomy
+from upernet.recipe import AnnotationSpec, MaskSpec
+from upernet.taxonomy import IGNORE, LEVEL_KINDS, Level, Taxonomy
 
 OUTSIDE = -2
-"""In a look-up table: a value that the source does not map."""
+"""Entry of a look-up table for a value that the source does not map."""
 MAX_VALUE = 65535
+"""Largest value in a mask."""
+
+Labels = NDArray[np.int16]
 
 
-def read_label_names(folders: Sequence[Path]) -> dict[int, str]:
-    """Class names by number from `labels.txt` (`id<TAB>name` per line) in each folder or one above; empty without one.
+def read_label_names(places: Sequence[Sequence[Path]]) -> dict[int, str]:
+    """Read the names of classes by number from `labels.txt` files, with `id<TAB>name` on each line.
+
+    Args:
+        places: For each folder of photos, the folders that may hold its `labels.txt`; the first file counts.
+
+    Returns:
+        number -> name; empty if there is no file.
 
     Raises:
-        UpernetError: a line does not have that form, a number or a name is given twice, or the folders differ.
+        UpernetError: A line has another form, a number or a name is given twice, or the files differ.
     """
-    tables = []
-    for folder in folders:
-        files = [place / "labels.txt" for place in (folder, folder.parent)]
-        tables.append(next((_read_labels_file(file) for file in files if file.is_file()), {}))
-    for folder, table in zip(folders, tables, strict=True):
+    tables: list[dict[int, str]] = []
+    for folders in places:
+        files = [folder / "labels.txt" for folder in folders]
+        tables.append(next((_read_labels_file(file) for file in files if file.is_file()), dict[int, str]()))
+    for folders, table in zip(places, tables, strict=True):
         if table != tables[0]:
-            raise UpernetError(f"{folder}: its labels.txt differs from that of {folders[0]}; make them two sources.")
+            raise UpernetError(
+                f"{folders[0]}: its labels.txt differs from that of {places[0][0]}; make them two sources."
+            )
     return tables[0]
 
 
@@ -52,51 +64,62 @@ def _read_labels_file(file: Path) -> dict[int, str]:
     return names
 
 
-def name_to_label(name: str, spec: SourceSpec, level: Level, known: Sequence[str] | None) -> dict[str, int]:
-    """Source class (casefolded) -> label of `level`, from `spec.classes` or, without it, from the names that agree.
+def name_to_label(key: str, spec: AnnotationSpec, level: Level, known: Sequence[str] | None) -> dict[str, int]:
+    """Map the classes of a source to labels of `level`, by `spec.classes` or, without it, by the names that agree.
 
     Args:
-        name: of the source, for errors.
-        known: the source's own class names, if it has a list of them; its keys may then be numbers, too.
+        key: The keys that lead to `spec` in the recipe, for errors.
+        spec: The annotation of the level.
+        level: The level of the taxonomy.
+        known: The names of the classes in the source, if it has a list of them; numbers are then keys, too.
+
+    Returns:
+        casefolded name -> label.
 
     Raises:
-        UpernetError: the mapping names a class that the source or the taxonomy does not have.
+        UpernetError: The mapping names a class that the source or the taxonomy does not have.
     """
     if spec.classes is None:
         return {own.casefold(): label for label, own in reversed(list(enumerate(level.names)))}
     folded = {own.casefold() for own in known or ()}
     labels: dict[str, int] = {}
-    for key, target in spec.classes.items():
-        where = f"sources.{name}.classes.{key}"
-        if known is not None and key.casefold() not in folded and not _is_value(key):
-            raise UpernetError(f"{where}: the source has no class {key!r}{_suggestion(key, known)}.")
-        if key.casefold() in labels:
+    for own, target in spec.classes.items():
+        where = f"{key}.classes.{own}"
+        if known is not None and own.casefold() not in folded and not _is_value(own):
+            raise UpernetError(f"{where}: the source has no class {own!r}{_suggestion(own, known)}.")
+        if own.casefold() in labels:
             raise UpernetError(f"{where}: the class appears twice, in different letter case; keep one.")
-        labels[key.casefold()] = IGNORE if target is None else _label(where, level, target)
+        labels[own.casefold()] = IGNORE if target is None else _label(where, level, target)
     return labels
 
 
-def value_table(name: str, spec: SourceSpec, level: Level, label_names: Mapping[int, str]) -> np.ndarray:
-    """Look-up table from the values of a mask to labels of `level`: int16, `OUTSIDE` where a value is not mapped.
+def value_table(key: str, spec: MaskSpec, level: Level, label_names: Mapping[int, str]) -> Labels:
+    """Return the look-up table from the values of a mask to labels of `level`: int16, `OUTSIDE` if not mapped.
 
-    A value goes by its name in `label_names` or, in the keys of `spec.classes`, by the number itself.
+    A value is mapped by its name in `label_names`, or by its number as a key of `spec.classes`.
+
+    Args:
+        key: As in `name_to_label`.
+        spec: The annotation of the level.
+        level: The level of the taxonomy.
+        label_names: value -> name; may be empty.
 
     Raises:
-        UpernetError: as `name_to_label`, or there are no names to go by.
+        UpernetError: As in `name_to_label`, or there are neither names nor a mapping.
     """
     if not label_names and spec.classes is None:
         raise UpernetError(
-            f"source {name}: its mask values have no names; put a labels.txt (lines `id<TAB>name`) beside the photos' "
-            f"folders, or map the values under sources.{name}.classes."
+            f"{key}: its mask values have no names; put a labels.txt (lines `id<TAB>name`) beside the folder of "
+            f"masks, or map the values under {key}.classes."
         )
-    labels = name_to_label(name, spec, level, list(label_names.values()))
+    labels = name_to_label(key, spec, level, list(label_names.values()))
     table = np.full(MAX_VALUE + 1, OUTSIDE, dtype=np.int16)
     for value, own in label_names.items():
         table[value] = labels.get(own.casefold(), OUTSIDE)
     named = set(label_names.values())
-    for key in spec.classes or ():
-        if _is_value(key) and key not in named:
-            table[int(key)] = labels[key]
+    for own in spec.classes or ():
+        if _is_value(own) and own not in named:
+            table[int(own)] = labels[own]
     for value in spec.ignore:
         if 0 <= value <= MAX_VALUE:
             table[value] = IGNORE
@@ -104,15 +127,15 @@ def value_table(name: str, spec: SourceSpec, level: Level, label_names: Mapping[
 
 
 def implied_label(where: str, level: Level, target: str) -> int:
-    """Label of `level` that every photo has. Raises UpernetError if there is no such class."""
+    """Return the label of `level` that every photo has. Raises UpernetError if there is no such class."""
     return _label(where, level, target)
 
 
-def implied_labels(where: str, own: Level, other: Level, implied: Mapping[str, str]) -> np.ndarray:
-    """Table from labels of `own` to labels of `other`: int16, one per class of `own`, `IGNORE` for nothing.
+def implied_labels(where: str, own: Level, other: Level, implied: Mapping[str, str]) -> Labels:
+    """Return the table from labels of `own` to labels of `other`: int16, one per class of `own`, `IGNORE` for none.
 
     Raises:
-        UpernetError: a class is not in its level.
+        UpernetError: A class is not in its level.
     """
     everything = _label(f"{where}.*", other, implied["*"]) if "*" in implied else IGNORE
     table = np.full(len(own.names), everything, dtype=np.int16)
@@ -122,23 +145,31 @@ def implied_labels(where: str, own: Level, other: Level, implied: Mapping[str, s
     return table
 
 
-def check_owners(name: str, taxonomy: Taxonomy, part_labels: np.ndarray, objects: np.ndarray) -> None:
-    """Refuse part labels whose implied object does not own them (part loss is taken only inside the owner).
+def check_owners(key: str, taxonomy: Taxonomy, level: str, part_labels: Labels, owners: Labels) -> None:
+    """Check that the implied object of each part owns it, because the loss of a part is computed inside its owner.
 
     Args:
-        part_labels: the part labels that the source maps to.
-        objects: implied object label of every part label, `IGNORE` for none.
+        key: As in `name_to_label`.
+        taxonomy: The taxonomy.
+        level: The level of the parts.
+        part_labels: The part labels that the source maps to.
+        owners: The implied object of every part label; `IGNORE` for none.
+
+    Raises:
+        UpernetError: An object does not own the part.
     """
-    parts, object_names = taxonomy.level("part").names, taxonomy.level("object").names
+    owner_level = LEVEL_KINDS[level].owned_by or level
+    parts, object_names = taxonomy.level(level).names, taxonomy.level(owner_level).names
     owned = {(group.owner, part) for group in taxonomy.part_groups for part in group.parts}
-    for part in np.unique(part_labels[part_labels > 0]).tolist():
-        owner = int(objects[part])
+    for part in map(int, np.unique(part_labels[part_labels > 0])):
+        owner = int(owners[part])
         if (owner, part) not in owned:
-            owners = [object_names[group.owner] for group in taxonomy.part_groups if part in group.parts]
+            possible = [object_names[group.owner] for group in taxonomy.part_groups if part in group.parts]
             said = "nothing" if owner == IGNORE else repr(object_names[owner])
             raise UpernetError(
-                f"sources.{name}.implies.object: part {parts[part]!r} implies {said}, but belongs to "
-                f"{' or '.join(map(repr, owners)) or 'no object'}; name that object, or map the part to null."
+                f"{key}.implies.{owner_level}: {level} {parts[part]!r} implies {said}, but belongs to "
+                f"{' or '.join(map(repr, possible)) or f'no {owner_level}'}; name that {owner_level}, or map the "
+                f"{level} to null."
             )
 
 

@@ -53,7 +53,7 @@ def forward(x: Tensor, offset: Tensor, mask: Tensor, s: Geometry) -> Tensor:
 def backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, s: Geometry) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of `x`, `offset` and `mask`; this computes the forward pass once more."""
     # vjp rather than autograd.grad: autograd records nothing inside an operator
-    out, vjp, *_ = torch.func.vjp(lambda *inputs: forward(*inputs, s), x, offset, mask)
+    out, vjp, *_ = torch.func.vjp(lambda x, offset, mask: forward(x, offset, mask, s), x, offset, mask)
     return vjp(grad.to(out.dtype))
 
 

@@ -1,45 +1,50 @@
-"""Which source and which photos each iteration takes, and the loader that reads them.
+"""Sampling of batches: which source and which photos each iteration takes, and the loader that reads them.
 
-Everything is a pure function of a seed and the number of the iteration, so every process draws the same and a run that
-was interrupted goes on as if it had not been.
+Everything is a pure function of a seed and the number of the iteration. So all processes plan the same batches, and an
+interrupted run continues as if it had not been interrupted.
 """
+
+# The stubs of numpy and torch leave the types of many arrays unknown.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from upernet.data.sample import Batch, stack
+from upernet.data.sample import Batch, Sample, stack
 from upernet.data.sources import Source
 from upernet.data.transforms import augment
 from upernet.errors import UpernetError
 
 
-class Draw(NamedTuple):
-    """What one iteration takes: photos of one source, and a seed for the augmentation of each."""
+class BatchPlan(NamedTuple):
+    """The photos of one iteration, all from one source, and a seed for the augmentation of each."""
 
     source: str
     indices: list[int]
     seeds: list[int]
 
 
-class Schedule:
-    """Sources and photos of every iteration of a stage.
+class BatchSampler:
+    """Plans the batches of a stage.
 
-    Each iteration draws one source. Within a source, every photo is taken once, in an order shuffled anew, before any
-    is taken again.
+    Each iteration takes photos from one source, which is sampled by weight (arXiv 1807.10221, section 3.2). Within a
+    source, every photo is taken once, in a newly shuffled order, before any is taken again.
 
     Args:
-        seed: another seed gives other draws.
+        seed: Seed of all random choices.
         sources: name -> (number of photos, weight or None for the number of photos, batch size).
 
     Raises:
-        UpernetError: there is no source, or one has no photo.
+        UpernetError: There is no source, or one has no photo.
     """
 
     def __init__(self, seed: int, sources: Mapping[str, tuple[int, float | None, int]]) -> None:
@@ -54,10 +59,10 @@ class Schedule:
         self._names = list(sources)
         self._choices = np.empty(0, dtype=np.int64)
         self._earlier = np.empty(0, dtype=np.int64)
-        self._orders: dict[str, tuple[int, np.ndarray]] = {}
+        self._orders: dict[str, tuple[int, NDArray[Any]]] = {}
 
-    def plan(self, iteration: int) -> Draw:
-        """The draw of `iteration` (from 0), whatever was asked for before."""
+    def plan(self, iteration: int) -> BatchPlan:
+        """Return the plan of `iteration`, counted from 0; it does not depend on earlier calls."""
         self._know(iteration)
         name = self._names[self._choices[iteration]]
         size, _, batch_size = self.sources[name]
@@ -65,10 +70,10 @@ class Schedule:
         positions = range(first, first + batch_size)
         indices = [int(self._order(name, position // size)[position % size]) for position in positions]
         seeds = (_random(self.seed, f"augment/{name}", np.array(positions)) >> np.uint64(1)).tolist()
-        return Draw(name, indices, seeds)
+        return BatchPlan(name, indices, seeds)
 
     def _know(self, iteration: int) -> None:
-        """Extend `_choices` (source of an iteration) and `_earlier` (how often it was drawn before) to `iteration`."""
+        """Extend `_choices` (source of an iteration) and `_earlier` (how often it came before) to `iteration`."""
         if iteration < len(self._choices):
             return
         length = max(1024, 2 * (iteration + 1))
@@ -78,8 +83,8 @@ class Schedule:
             drawn = self._choices == number
             self._earlier[drawn] = np.arange(drawn.sum())
 
-    def _order(self, name: str, number: int) -> np.ndarray:
-        """Order of the photos in pass `number` over a source."""
+    def _order(self, name: str, number: int) -> NDArray[Any]:
+        """Return the order of the photos in pass `number` over a source."""
         known, order = self._orders.get(name, (-1, None))
         if order is None or known != number:
             size = self.sources[name][0]
@@ -88,27 +93,30 @@ class Schedule:
         return order
 
 
-class TrainingSet(Dataset):
-    """Item `i` is the batch of iteration `i`, or this process's share of it, read, augmented and stacked.
+class TrainingSet(Dataset[Batch | UpernetError]):
+    """The batches of a stage: item `i` is the batch of iteration `i`, read, augmented and stacked.
 
     Args:
-        sources: name -> source, for every source of the schedule.
-        schedule: what is drawn when.
-        rank, world_size: this process takes photos `rank`, `rank + world_size`, ... of each batch.
+        sources: name -> source, for every source of the sampler.
+        sampler: Plans the batches.
+        rank, world_size: This process takes photos `rank`, `rank + world_size`, ... of each batch.
     """
 
-    def __init__(self, sources: Mapping[str, Source], schedule: Schedule, rank: int = 0, world_size: int = 1) -> None:
-        check_batch_sizes(schedule, world_size)
+    def __init__(
+        self, sources: Mapping[str, Source], sampler: BatchSampler, rank: int = 0, world_size: int = 1
+    ) -> None:
+        check_batch_sizes(sampler, world_size)
         self.sources = sources
-        self.schedule = schedule
+        self.sampler = sampler
         self.rank = rank
         self.world_size = world_size
 
     def __getitem__(self, iteration: int) -> Batch | UpernetError:
-        name, indices, seeds = self.schedule.plan(iteration)
+        """Return a batch, or the error that reading it raised."""
+        name, indices, seeds = self.sampler.plan(iteration)
         source = self.sources[name]
-        samples = []
-        # An exception that crosses a process boundary is buried in a traceback of the worker: return it instead.
+        samples: list[Sample] = []
+        # An exception that crosses a process boundary is buried in a traceback of the worker, so it is returned.
         try:
             for index, seed in list(zip(indices, seeds, strict=True))[self.rank :: self.world_size]:
                 generator = torch.Generator().manual_seed(seed)
@@ -118,13 +126,13 @@ class TrainingSet(Dataset):
         return stack(samples, name)
 
 
-def check_batch_sizes(schedule: Schedule, world_size: int) -> None:
+def check_batch_sizes(sampler: BatchSampler, world_size: int) -> None:
     """Check that every process gets a photo of every batch.
 
     Raises:
         UpernetError: A batch is smaller than the number of processes.
     """
-    for name, (_, _, batch_size) in schedule.sources.items():
+    for name, (_, _, batch_size) in sampler.sources.items():
         if batch_size < world_size:
             raise UpernetError(
                 f"sources.{name}.batch_size: {batch_size} photos cannot be shared by {world_size} processes; "
@@ -134,30 +142,30 @@ def check_batch_sizes(schedule: Schedule, world_size: int) -> None:
 
 def batches(
     sources: Mapping[str, Source],
-    schedule: Schedule,
+    sampler: BatchSampler,
     first_iteration: int,
     last_iteration: int,
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of iterations `first_iteration` up to, not including, `last_iteration`, in order.
+    """Yield the batches of the iterations from `first_iteration` up to, but not including, `last_iteration`.
 
-    They are the same for any number of `workers` (processes that read ahead; 0: this process reads), and the global
-    random state of this process is left alone.
+    They do not depend on `workers`, the number of processes that read ahead (0: this process reads). The global random
+    state of this process does not change.
 
     Raises:
-        UpernetError: a photo or mask cannot be read, or does not fit the source's class mapping.
+        UpernetError: A photo or mask cannot be read, or does not fit the class mapping of its source.
     """
     loader = DataLoader(
-        TrainingSet(sources, schedule, rank, world_size),
+        TrainingSet(sources, sampler, rank, world_size),
         batch_size=None,
         sampler=range(first_iteration, last_iteration),
         num_workers=workers,
         worker_init_fn=_one_thread,
         generator=torch.Generator(),
     )
-    for batch in loader:
+    for batch in cast(Iterator[Batch | UpernetError], iter(loader)):
         if isinstance(batch, UpernetError):
             raise batch
         yield batch.widened()
@@ -167,14 +175,14 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _choose(seed: int, iterations: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _choose(seed: int, iterations: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
     uniform = (_random(seed, "source", iterations) >> np.uint64(11)) * 2.0**-53
     bounds = np.cumsum(weights) / np.sum(weights)
     return np.minimum(np.searchsorted(bounds, uniform, side="right"), len(weights) - 1)
 
 
-def _random(seed: int, stream: str, counters: np.ndarray) -> np.ndarray:
-    """uint64 per counter: SplitMix64 (Steele et al. 2014) started from a hash of seed and stream, read at any place."""
+def _random(seed: int, stream: str, counters: NDArray[Any]) -> NDArray[Any]:
+    """Return a uint64 per counter: SplitMix64 (Steele et al. 2014), started from a hash of `seed` and `stream`."""
     start = int.from_bytes(blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest(), "little")
     value = np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
