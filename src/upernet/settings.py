@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from upernet.errors import UpernetError
@@ -16,6 +18,23 @@ class Settings(BaseModel):
     """Base of every model that is read from YAML: unknown keys are errors, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def unknown_key(cls) -> str:
+        """Say that the model does not have a key."""
+        return "unknown key"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        """Refuse unknown keys before anything else: a misspelled key is often the reason why another one is missing."""
+        if isinstance(values, dict):
+            for key in cast("dict[Any, Any]", values):
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                    fix = f" (did you mean {near[0]!r}?)" if near else "; correct its spelling or remove it"
+                    raise SettingsError(cls.unknown_key() + fix, key)
+        return values
 
 
 class SettingsError(ValueError):
@@ -109,6 +128,7 @@ _MESSAGES = {
     "list_type": "expected a list",
     "dict_type": "expected a mapping of keys to values",
     "model_type": "expected a mapping of keys to values",
+    "model_attributes_type": "expected a mapping of keys to values",
 }
 """Pydantic error type -> words for the reader of a YAML file, where pydantic speaks of Python."""
 
@@ -126,7 +146,21 @@ def _explain(error: ErrorDetails, values: Any) -> tuple[list[Any], str]:
             values = values[step]
     if missing:
         location.append(error["loc"][-1])
+    if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        return _explain_tag(error, location)
     return location, _MESSAGES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+
+
+def _explain_tag(error: ErrorDetails, location: list[Any]) -> tuple[list[Any], str]:
+    """Explain a missing or unknown value of the key that selects a member of a union, such as `kind`."""
+    context = error.get("ctx", {})
+    location = [*location, context["discriminator"].strip("'")]
+    if error["type"] == "union_tag_not_found":
+        return location, _MESSAGES["missing"]
+    known = re.findall("'([^']+)'", context["expected_tags"])
+    near = difflib.get_close_matches(context["tag"], known, n=1)
+    suggestion = f" (did you mean {near[0]!r}?)" if near else ""
+    return location, f"expected one of {', '.join(known)}{suggestion}"
 
 
 def _is_position(step: Any, values: Any) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import save_mask, save_photo
+from helpers.folders import save_mask, save_photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

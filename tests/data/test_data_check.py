@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from folders import TAXONOMY, make_label_folder, make_mask_folder, save_mask, save_photo
+from helpers.folders import TAXONOMY, make_label_folder, make_mask_folder, save_mask, save_photo
 from typer.testing import CliRunner
 
 from upernet.cli.data import app

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from folders import source_spec
+from helpers.folders import source_spec
 
 from upernet.data.sources import open_source
 from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
@@ -55,7 +55,7 @@ def test_clothing_parts():
     assert {1, 2} <= set(parts.unique().tolist()) <= {IGNORE, 0, 1, 2}
     assert torch.equal(objects == 0, parts >= 0)
     assert 0.05 < (objects == 0).float().mean() < 0.6
-    assert sample.weak == {"object"}
+    assert sample.implied == {"object"}
 
 
 @pytest.mark.parametrize(

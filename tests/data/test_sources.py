@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from folders import TAXONOMY, make_label_folder, make_mask_folder, save_mask, save_photo, source_spec
+from helpers.folders import TAXONOMY, make_label_folder, make_mask_folder, save_mask, save_photo, source_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -37,7 +37,7 @@ def test_a_mask_becomes_labels_of_the_taxonomy(tmp_path):
     assert sample.image.shape == (3, 8, 12)
     assert np.array_equal(sample.image.permute(1, 2, 0), Image.open(folder / "images" / "001.png"))
     assert sample.key == "set/train/images/001.png"
-    assert (sample.labels, sample.weak, source.levels, len(source)) == ({}, frozenset(), ("object",), 3)
+    assert (sample.labels, sample.implied, source.levels, len(source)) == ({}, frozenset(), ("object",), 3)
 
 
 def test_without_a_mapping_names_agree_in_any_case(tmp_path):
@@ -138,8 +138,8 @@ def test_held_back_photos_are_a_stable_partition(share, count):
         def _list(self):
             return [Photo(Path(f"/any/{number}.jpg")) for number in range(count)]
 
-        def __getitem__(self, index):
-            raise AssertionError("the split follows from names alone; no photo is read")
+        def _annotation(self, where, level, spec):
+            raise AssertionError("the split follows from names alone")
 
         def names(self):
             return {photo.path.name for photo in self._list() if self._in_split(photo.path)}
@@ -176,7 +176,7 @@ def test_levels_implied_by_pixels_and_by_the_source_are_weak(tmp_path):
     mask = read_mask(folder / "annotations" / "000.png").astype(int)
     assert np.array_equal(sample.maps["material"], np.select([mask == 1, mask == 2], [0, 1], IGNORE))
     assert sample.labels == {"scene": 0}
-    assert sample.weak == {"scene", "material"}
+    assert sample.implied == {"scene", "material"}
     assert source.levels == ("object", "scene", "material")
 
 
@@ -190,7 +190,7 @@ def test_parts_with_their_owner(tmp_path):
     assert np.array_equal(sample.maps["part"], np.select([mask == 1, mask == 2, mask == 3], [1, 2, 0], IGNORE))
     assert np.array_equal(sample.maps["object"], np.where((mask >= 1) & (mask <= 3), 3, IGNORE))
     assert np.array_equal(sample.maps["material"], np.where(mask == 1, 2, IGNORE))
-    assert sample.weak == {"object", "material"}
+    assert sample.implied == {"object", "material"}
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_implied_labels_of_photos(tmp_path):
     batch = stack([source[0], source[3]], "mine").widened()
     assert batch.labels["texture"].tolist() == [1, 1]
     assert batch.labels["material"].tolist() == [1, IGNORE]
-    assert batch.weak == {"texture", "material"}
+    assert batch.implied == {"texture", "material"}
 
 
 def test_mistakes_in_label_folders(tmp_path):
@@ -289,7 +289,7 @@ def test_collate_stacks_samples_of_one_size_and_kind(tmp_path):
     assert batch.images.shape == (2, 3, 8, 12) and batch.images.dtype == torch.uint8
     assert batch.maps["object"].shape == (2, 8, 12) and batch.maps["object"].dtype == torch.int64
     assert batch.labels["scene"].tolist() == [0, 0] and batch.labels["scene"].dtype == torch.int64
-    assert (batch.source, len(batch), batch.weak) == ("mine", 2, {"scene"})
+    assert (batch.source, len(batch), batch.implied) == ("mine", 2, {"scene"})
     assert torch.equal(batch.maps["object"][1], samples[1].maps["object"].long())
     assert type(batch.images) is torch.Tensor
     assert batch.to("cpu").keys == ("set/train/images/000.png", "set/train/images/002.png")

@@ -46,7 +46,7 @@ def test_image_and_maps_stay_aligned(height, width, crop, low, high, short_side,
     out = augment(sample, spec, generator(seed))
     assert out.image.shape == (3, *crop) and out.image.dtype == torch.uint8
     assert isinstance(out.image, tv_tensors.Image)
-    assert (out.labels, out.weak, out.key) == (sample.labels, sample.weak, sample.key)
+    assert (out.labels, out.implied, out.key) == (sample.labels, sample.implied, sample.key)
     known = out.maps["object"] != IGNORE
     assert torch.equal(known, out.maps["material"] != IGNORE)
     assert known.any()
@@ -165,7 +165,7 @@ def scattered(height: int, width: int, seed: int) -> Sample:
     place = torch.arange(height * width, dtype=torch.int16).reshape(height, width)
     image = tv_tensors.Image(torch.zeros(3, height, width, dtype=torch.uint8))
     maps = {"material": tv_tensors.Mask(place), "object": tv_tensors.Mask(torch.from_numpy(objects))}
-    return Sample(image, maps, weak=frozenset({"material"}))
+    return Sample(image, maps, implied=frozenset({"material"}))
 
 
 @settings(deadline=None, max_examples=60)
@@ -214,7 +214,7 @@ def test_a_photo_of_one_class_or_none_is_cropped_all_the_same(value):
 def test_only_maps_that_are_not_implied_are_looked_at():
     plain, limited = (Augmentation(crop=(16, 12), max_class_share=limit) for limit in (1.0, 0.3))
     sample = scattered(40, 60, 0)
-    implied = Sample(sample.image, sample.maps, weak=frozenset(sample.maps))
+    implied = Sample(sample.image, sample.maps, implied=frozenset(sample.maps))
     no_maps = Sample(sample.image, labels={"scene": 1})
     for seed in range(10):
         for other in (implied, no_maps):

@@ -15,7 +15,7 @@ from upernet.evaluation import Scores, TestTimeAugmentation
 from upernet.evaluation.calibration import shown_labels
 from upernet.evaluation.tta import photo_outputs
 from upernet.models import UPerNet
-from upernet.recipe import SourceSpec
+from upernet.recipe import MaskFolderSpec
 from upernet.taxonomy import LEVEL_KINDS, Level, LevelKind, Taxonomy
 
 
@@ -48,7 +48,7 @@ def test_scores_of_an_added_level(taxonomy: Taxonomy, tta: TestTimeAugmentation)
     truth = torch.full((40, 40), 2, dtype=torch.int16)
     truth[:10] = 1
     sample = Sample(tv_tensors.Image(image), {"affordance": tv_tensors.Mask(truth)})
-    spec = SourceSpec.model_validate({"kind": "mask_folder", "path": "x", "level": "object"})
+    spec = MaskFolderSpec.model_validate({"kind": "mask_folder", "path": "x", "level": "object"})
     outputs, via_sizes = photo_outputs(cast(UPerNet, Network(taxonomy)), sample, spec, "cpu", tta)
     scores = Scores(taxonomy)
     scores.update(outputs, sample, via_sizes=via_sizes)

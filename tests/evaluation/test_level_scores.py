@@ -108,7 +108,7 @@ def test_implied_labels_are_scored_apart() -> None:
         PHOTO,
         maps={"object": mask([[0, 1]]), "material": mask([[1, 1]])},
         labels={"scene": 2},
-        weak=frozenset({"material", "scene"}),
+        implied=frozenset({"material", "scene"}),
     )
     logits = {
         "object": torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1),

@@ -47,8 +47,8 @@ def test_trained_parameters_are_those_that_are_selected(open_them):
 def test_stages_keep_their_numbers_and_draw_other_photos(open_them):
     _, (first, second) = open_them(STAGE, STAGE | {"sources": {"places": 1.0, "streets": 3.0}})
     assert (first.number, second.number) == (0, 1)
-    assert second.schedule.weights == {"places": 1.0, "streets": 3.0}
-    assert [first.schedule.plan(i).seeds for i in range(4)] != [second.schedule.plan(i).seeds for i in range(4)]
+    assert second.sampler.weights == {"places": 1.0, "streets": 3.0}
+    assert [first.sampler.plan(i).seeds for i in range(4)] != [second.sampler.plan(i).seeds for i in range(4)]
 
 
 @pytest.mark.parametrize(

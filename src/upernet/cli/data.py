@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from upernet.data.prepare import DATASETS
 from upernet.files import write_text
 from upernet.recipe import load_recipe
 
@@ -50,49 +51,53 @@ def check_command(
     raise typer.Exit(0 if report.ok else 1)
 
 
-@app.command("prepare")
+@app.command(
+    "prepare",
+    help="Convert a downloaded data set to the folders that recipes read; existing files are kept.\n\n"
+    + "\n\n".join(f"{name}: {archives}" for name, archives in DATASETS.items()),
+)
 def prepare_command(
-    dataset: Annotated[Literal["ade20k"], typer.Argument(metavar="DATASET", help="Which data set: ade20k.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help=f"Which data set: {', '.join(DATASETS)}.")],
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Where its folder is made; --data of other commands.")],
     archives: Annotated[
         list[Path] | None,
         typer.Option("--from", metavar="PATH", help="A downloaded zip, or the folder it was unpacked to; repeatable."),
     ] = None,
 ) -> None:
-    """Put a downloaded data set into the folders that recipes read; files that are there already stay.
-
-    ade20k: ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark, or the full ADE20K, which is reduced to the
-    benchmark's 150 classes and sizes.
-    """
-    from upernet.data.prepare.ade20k import FULL, prepare_ade20k
+    """Convert a downloaded data set."""
+    from upernet.data.prepare import prepare
 
     console = Console(stderr=True)
     with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"preparing {dataset}", total=None)
-        prepared = prepare_ade20k(
-            data, archives or [], lambda done, total: bar.update(task, completed=done, total=total, refresh=False)
+        prepared = prepare(
+            dataset,
+            data,
+            archives or [],
+            lambda done, total: bar.update(task, completed=done, total=total, refresh=False),
         )
     for split, photos in prepared.photos.items():
         print(f"{split}: {photos} photos, {prepared.written[split]} of them new")
     print(f"Wrote {prepared.folder}, from the {prepared.origin}; pass --data {data}")
-    if prepared.origin == FULL:
-        print(
-            "Classes and sizes are those of the MIT Scene Parsing Benchmark as far as its published conversion tells, "
-            "but releases of the full ADE20K differ from it in photos and labels: scores are not quite comparable."
-        )
+    if prepared.note:
+        print(prepared.note)
 
 
 def _show(report: Report, console: Console) -> None:
-    table = Table("source", "split", "level", "photos", "width", "height", title=f"Data of {report.recipe}")
+    table = Table(
+        "source", "split", "level", "photos", "annotated", "width", "height", title=f"Data of {report.recipe}"
+    )
     for column in table.columns[3:]:
         column.justify = "right"
     for split in report.splits:
         size = (_range(split.widths), _range(split.heights))
-        table.add_row(escape(split.source), split.split, split.level, str(split.photos), *size)
+        table.add_row(escape(split.source), split.split, split.level, str(split.photos), str(split.annotated), *size)
     console.print(table)
     console.print("width and height: least / median / greatest; below: share of the labelled pixels or photos")
     for split in report.splits:
-        console.print(f"[bold]{escape(split.source)}/{split.split}[/bold] {_histogram(split)}", highlight=False)
+        console.print(
+            f"[bold]{escape(split.source)}/{split.split} {split.level}[/bold] {_histogram(split)}", highlight=False
+        )
     for text in report.missing:
         console.print(f"not there: {text}", markup=False, highlight=False)
     for problem in report.problems[:SHOWN_PROBLEMS]:

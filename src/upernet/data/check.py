@@ -1,4 +1,4 @@
-"""Scan the data of a recipe before training: labels first, then every photo."""
+"""Scan the data of a recipe before training: the labels of each level first, then every photo."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from upernet.data.sources import Source, SourceMissing, list_source
-from upernet.data.sources.mask_folder import MaskFolder
+from upernet.data.images import read_mask
+from upernet.data.sources import LevelLabels, LevelMasks, Source, SourceMissing, list_source
+from upernet.data.sources.annotation import size_problem
 from upernet.errors import UpernetError
 from upernet.recipe import Recipe, SourceSpec
 from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
@@ -21,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something to put right: where, and one sentence with the fix."""
+    """Something to put right: its place, and one sentence with the fix."""
 
     source: str
     split: str
@@ -36,18 +37,20 @@ class Problem:
 
 @dataclass
 class SplitReport:
-    """What one split of one source holds."""
+    """What one level of one split of a source contains."""
 
     source: str
     split: str
     level: str
     photos: int = 0
+    annotated: int = 0
+    """Photos with a label or a readable mask of this level."""
     unit: str = "photos"
     """What `labels` counts: `pixels` or `photos`."""
-    labels: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict[str, int])
     """Class of the taxonomy -> count, for every class that the source maps to."""
     unknown: int = 0
-    """Count of what is mapped to unknown."""
+    """Number of pixels or photos that are mapped to unknown; masks that do not exist are not counted."""
     widths: tuple[int, int, int] | None = None
     """Least, median and greatest width of the photos (upright)."""
     heights: tuple[int, int, int] | None = None
@@ -59,30 +62,33 @@ class Report:
 
     recipe: str
     data: str
-    splits: list[SplitReport] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    """Splits that are not there, in words."""
-    problems: list[Problem] = field(default_factory=list)
+    splits: list[SplitReport] = field(default_factory=list[SplitReport])
+    missing: list[str] = field(default_factory=list[str])
+    """Missing splits, one sentence each."""
+    problems: list[Problem] = field(default_factory=list[Problem])
 
     @property
     def ok(self) -> bool:
+        """Whether there are no problems."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON types, with `ok`."""
+        """Return the report as JSON types, with `ok`."""
         return {"ok": self.ok, **asdict(self)}
 
 
 def check(recipe: Recipe, data_dir: str | Path, progress: Progress | None = None) -> Report:
-    """Read every mask, then every photo, of all splits of a recipe's sources; nothing on disk changes.
+    """Read every mask, then every photo, of all splits of a recipe's sources; change nothing on disk.
 
-    A folder that is not there is listed under `missing`; it is a problem only if a stage trains on it.
+    A missing folder is listed under `missing`; it is a problem only if a stage trains on it.
 
     Args:
-        progress: called with the number of files read and of files in all.
+        recipe: The recipe.
+        data_dir: Directory that contains the folders of its sources.
+        progress: Called with the number of files read and of files in all.
 
     Raises:
-        UpernetError: the data directory, the taxonomy, or every source's folder is missing.
+        UpernetError: The data directory, the taxonomy, or every source's folder is missing.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
@@ -94,17 +100,33 @@ def check(recipe: Recipe, data_dir: str | Path, progress: Progress | None = None
     opened = _open_all(recipe, taxonomy, data_dir, report)
     if not opened and not report.problems:
         raise UpernetError(f"{data_dir}: holds none of the folders of recipe {recipe.name}: {report.missing[0]}")
-    total = sum(len(source) * (2 if isinstance(source, MaskFolder) else 1) for source, _ in opened)
-    count = _Counter(total, progress)
-    mask_sizes: dict[Path, tuple[int, int]] = {}
-    for source, split in opened:
-        if isinstance(source, MaskFolder):
-            _scan_masks(source, split, report, mask_sizes, count)
-        else:
-            _count_photos(source, split)
-    for source, split in opened:
-        _scan_photos(source, split, report, mask_sizes, count)
+    count = _Counter(sum(len(split.source) * (1 + len(split.masks)) for split in opened), progress)
+    for split in opened:
+        for annotation in split.source.annotations.values():
+            if isinstance(annotation, LevelMasks):
+                _scan_masks(split, annotation, report, count)
+            elif isinstance(annotation, LevelLabels):
+                _count_photos(split, annotation)
+    for split in opened:
+        _scan_photos(split, report, count)
     return report
+
+
+@dataclass
+class _OpenedSplit:
+    """A split of a source and what is reported of each of its levels."""
+
+    source: Source
+    levels: dict[str, SplitReport]
+    mask_sizes: dict[tuple[Path, str], tuple[int, int]] = field(default_factory=dict[tuple[Path, str], tuple[int, int]])
+    """(Photo, level) -> width and height of its mask."""
+
+    @property
+    def masks(self) -> list[LevelMasks]:
+        return [found for found in self.source.annotations.values() if isinstance(found, LevelMasks)]
+
+    def problem(self, text: str, file: object = "", count: int = 1, values: tuple[int, ...] = ()) -> Problem:
+        return Problem(self.source.name, self.source.split, text, str(file), count, values)
 
 
 class _Counter:
@@ -117,10 +139,10 @@ class _Counter:
             self.progress(self.done, self.total)
 
 
-def _open_all(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path, report: Report) -> list[tuple[Source, SplitReport]]:
-    """List every split of every source, and report what the names of the files tell."""
+def _open_all(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path, report: Report) -> list[_OpenedSplit]:
+    """List every split of every source, and report the problems that show without reading masks and photos."""
     trained = {name for stage in (recipe.training.stages if recipe.training else ()) for name in stage.sources}
-    opened = []
+    opened: list[_OpenedSplit] = []
     for name, spec in recipe.sources.items():
         told: set[str] = set()  # a wrong mapping is wrong for every split: say it once
         for split in _splits(spec):
@@ -136,14 +158,14 @@ def _open_all(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path, report: Report
                     report.problems.append(Problem(name, split, str(error)))
                 told.add(str(error))
                 continue
-            for text in source.problems():
-                report.problems.append(Problem(name, split, text))
+            report.problems += [Problem(name, split, text) for text in source.problems()]
             if split != "held_back" or "held_back" in spec.splits:
                 for folder in source.empty_folders():
                     text = f"{folder}: the class folder holds no photos; add some or remove the folder."
                     report.problems.append(Problem(name, split, text, str(folder)))
-            opened.append((source, SplitReport(name, split, spec.level, len(source))))
-    report.splits = [split for _, split in opened]
+            levels = {level: SplitReport(name, split, level, len(source)) for level in source.annotations}
+            opened.append(_OpenedSplit(source, levels))
+            report.splits += levels.values()
     return opened
 
 
@@ -153,68 +175,70 @@ def _splits(spec: SourceSpec) -> list[str]:
     return [name for name in ("train", "held_back", "val", "test") if name in names]
 
 
-def _count_photos(source: Source, split: SplitReport) -> None:
-    counts = np.bincount([photo.label or 0 for photo in source.photos], minlength=len(source.level.names))
-    targets = set((source.spec.classes or {}).values())
-    split.labels = {
-        name: int(count) for name, count in zip(source.level.names, counts, strict=True) if count or name in targets
-    }
+def _count_photos(split: _OpenedSplit, annotation: LevelLabels) -> None:
+    """Count photos per class."""
+    names = annotation.level.names
+    labels = [photo.labels.get(annotation.level.name, IGNORE) for photo in split.source.photos]
+    counts = np.bincount([label for label in labels if label != IGNORE], minlength=len(names))
+    targets = set((annotation.spec.classes or {}).values())
+    level = split.levels[annotation.level.name]
+    level.labels = {name: int(count) for name, count in zip(names, counts, strict=True) if count or name in targets}
+    level.unknown = labels.count(IGNORE)
+    level.annotated = len(labels) - level.unknown
 
 
-def _scan_masks(
-    source: MaskFolder, split: SplitReport, report: Report, sizes: dict[Path, tuple[int, int]], count: _Counter
-) -> None:
+def _scan_masks(split: _OpenedSplit, annotation: LevelMasks, report: Report, count: _Counter) -> None:
     """Count pixels per class, and find masks that cannot be read or have values outside the mapping."""
-    pixels = np.zeros(len(source.table), dtype=np.int64)
+    table, names = annotation.table, annotation.level.names
+    level = split.levels[annotation.level.name]
+    pixels = np.zeros(len(table), dtype=np.int64)
     outside: dict[int, list[Path]] = {}
-    for photo in source.photos:
+    for photo in split.source.photos:
         count.step()
-        if photo.mask is None:
-            continue  # told by Source.problems
+        path = photo.masks[annotation.level.name]
+        if path is None:
+            continue  # Source.problems says so, unless the level is optional
         try:
-            mask = source.read_mask(photo)
+            mask = read_mask(path)
         except UpernetError as error:
-            report.problems.append(Problem(source.name, split.split, str(error), str(photo.mask)))
+            report.problems.append(split.problem(str(error), path))
             continue
-        sizes[photo.path] = (mask.shape[1], mask.shape[0])
-        for value in source.unmapped_values(mask):
-            outside.setdefault(value, []).append(photo.mask)
+        level.annotated += 1
+        split.mask_sizes[photo.path, annotation.level.name] = (mask.shape[1], mask.shape[0])
+        for value in annotation.unmapped_values(mask):
+            outside.setdefault(value, []).append(path)
         inside = mask[(mask >= 0) & (mask < len(pixels))]
         found = np.bincount(inside)
         pixels[: len(found)] += found
     if outside:
         affected = {mask for masks in outside.values() for mask in masks}
         first = min(affected)
-        text = f"{first}: {source.outside(sorted(outside))}"
-        values = tuple(sorted(outside))
-        report.problems.append(Problem(source.name, split.split, text, str(first), len(affected), values))
-    split.unit = "pixels"
-    split.labels = {
-        source.level.names[label]: int(pixels[source.table == label].sum())
-        for label in np.unique(source.table[source.table >= 0]).tolist()
-    }
-    split.unknown = int(pixels[source.table == IGNORE].sum())
+        text = f"{first}: {annotation.explain_unmapped(sorted(outside))}"
+        report.problems.append(split.problem(text, first, len(affected), tuple(sorted(outside))))
+    level.unit = "pixels"
+    level.labels = {names[label]: int(pixels[table == label].sum()) for label in np.unique(table[table >= 0]).tolist()}
+    level.unknown = int(pixels[table == IGNORE].sum())
 
 
-def _scan_photos(
-    source: Source, split: SplitReport, report: Report, mask_sizes: dict[Path, tuple[int, int]], count: _Counter
-) -> None:
-    """Decode every photo; find those that cannot be read or differ in size from their mask."""
-    sizes = []
-    for photo in source.photos:
+def _scan_photos(split: _OpenedSplit, report: Report, count: _Counter) -> None:
+    """Decode every photo; find those that cannot be read or differ in size from their masks."""
+    sizes: list[tuple[int, int]] = []
+    for photo in split.source.photos:
         count.step()
         try:
-            size = source.read_photo(photo).size
+            size = split.source.read_photo(photo).size
         except UpernetError as error:
-            report.problems.append(Problem(source.name, split.split, str(error), str(photo.path)))
+            report.problems.append(split.problem(str(error), photo.path))
             continue
         sizes.append(size)
-        if isinstance(source, MaskFolder) and photo.path in mask_sizes:
-            problem = source.size_problem(photo, mask_sizes[photo.path], size)
+        for level, mask in photo.masks.items():
+            mask_size = split.mask_sizes.get((photo.path, level))
+            problem = size_problem(mask, photo, mask_size, size) if mask and mask_size else None
             if problem:
-                report.problems.append(Problem(source.name, split.split, problem, str(photo.mask)))
+                report.problems.append(split.problem(problem, mask))
     if sizes:
-        split.widths, split.heights = (_spread(list(side)) for side in zip(*sizes, strict=True))
+        for level in split.levels.values():
+            level.widths, level.heights = (_spread(list(side)) for side in zip(*sizes, strict=True))
 
 
 def _spread(values: list[int]) -> tuple[int, int, int]:

@@ -20,8 +20,8 @@ class Sample:
     """Level -> int16 H x W; `part` holds global part labels."""
     labels: dict[str, int] = field(default_factory=dict)
     """Level -> label of the whole photo."""
-    weak: frozenset[str] = frozenset()
-    """Levels whose annotation was implied by the source or by another level."""
+    implied: frozenset[str] = frozenset()
+    """Levels whose labels are implied by the source or by another level."""
     key: str = ""
     """Where the photo comes from: its path below the data directory."""
 
@@ -36,7 +36,8 @@ class Batch:
     """Level -> int64 N x H x W."""
     labels: dict[str, Tensor]
     """Level -> int64 N."""
-    weak: frozenset[str]
+    implied: frozenset[str]
+    """Levels whose labels are implied."""
     source: str
     keys: tuple[str, ...] = ()
 
@@ -77,7 +78,7 @@ def stack(samples: Sequence[Sample], source: str) -> Batch:
             level: torch.stack([sample.maps[level].as_subclass(Tensor) for sample in samples]) for level in first.maps
         },
         labels={level: torch.tensor([sample.labels[level] for sample in samples]) for level in first.labels},
-        weak=frozenset().union(*(sample.weak for sample in samples)),
+        implied=frozenset[str]().union(*(sample.implied for sample in samples)),
         source=source,
         keys=tuple(sample.key for sample in samples),
     )

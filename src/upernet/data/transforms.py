@@ -41,7 +41,7 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
     scaled_height, scaled_width = _scaled_size(height, width, spec, random[0])
     top, rows, visible_rows, above, below = _window(height, scaled_height, spec.crop[0], random[1], random[2])
     left, columns, visible_columns, before, after = _window(width, scaled_width, spec.crop[1], random[3], random[4])
-    labels = next((value for level, value in sample.maps.items() if level not in sample.weak), None)
+    labels = next((value for level, value in sample.maps.items() if level not in sample.implied), None)
     if spec.max_class_share < 1 and labels is not None:
         window, visible = (rows, columns), (visible_rows, visible_columns)
         top, left = _varied_corner(labels, (top, left), window, visible, spec.max_class_share, generator)

@@ -218,12 +218,12 @@ class Scores:
 
     Args:
         taxonomy: The taxonomy of the model.
-        supervision: How image labels train dense levels in the scored source; see `image_scores`.
+        supervision: Level -> how image labels train it in the scored source, see `image_scores`; `pooled` if not listed.
     """
 
-    def __init__(self, taxonomy: Taxonomy, supervision: str = "pooled") -> None:
+    def __init__(self, taxonomy: Taxonomy, supervision: Mapping[str, str] | None = None) -> None:
         self.taxonomy = taxonomy
-        self.supervision = supervision
+        self.supervision = supervision or {}
         owned = {name for name in taxonomy.levels if LEVEL_KINDS[name].owned_by}
         free = {name: level for name, level in taxonomy.levels.items() if name not in owned}
         self.pixels = {name: PixelScore(level) for name, level in free.items() if LEVEL_KINDS[name].dense}
@@ -242,13 +242,13 @@ class Scores:
         Args:
             outputs: Logits or probabilities of this photo alone, at least for `annotated_levels(sample)`.
             sample: Its annotations. The outputs are resized to the size of its label maps.
-            implied: Score the implied labels (`sample.weak`) instead of the annotated ones.
+            implied: Score the implied labels (`sample.implied`) instead of the annotated ones.
             via_sizes: Sizes that the outputs are resized to, one after another, before the size of the label map.
 
         Raises:
             UpernetError: Parts are annotated but not the objects that own them.
         """
-        scored = {name for name in (*sample.maps, *sample.labels) if (name in sample.weak) == implied}
+        scored = {name for name in (*sample.maps, *sample.labels) if (name in sample.implied) == implied}
         scored_parts = [name for name in self.parts if name in sample.maps and name in scored]
         owners = {LEVEL_KINDS[name].owned_by for name in scored_parts}
         predictions: dict[str, Tensor] = {}
@@ -270,7 +270,7 @@ class Scores:
             self.parts[name].update(outputs[name], predictions[owner], objects, parts, via_sizes)
         for name, label in sample.labels.items():
             if name in self.labels and name in scored:
-                self.labels[name].update(image_scores(outputs[name], self.supervision), label)
+                self.labels[name].update(image_scores(outputs[name], self.supervision.get(name, "pooled")), label)
 
     def __iadd__(self, other: Scores) -> Scores:
         """Add the photos of `other`."""

@@ -16,7 +16,7 @@ from upernet.checkpoints import (
     load_backbone_weights,
     save_checkpoint,
 )
-from upernet.data.drawing import batches
+from upernet.data.sampling import batches
 from upernet.distributed import World, join_world, leave_world, synchronize_batch_norms, wait_for_all
 from upernet.errors import UpernetError
 from upernet.evaluation.calibration import calibrate, check_calibration
@@ -172,7 +172,7 @@ class Run:
             self.saved = None
         first, iterations = self.position.iteration, stage.spec.iterations
         workers, world = self.training.workers, self.world
-        stream = batches(stage.sources, stage.schedule, first, iterations, workers, world.rank, world.size)
+        stream = batches(stage.sources, stage.sampler, first, iterations, workers, world.rank, world.size)
         start = time.perf_counter()
         for iteration, batch in enumerate(stream, first):
             result = trainer.step(batch, iteration)

@@ -50,20 +50,20 @@ class LevelLosses:
         levels = [level for level in self.taxonomy.levels if level != "part"]
         return (*levels, f"object/{AUXILIARY}", *(f"part/{owner}" for owner in owners))
 
-    def weight(self, name: str, weak: Collection[str] = ()) -> float:
-        """Factor of the loss `name` in the total; `weak`: the levels whose labels are implied."""
+    def weight(self, name: str, implied: Collection[str] = ()) -> float:
+        """Factor of the loss `name` in the total; `implied`: the levels whose labels are implied."""
         level, _, detail = name.partition("/")
         weights: Mapping[str, float] = {**self.spec.weights}
-        factor = weights[level] * (self.spec.weak if level in weak else 1.0)
+        factor = weights[level] * (self.spec.weak if level in implied else 1.0)
         return factor * self.spec.auxiliary if detail == AUXILIARY else factor
 
-    def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: str) -> dict[str, Ratio]:
+    def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: Mapping[str, str]) -> dict[str, Ratio]:
         """Losses of `logits` (of the levels that `batch` annotates) as ratios; 0 / 0 where no label is known.
 
         Args:
             logits: what the model returned, N x K (x h x w).
             batch: maps int64 N x H x W and labels int64 N, IGNORE where unknown.
-            supervision: `broadcast` or `pooled`, how an image label teaches a level of pixels.
+            supervision: Level -> `broadcast` or `pooled`, how an image label trains a dense level; `pooled` if not listed.
         """
         losses: dict[str, Ratio] = {}
         maps = {level: self._at_stride(target) for level, target in batch.maps.items()}
@@ -79,7 +79,7 @@ class LevelLosses:
                 losses[f"object/{AUXILIARY}"] = self._cross_entropy(_resize(logits[AUXILIARY], target), target, level)
         for level, label in batch.labels.items():
             if level in logits and level not in maps:
-                losses[level] = self._image_label(logits[level], label, level, supervision)
+                losses[level] = self._image_label(logits[level], label, level, supervision.get(level, "pooled"))
         return losses
 
     def _at_stride(self, target: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from upernet.data.drawing import Schedule, check_batch_sizes
+from upernet.data.sampling import BatchSampler, check_batch_sizes
 from upernet.data.sources import Source, SourceMissing, open_source
 from upernet.distributed import World
 from upernet.errors import UpernetError
@@ -25,14 +25,14 @@ class Stage:
         number: Number of the stage, from 0.
         spec: Settings of the stage.
         sources: Sources by name, with the augmentation of this stage.
-        schedule: Source and photos of every iteration.
+        sampler: Source and photos of every iteration.
         losses: Losses of a batch.
     """
 
     number: int
     spec: StageSpec
     sources: Mapping[str, Source]
-    schedule: Schedule
+    sampler: BatchSampler
     losses: LevelLosses
 
 
@@ -48,11 +48,11 @@ def open_stages(recipe: Recipe, training: TrainingSpec, model: UPerNet, data_dir
         sources = {name: _open_source(name, spec, recipe, model, data_dir) for name in spec.sources}
         _check_levels(spec, sources)
         _check_batch_norms(spec, sources)
-        schedule = _schedule(spec, sources, sampling_seed(training.seed, number))
-        check_batch_sizes(schedule, world.size)
+        sampler = _sampler(spec, sources, sampling_seed(training.seed, number))
+        check_batch_sizes(sampler, world.size)
         trained_parameters(model, spec)  # raises if there are none
         losses = LevelLosses(model.taxonomy, spec.loss or recipe.loss, world.device)
-        stages.append(Stage(number, spec, sources, schedule, losses))
+        stages.append(Stage(number, spec, sources, sampler, losses))
     return stages
 
 
@@ -85,10 +85,10 @@ def _check_batch_norms(stage: StageSpec, sources: Mapping[str, Source]) -> None:
             )
 
 
-def _schedule(stage: StageSpec, sources: Mapping[str, Source], seed: int) -> Schedule:
+def _sampler(stage: StageSpec, sources: Mapping[str, Source], seed: int) -> BatchSampler:
     weights = stage.sources if isinstance(stage.sources, dict) else {}
     sampled = {
         name: (len(source), weights.get(name, source.spec.weight), source.spec.batch_size)
         for name, source in sources.items()
     }
-    return Schedule(seed, sampled)
+    return BatchSampler(seed, sampled)

@@ -69,12 +69,12 @@ class StageTrainer:
         rate = self._set_learning_rate(iteration)
         batch = batch.to(self.world.device)
         logits = self._forward(batch)
-        ratios = self.stage.losses(logits, batch, self.stage.sources[batch.source].spec.supervision)
+        ratios = self.stage.losses(logits, batch, self.stage.sources[batch.source].spec.supervision_by_level)
         sums = self._sum_ratios(ratios)
         losses = {name: numerator / denominator for name, (numerator, denominator) in sums.items() if denominator > 0}
         if bad := [name for name, loss in losses.items() if not math.isfinite(loss)]:
             raise _diverged(f"loss {', '.join(bad)}", batch.source)
-        weights = {name: self.stage.losses.weight(name, batch.weak) for name in losses}
+        weights = {name: self.stage.losses.weight(name, batch.implied) for name in losses}
         if losses:
             denominators = {name: sums[name][1] for name in losses}
             self._descend(self._objective(logits, ratios, denominators, weights), batch.source)

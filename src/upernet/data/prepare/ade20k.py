@@ -50,20 +50,11 @@ MERGED = {783: 15, 533: 36, 246: 89}
 _BENCHMARK_PHOTO = re.compile(r"(?P<root>(?:.*/)?)images/(?P<split>training|validation)/(?P<stem>\w[\w.-]*)\.jpg")
 _FULL_PHOTO = re.compile(r"(?:.*/)?images/(?:ADE/)?(?P<split>training|validation)/(?:[^/]+/)+(?P<stem>\w[\w.-]*)\.jpg")
 
-Progress = Callable[[int, int], None]
 
-
-@dataclass
-class Prepared:
-    """What `prepare_ade20k` made."""
-
-    folder: Path
-    origin: str
-    """`BENCHMARK` or `FULL`."""
-    photos: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    """Split -> photos that the archives hold, all of which are there now."""
-    written: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    """Split -> those of them that were not there before."""
+_NOTE = (
+    "Classes and sizes are those of the MIT Scene Parsing Benchmark as far as its published conversion tells, but "
+    "releases of the full ADE20K differ from it in photos and labels: scores are not quite comparable."
+)
 
 
 @dataclass(frozen=True)
@@ -78,19 +69,19 @@ class _Item:
 
 
 def prepare_ade20k(data_dir: str | Path, archives: Sequence[str | Path], progress: Progress | None = None) -> Prepared:
-    """Write the photos and label maps of `archives` to `data_dir/ade20k`; what is there already stays.
+    """Write the photos and label maps of `archives` to `data_dir/ade20k`; keep existing files.
 
     Takes the benchmark (`ADEChallengeData2016.zip`), whose files are copied as they are, or the full ADE20K, whose
     label maps and larger photos are reduced and whose objects are numbered anew as the benchmark's makers did. Each
     file appears whole, so an interrupted run is repeated to go on.
 
     Args:
-        data_dir: where the recipes' data sets lie; `--data` of the other commands.
-        archives: zip files, or the folders that they were unpacked to.
-        progress: called with the number of photos done and of photos in all.
+        data_dir: Directory of the recipes' data sets; `--data` of the other commands.
+        archives: Zip files, or the folders that they were unpacked to.
+        progress: Called with the number of photos done and of photos in all.
 
     Raises:
-        UpernetError: no archive, an archive is damaged or not to be trusted or not ADE20K, label maps are missing, the
+        UpernetError: No archive is given, an archive is damaged or not to be trusted or not ADE20K, label maps are missing, the
             folder was prepared from another release, or it cannot be written.
     """
     if not archives:
@@ -102,7 +93,9 @@ def prepare_ade20k(data_dir: str | Path, archives: Sequence[str | Path], progres
     with ExitStack() as stack:
         opened = [stack.enter_context(open_archive(Path(path))) for path in archives]
         origin, items = _find(opened)
-        prepared = Prepared(Path(data_dir) / "ade20k", origin)
+        none = dict.fromkeys(SPLITS, 0)
+        note = _NOTE if origin == FULL else ""
+        prepared = Prepared(Path(data_dir) / "ade20k", origin, dict(none), dict(none), note)
         _claim(prepared.folder, origin)
         for done, item in enumerate(items, 1):
             prepared.photos[item.split] += 1
@@ -113,7 +106,7 @@ def prepare_ade20k(data_dir: str | Path, archives: Sequence[str | Path], progres
 
 
 def _find(archives: Sequence[Archive]) -> tuple[str, list[_Item]]:
-    """Photos with their label maps, sorted by split and name, and what they are from."""
+    """Return the release that the archives are from, and photos with their label maps, sorted by split and name."""
     found: dict[str, dict[tuple[str, str], _Item]] = {BENCHMARK: {}, FULL: {}}
     for archive in archives:
         for name in sorted(archive.sizes):
@@ -199,7 +192,7 @@ def _write(item: _Item, folder: Path, origin: str) -> bool:
 
 
 def _convert(item: _Item, photo: Path, mask: Path) -> None:
-    """The label map of the full ADE20K with the benchmark's numbers, and both as large as in the benchmark."""
+    """Convert the label map of the full ADE20K to the benchmark's numbers, and both files to the benchmark's size."""
     where = f"{item.archive.path}/{item.photo}"
     content = item.archive.read(item.photo)
     picture = read_image(_named(content, where))
@@ -220,7 +213,7 @@ def _convert(item: _Item, photo: Path, mask: Path) -> None:
 
 @cache
 def _full_table() -> np.ndarray:
-    """uint8, by the number of an object in the full ADE20K: its class in the benchmark, 0 for none."""
+    """Return the uint8 table from numbers of objects in the full ADE20K to classes of the benchmark, 0 for none."""
     table = np.zeros(256 * 26, dtype=np.uint8)
     table[list(FULL_NUMBERS)] = np.arange(1, 151)
     table[list(MERGED)] = list(MERGED.values())
@@ -228,7 +221,7 @@ def _full_table() -> np.ndarray:
 
 
 def _named(content: bytes, name: str) -> io.BytesIO:
-    """Bytes as a file whose name errors show."""
+    """Return bytes as a file whose name appears in errors."""
     file = io.BytesIO(content)
     file.name = name  # type: ignore[attr-defined]
     return file
@@ -241,3 +234,6 @@ def _has_size(path: Path, size: int) -> bool:
 def _write_bytes(path: Path, content: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+PREPARE = prepare_ade20k

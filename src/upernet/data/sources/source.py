@@ -1,10 +1,9 @@
-"""What all sources share: folders and splits, the listing, and the implied labels."""
+"""What all kinds of sources share: folders and splits, listing, annotated and implied levels."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,35 +14,33 @@ from torchvision import tv_tensors
 
 from upernet.data.images import read_image
 from upernet.data.sample import Sample
-from upernet.data.sources.mapping import implied_label, implied_labels, read_label_names
+from upernet.data.sources.annotation import LevelAnnotation, LevelMasks, Photo
 from upernet.errors import UpernetError
-from upernet.recipe import SourceSpec
-from upernet.taxonomy import Taxonomy
+from upernet.recipe import AnnotationSpec, SourceSpec
+from upernet.taxonomy import Level, Taxonomy
+from upernet.taxonomy.levels import LEVEL_KINDS
 
 
-class SourceMissing(UpernetError):
-    """The source's folder, or the split, is not there: programs may go on without it, if they say so."""
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A listed photo, with the mask that belongs to it or the class folder that it lies in."""
-
-    path: Path
-    mask: Path | None = None
-    label: int | None = None
+class SourceMissing(UpernetError):  # noqa: N818 (the name is public)
+    """A source's folder or split is missing; programs may go on without it, if they say so."""
 
 
 class Source(ABC):
-    """A sequence of samples of one split of a data source, sorted by file name.
+    """A sequence of samples: one split of a data source, sorted by file name.
+
+    A kind of source says how its photos are listed (`_list`) and how each level is annotated (`_annotation`).
 
     Attributes:
-        name: the key under `sources` of the recipe.
-        spec: its settings.
-        levels: the levels that its samples annotate, the source's own level first.
-        weak: those of them that are implied.
-        photos: what was listed; `source[i]` reads `photos[i]`.
+        name: Key under `sources` of the recipe.
+        spec: Settings of the source.
+        annotations: Level -> how the source annotates it.
+        levels: Levels of its samples: the annotated ones, then the implied ones.
+        implied: Levels whose labels follow from those of another level, or are the same for all photos.
+        photos: The listed photos; `source[i]` reads `photos[i]`.
     """
+
+    layout = "put photos there"
+    """The files that the source expects, for errors."""
 
     def __init__(self, name: str, spec: SourceSpec, taxonomy: Taxonomy, data_dir: Path, split: str) -> None:
         self.name = name
@@ -51,38 +48,57 @@ class Source(ABC):
         self.taxonomy = taxonomy
         self.data_dir = data_dir
         self.split = split
-        self.level = taxonomy.level(spec.level)
         self.folders = self._find_folders()
-        self.label_names = self._read_label_names()
-        if spec.level in spec.implies:
-            raise UpernetError(f"sources.{name}.implies: {spec.level} is the source's own level; take it out.")
-        self.image_labels = {
-            level: implied_label(f"sources.{name}.implies.{level}", taxonomy.level(level), implied)
-            for level, implied in spec.implies.items()
-            if isinstance(implied, str)
+        self.annotations = {
+            level: self._annotation(self._where(level), taxonomy.level(level), annotation)
+            for level, annotation in spec.annotated.items()
         }
-        self.implied = {
-            level: implied_labels(f"sources.{name}.implies.{level}", self.level, taxonomy.level(level), implied)
-            for level, implied in spec.implies.items()
-            if not isinstance(implied, str)
-        }
-        self.weak = frozenset(spec.implies)
-        self.levels = (spec.level, *spec.implies)
+        self.levels = (*self.annotations, *self._implied_levels())
+        self.implied = frozenset(self.levels) - frozenset(self.annotations)
+        self._check_owners()
         self.photos = [photo for photo in self._list() if self._in_split(photo.path)]
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """Read photo `index`. Raises UpernetError, naming the file, when it or its annotation is not usable."""
+        """Read photo `index` and its annotations.
+
+        Raises:
+            UpernetError: The photo or an annotation cannot be used; the message names the file.
+        """
+        photo = self.photos[index]
+        image = self.read_photo(photo)
+        maps: dict[str, np.ndarray] = {}
+        labels: dict[str, int] = {}
+        for annotation in self.annotations.values():
+            own_maps, own_labels = annotation.annotate(photo, image.size)
+            maps |= own_maps
+            labels |= own_labels
+        inside = photo.path.is_relative_to(self.data_dir)  # not where the recipe gives an absolute path
+        return Sample(
+            # A view of H x W x 3: torchvision resizes this memory order fastest.
+            image=tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1)),
+            maps={level: tv_tensors.Mask(torch.from_numpy(value)) for level, value in maps.items()},
+            labels=labels,
+            implied=self.implied,
+            key=(photo.path.relative_to(self.data_dir) if inside else photo.path).as_posix(),
+        )
+
+    def read_photo(self, photo: Photo) -> Image.Image:
+        """Decode the photo alone. Raises as `read_image`."""
+        return read_image(photo.path)
+
+    @abstractmethod
+    def _annotation(self, where: str, level: Level, spec: AnnotationSpec) -> LevelAnnotation:
+        """Return how the source annotates `level`; `where` is the key of the recipe that describes it."""
 
     @abstractmethod
     def _list(self) -> Sequence[Photo]:
-        """All photos of `folders`, sorted, whatever the split."""
+        """Return all photos of `folders`, sorted, whatever the split."""
 
     def problems(self) -> list[str]:
-        """What is wrong with the files as far as their names tell, each with the fix."""
+        """Return what is wrong with the files as far as their names tell, each with the fix."""
         if not self.photos:
             places = " and ".join(str(folder) for folder in self.folders)
             if self._holds_back:
@@ -92,11 +108,35 @@ class Source(ABC):
         return []
 
     def empty_folders(self) -> list[Path]:
-        """Folders that should hold photos and do not."""
+        """Return the folders that should hold photos and do not."""
         return []
 
-    layout = "put photos there"
-    """The folders that the source expects, said in errors."""
+    def _where(self, level: str) -> str:
+        place = f"sources.{self.name}"
+        return place if self.spec.level else f"{place}.annotations.{level}"
+
+    def _implied_levels(self) -> Iterable[str]:
+        by: dict[str, str] = {}
+        for level, annotation in self.annotations.items():
+            for implied in annotation.spec.implies:
+                where = f"{annotation.where}.implies.{implied}"
+                if implied in self.annotations:
+                    raise UpernetError(f"{where}: the source annotates level {implied} itself; take it out.")
+                if implied in by:
+                    raise UpernetError(f"{where}: level {by[implied]} implies {implied}, too; keep one of the two.")
+                by[implied] = level
+        return by
+
+    def _check_owners(self) -> None:
+        """Check that parts come with maps of the objects that own them."""
+        maps = {level for annotation in self.annotations.values() for level in annotation.maps}
+        for level, annotation in self.annotations.items():
+            owner = LEVEL_KINDS[level].owned_by
+            if isinstance(annotation, LevelMasks) and owner is not None and owner not in maps:
+                raise UpernetError(
+                    f"{annotation.where}.implies: {level}s need the {owner} they belong to; annotate level {owner}, "
+                    f'too, or imply it, for instance implies: {{{owner}: {{"*": person}}}}.'
+                )
 
     @property
     def _holds_back(self) -> bool:
@@ -104,11 +144,12 @@ class Source(ABC):
         return self.spec.held_back > 0 and "held_back" not in self.spec.splits and self.split in ("train", "held_back")
 
     def _find_folders(self) -> list[Path]:
-        folder_name = self.spec.splits.get("train" if self._holds_back else self.split)  # type: ignore[call-overload]
+        splits: dict[str, str] = {**self.spec.splits}
+        folder_name = splits.get("train" if self._holds_back else self.split)
         if folder_name is None:
             raise SourceMissing(
                 f"source {self.name} has no split {self.split}; name its folder under sources.{self.name}.splits "
-                f"(there: {', '.join(self.spec.splits) or 'none'})."
+                f"(there: {', '.join(splits) or 'none'})."
             )
         folders = [self.data_dir / self.spec.path.replace("{split}", part.strip()) for part in folder_name.split("+")]
         for folder in folders:
@@ -119,28 +160,9 @@ class Source(ABC):
                 )
         return folders
 
-    def _read_label_names(self) -> dict[int, str]:
-        """Names of the source's classes by their numbers, empty if it has none."""
-        return read_label_names(self.folders)
-
     def _in_split(self, path: Path) -> bool:
         if not self._holds_back:
             return True
         digest = blake2b(path.stem.encode(), digest_size=8).digest()
         held_back = int.from_bytes(digest, "big") < self.spec.held_back * 2**64
         return held_back == (self.split == "held_back")
-
-    def _sample(self, photo: Photo, maps: dict[str, np.ndarray], labels: dict[str, int], image: Image.Image) -> Sample:
-        inside = photo.path.is_relative_to(self.data_dir)  # not where the recipe gives an absolute path
-        return Sample(
-            # A view of H x W x 3: torchvision resizes this memory order fastest.
-            image=tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1)),
-            maps={level: tv_tensors.Mask(torch.from_numpy(value)) for level, value in maps.items()},
-            labels={**labels, **self.image_labels},
-            weak=self.weak,
-            key=(photo.path.relative_to(self.data_dir) if inside else photo.path).as_posix(),
-        )
-
-    def read_photo(self, photo: Photo) -> Image.Image:
-        """Decode the photo alone. Raises as `read_image`."""
-        return read_image(photo.path)

@@ -20,7 +20,7 @@ from upernet.data.transforms import augment
 from upernet.errors import UpernetError
 
 
-class Draw(NamedTuple):
+class BatchPlan(NamedTuple):
     """What one iteration takes: photos of one source, and a seed for the augmentation of each."""
 
     source: str
@@ -28,7 +28,7 @@ class Draw(NamedTuple):
     seeds: list[int]
 
 
-class Schedule:
+class BatchSampler:
     """Sources and photos of every iteration of a stage.
 
     Each iteration draws one source. Within a source, every photo is taken once, in an order shuffled anew, before any
@@ -56,7 +56,7 @@ class Schedule:
         self._earlier = np.empty(0, dtype=np.int64)
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
 
-    def plan(self, iteration: int) -> Draw:
+    def plan(self, iteration: int) -> BatchPlan:
         """The draw of `iteration` (from 0), whatever was asked for before."""
         self._know(iteration)
         name = self._names[self._choices[iteration]]
@@ -65,7 +65,7 @@ class Schedule:
         positions = range(first, first + batch_size)
         indices = [int(self._order(name, position // size)[position % size]) for position in positions]
         seeds = (_random(self.seed, f"augment/{name}", np.array(positions)) >> np.uint64(1)).tolist()
-        return Draw(name, indices, seeds)
+        return BatchPlan(name, indices, seeds)
 
     def _know(self, iteration: int) -> None:
         """Extend `_choices` (source of an iteration) and `_earlier` (how often it was drawn before) to `iteration`."""
@@ -92,20 +92,22 @@ class TrainingSet(Dataset):
     """Item `i` is the batch of iteration `i`, or this process's share of it, read, augmented and stacked.
 
     Args:
-        sources: name -> source, for every source of the schedule.
-        schedule: what is drawn when.
+        sources: name -> source, for every source of the sampler.
+        sampler: what is drawn when.
         rank, world_size: this process takes photos `rank`, `rank + world_size`, ... of each batch.
     """
 
-    def __init__(self, sources: Mapping[str, Source], schedule: Schedule, rank: int = 0, world_size: int = 1) -> None:
-        check_batch_sizes(schedule, world_size)
+    def __init__(
+        self, sources: Mapping[str, Source], sampler: BatchSampler, rank: int = 0, world_size: int = 1
+    ) -> None:
+        check_batch_sizes(sampler, world_size)
         self.sources = sources
-        self.schedule = schedule
+        self.sampler = sampler
         self.rank = rank
         self.world_size = world_size
 
     def __getitem__(self, iteration: int) -> Batch | UpernetError:
-        name, indices, seeds = self.schedule.plan(iteration)
+        name, indices, seeds = self.sampler.plan(iteration)
         source = self.sources[name]
         samples = []
         # An exception that crosses a process boundary is buried in a traceback of the worker: return it instead.
@@ -118,13 +120,13 @@ class TrainingSet(Dataset):
         return stack(samples, name)
 
 
-def check_batch_sizes(schedule: Schedule, world_size: int) -> None:
+def check_batch_sizes(sampler: BatchSampler, world_size: int) -> None:
     """Check that every process gets a photo of every batch.
 
     Raises:
         UpernetError: A batch is smaller than the number of processes.
     """
-    for name, (_, _, batch_size) in schedule.sources.items():
+    for name, (_, _, batch_size) in sampler.sources.items():
         if batch_size < world_size:
             raise UpernetError(
                 f"sources.{name}.batch_size: {batch_size} photos cannot be shared by {world_size} processes; "
@@ -134,7 +136,7 @@ def check_batch_sizes(schedule: Schedule, world_size: int) -> None:
 
 def batches(
     sources: Mapping[str, Source],
-    schedule: Schedule,
+    sampler: BatchSampler,
     first_iteration: int,
     last_iteration: int,
     workers: int = 0,
@@ -150,7 +152,7 @@ def batches(
         UpernetError: a photo or mask cannot be read, or does not fit the source's class mapping.
     """
     loader = DataLoader(
-        TrainingSet(sources, schedule, rank, world_size),
+        TrainingSet(sources, sampler, rank, world_size),
         batch_size=None,
         sampler=range(first_iteration, last_iteration),
         num_workers=workers,

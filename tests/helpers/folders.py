@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter
 
-from upernet.recipe import SourceSpec
+from upernet.recipe import AnySourceSpec
 from upernet.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.from_dict(
@@ -24,9 +26,11 @@ TAXONOMY = Taxonomy.from_dict(
 )
 
 
-def source_spec(**settings) -> SourceSpec:
+def source_spec(**settings: Any) -> AnySourceSpec:
     """A mask folder of objects, unless told otherwise."""
-    return SourceSpec.model_validate({"kind": "mask_folder", "path": "set/{split}", "level": "object", **settings})
+    return TypeAdapter(AnySourceSpec).validate_python(
+        {"kind": "mask_folder", "path": "set/{split}", "level": "object", **settings}
+    )
 
 
 def save_photo(path: Path, width: int = 12, height: int = 8, seed: int = 0) -> None:
