@@ -219,7 +219,8 @@ class SourceSpec(Settings):
             several = ", or several levels under annotations" if has_several else ""
             raise SettingsError(f"the level is missing; name the level that the source annotates{several}", "level")
         if has_several and getattr(self, "annotations", None):
-            shorthand = [key for key in type(self).shorthand_keys() if key in self.model_fields_set]
+            fields = type(self).model_fields
+            shorthand = [key for key in self.shorthand_keys() if getattr(self, key) != fields[key].default]
             if shorthand:
                 message = "describes a single level; move it to the level's entry under annotations"
                 raise SettingsError(message, shorthand[0])
