@@ -327,6 +327,8 @@ class StageSpec(Settings):
 
 
 class TrainingSpec(Settings):
+    """How a recipe is trained: its stages, and what they have in common."""
+
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_clipping: float | None = Field(default=1.0, gt=0)

@@ -28,7 +28,7 @@ NAMES = TAXONOMY.level("object").names
 
 
 def make_benchmark(root: Path, count: int = 2) -> Path:
-    """The benchmark, unpacked: `count` photos of 12 x 8 in each split, and the table of the classes."""
+    """Unpack the benchmark: `count` photos of 12 x 8 in each split, and the table of the classes."""
     folder = root / "ADEChallengeData2016"
     for split, short in (("training", "train"), ("validation", "val")):
         for number in range(1, count + 1):
@@ -42,7 +42,7 @@ def make_benchmark(root: Path, count: int = 2) -> Path:
 
 
 def make_full(root: Path, numbers, width: int = 12, height: int = 8, name: str = "ADE_train_00000007") -> Path:
-    """The full data set with one photo, whose columns have these numbers."""
+    """Make the full data set with one photo, whose columns have these numbers."""
     folder = root / "ADE20K_2021_17_01"
     place = folder / "images" / "ADE" / "training" / "urban" / "street"
     save_photo(place / f"{name}.jpg", width, height)
@@ -206,7 +206,7 @@ def test_the_benchmarks_own_table_is_that_of_the_taxonomy(tmp_path):
 
 
 def refused(tmp_path, archives, match):
-    """The sentence with which `archives` are refused, after nothing was written."""
+    """Return the sentence with which `archives` are refused, after nothing was written."""
     with pytest.raises(UpernetError, match=match) as error:
         prepare_ade20k(tmp_path / "out", archives)
     assert not (tmp_path / "out").exists()
@@ -253,7 +253,7 @@ def test_a_folder_of_another_release_is_left_alone(tmp_path):
 def hostile(
     path: Path, name: str, content: bytes = b"x", compression: int = zipfile.ZIP_DEFLATED, mode: int = 0
 ) -> Path:
-    """The tiny benchmark with one more member."""
+    """Pack the tiny benchmark with one more member."""
     with zipfile.ZipFile(path, "a") as archive:
         member = zipfile.ZipInfo(name)
         member.filename = name  # as it is, backslashes too
@@ -338,8 +338,10 @@ def test_any_damage_is_one_sentence(changes):
         for place, change in changes:
             content[int(place * len(content))] ^= change
         path.write_bytes(content)
+        message = str(path)
         try:
             prepare_ade20k(root / "out", [path])
         except UpernetError as error:
-            assert str(error).startswith(str(path)) and "\n" not in str(error)
+            message = str(error)
+        assert message.startswith(str(path)) and "\n" not in message
         assert {path.name for path in root.iterdir()} <= {"ADEChallengeData2016", path.name, "out"}

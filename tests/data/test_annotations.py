@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from upernet.data.check import check
 from upernet.data.images import read_mask
+from upernet.data.sample import Sample
 from upernet.data.sources import Source, open_source
 from upernet.data.transforms import augment
 from upernet.errors import UpernetError
@@ -34,6 +35,10 @@ ANNOTATIONS: dict[str, Any] = {
 def open_several(root: Path, annotations: dict[str, Any] = ANNOTATIONS) -> Source:
     spec = source_spec(level=None, annotations=annotations)
     return open_source("mine", spec, TAXONOMY, root, "train")
+
+
+def read_all(source: Source) -> list[Sample]:
+    return [source[index] for index in range(len(source))]
 
 
 @pytest.fixture
@@ -65,7 +70,7 @@ def test_a_level_alone_is_shorthand(tmp_path: Path) -> None:
     alone = open_source("mine", source_spec(level="object", **entry), TAXONOMY, tmp_path, "train")
     several = open_several(tmp_path, {"object": entry})
     assert alone.levels == several.levels and alone.implied == several.implied
-    for first, second in zip(alone, several, strict=True):
+    for first, second in zip(read_all(alone), read_all(several), strict=True):
         assert first.labels == second.labels and torch.equal(first.maps["object"], second.maps["object"])
 
 
@@ -94,7 +99,7 @@ def test_a_photo_without_a_row_is_unknown_only_if_the_level_is_optional(
         with pytest.raises(UpernetError, match=r"002\.png: has no row in scenes\.csv .*2 photos.*; add it"):
             open_several(tmp_path, annotations)
         return
-    assert [sample.labels["scene"] for sample in open_several(tmp_path, annotations)] == [0, -1, -1, -1]
+    assert [sample.labels["scene"] for sample in read_all(open_several(tmp_path, annotations))] == [0, -1, -1, -1]
 
 
 def test_a_misspelled_folder_of_an_optional_level_shows(tmp_path: Path, folder: Path) -> None:
@@ -138,7 +143,7 @@ def test_class_folders_can_label_several_levels(tmp_path: Path) -> None:
     }
     spec = source_spec(kind="label_folder", level=None, annotations=annotations)
     source = open_source("mine", spec, TAXONOMY, tmp_path, "train")
-    assert [sample.labels for sample in source] == [
+    assert [sample.labels for sample in read_all(source)] == [
         {"scene": 1, "texture": IGNORE},
         {"scene": 0, "texture": IGNORE},
         {"scene": IGNORE, "texture": 0},
@@ -224,7 +229,7 @@ def test_a_recipe_with_several_levels_per_photo_trains_and_is_evaluated(tmp_path
     assert set(result.implied["mine"]) == {"material"}
 
 
-def test_files_with_photos_of_one_name_need_no_mask_of_their_own(tmp_path: Path, folder: Path) -> None:
+def test_two_photos_of_one_name_do_not_share_masks(tmp_path: Path, folder: Path) -> None:
     save_photo(folder / "images" / "000.webp")
     with pytest.raises(UpernetError, match="has the mask of 000"):
         open_several(tmp_path)

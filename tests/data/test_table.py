@@ -35,7 +35,7 @@ def open_table(root: Path, split: str = "train", **changes: Any) -> Source:
     ("name", "text"),
     [
         ("labels.csv", "file,label\na.jpg,street\nsub/c.jpg,Garden\nb.jpg,garden\n"),
-        ("labels.csv", "\ufefflabel,file,more\r\nstreet, a.jpg,\r\n\r\ngarden,sub/c.jpg,x\r\ngarden,b.jpg,\"y,\nz\"\r\n"),
+        ("labels.csv", "\ufefflabel,file,x\r\nstreet, a.jpg,\r\n\r\ngarden,sub/c.jpg,x\r\ngarden,b.jpg,\"y,\nz\"\r\n"),
         ("labels.jsonl", '{"file": "a.jpg", "label": "street"}\n\n{"label": "garden", "file": "sub/c.jpg", "x": [1]}\n'
                          '{"file": "b.jpg", "label": "garden"}'),
     ],
@@ -43,7 +43,7 @@ def open_table(root: Path, split: str = "train", **changes: Any) -> Source:
 def test_a_row_per_photo(tmp_path: Path, folder: Path, name: str, text: str) -> None:
     (folder / name).write_bytes(text.encode())
     source = open_table(tmp_path, table=name)
-    assert [(sample.key, sample.labels) for sample in source] == [
+    assert [(sample.key, sample.labels) for sample in map(source.__getitem__, range(len(source)))] == [
         ("set/train/a.jpg", {"scene": 0}),
         ("set/train/b.jpg", {"scene": 1}),
         ("set/train/sub/c.jpg", {"scene": 1}),
@@ -57,7 +57,7 @@ def test_a_column_per_level(tmp_path: Path, folder: Path) -> None:
         "texture": {"column": "look", "classes": {"stripes": "banded"}, "implies": {"material": {"banded": "hair"}}},
     }
     source = open_table(tmp_path, level=None, annotations=annotations)
-    assert [sample.labels for sample in source] == [
+    assert [sample.labels for sample in map(source.__getitem__, range(len(source)))] == [
         {"scene": 0, "texture": 0, "material": 2},
         {"scene": IGNORE, "texture": 0, "material": 2},
     ]
@@ -67,7 +67,7 @@ def test_a_column_per_level(tmp_path: Path, folder: Path) -> None:
 def test_numbers_as_classes(tmp_path: Path, folder: Path) -> None:
     (folder / "labels.jsonl").write_text('{"file": "a.jpg", "label": 7}\n{"file": "b.jpg", "label": null}\n')
     source = open_table(tmp_path, table="labels.jsonl", classes={7: "garden"})
-    assert [sample.labels for sample in source] == [{"scene": 1}]
+    assert [sample.labels for sample in map(source.__getitem__, range(len(source)))] == [{"scene": 1}]
 
 
 HEADER = "file,label\n"
@@ -176,9 +176,10 @@ def test_what_csv_and_json_writers_write_is_read(
 def test_any_bytes_are_rows_or_one_sentence(tmp_path: Path, folder: Path, content: bytes) -> None:
     for name in ("labels.csv", "labels.jsonl"):
         (folder / name).write_bytes(content)
+        message, rows = f"{folder / name}:", []
         try:
             rows = read_table(folder / name, ["label"])
         except UpernetError as error:
-            assert str(error).startswith(f"{folder / name}:") and "\n" not in str(error).replace(str(content), "")
-        else:
-            assert all(row.photo.is_relative_to(folder) for row in rows)
+            message = str(error)
+        assert message.startswith(f"{folder / name}:") and "\n" not in message
+        assert all(row.photo.is_relative_to(folder) for row in rows)

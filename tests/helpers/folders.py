@@ -27,7 +27,7 @@ TAXONOMY = Taxonomy.from_dict(
 
 
 def source_spec(**settings: Any) -> AnySourceSpec:
-    """A mask folder of objects, unless told otherwise."""
+    """Return the settings of a source: a mask folder of objects, unless told otherwise."""
     return TypeAdapter(AnySourceSpec).validate_python(
         {"kind": "mask_folder", "path": "set/{split}", "level": "object", **settings}
     )

@@ -1,4 +1,4 @@
-"""One annotated photo, and a batch of them."""
+"""A sample (one annotated photo) and a batch of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo plus any subset of annotations. Labels follow the taxonomy; `IGNORE` (-1) is unknown."""
+    """One photo with any number of annotated levels. Labels follow the taxonomy; `IGNORE` (-1) is unknown."""
 
     image: tv_tensors.Image
     """uint8 3 x H x W, RGB."""
@@ -23,7 +23,7 @@ class Sample:
     implied: frozenset[str] = frozenset()
     """Levels whose labels are implied by the source or by another level."""
     key: str = ""
-    """Where the photo comes from: its path below the data directory."""
+    """Path of the photo, below the data directory if it is there."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch with all its tensors on `device`."""
+        """Return the batch with all its tensors on `device`."""
         return replace(
             self,
             images=self.images.to(device),
@@ -54,15 +54,17 @@ class Batch:
         )
 
     def widened(self) -> Batch:
-        """The batch with int64 maps, as loss functions want them."""
+        """Return the batch with int64 maps, which loss functions need."""
         return replace(self, maps={level: value.long() for level, value in self.maps.items()})
 
 
 def stack(samples: Sequence[Sample], source: str) -> Batch:
-    """Stack samples of one source into a batch, maps still int16: a quarter of the bytes that travel between processes.
+    """Stack samples of one source into a batch.
+
+    Its maps are still int16: a quarter of the bytes that travel between processes.
 
     Raises:
-        ValueError: the samples differ in size or in annotated levels.
+        ValueError: The samples differ in size or in annotated levels.
     """
     first = samples[0]
     for sample in samples:

@@ -1,7 +1,7 @@
-"""Which source and which photos each iteration takes, and the loader that reads them.
+"""Sampling: which photos of which source each batch takes, and the loader that reads them.
 
-Everything is a pure function of a seed and the number of the iteration, so every process draws the same and a run that
-was interrupted goes on as if it had not been.
+A plan is a pure function of a seed and the number of the iteration. So all processes agree without talking to each
+other, and an interrupted run continues as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from upernet.errors import UpernetError
 
 
 class BatchPlan(NamedTuple):
-    """What one iteration takes: photos of one source, and a seed for the augmentation of each."""
+    """The photos of one batch, all of one source, and a seed for the augmentation of each."""
 
     source: str
     indices: list[int]
@@ -29,17 +29,17 @@ class BatchPlan(NamedTuple):
 
 
 class BatchSampler:
-    """Sources and photos of every iteration of a stage.
+    """Sampler of the batches of a stage.
 
-    Each iteration draws one source. Within a source, every photo is taken once, in an order shuffled anew, before any
-    is taken again.
+    Each iteration draws one source. Within a source, every photo is taken once, in a new random order, before any is
+    taken again.
 
     Args:
-        seed: another seed gives other draws.
-        sources: name -> (number of photos, weight or None for the number of photos, batch size).
+        seed: Seed of all draws.
+        sources: Name -> (number of photos, weight or None for the number of photos, batch size).
 
     Raises:
-        UpernetError: there is no source, or one has no photo.
+        UpernetError: There is no source, or one has no photo.
     """
 
     def __init__(self, seed: int, sources: Mapping[str, tuple[int, float | None, int]]) -> None:
@@ -57,7 +57,7 @@ class BatchSampler:
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
 
     def plan(self, iteration: int) -> BatchPlan:
-        """The draw of `iteration` (from 0), whatever was asked for before."""
+        """Return the plan of `iteration` (from 0), whatever was asked for before."""
         self._know(iteration)
         name = self._names[self._choices[iteration]]
         size, _, batch_size = self.sources[name]
@@ -79,7 +79,7 @@ class BatchSampler:
             self._earlier[drawn] = np.arange(drawn.sum())
 
     def _order(self, name: str, number: int) -> np.ndarray:
-        """Order of the photos in pass `number` over a source."""
+        """Return the order of the photos in pass `number` over a source."""
         known, order = self._orders.get(name, (-1, None))
         if order is None or known != number:
             size = self.sources[name][0]
@@ -88,13 +88,13 @@ class BatchSampler:
         return order
 
 
-class TrainingSet(Dataset):
-    """Item `i` is the batch of iteration `i`, or this process's share of it, read, augmented and stacked.
+class TrainingSet(Dataset["Batch | UpernetError"]):
+    """Data set whose item `i` is the batch of iteration `i`, or this process's share of it.
 
     Args:
-        sources: name -> source, for every source of the sampler.
-        sampler: what is drawn when.
-        rank, world_size: this process takes photos `rank`, `rank + world_size`, ... of each batch.
+        sources: Name -> source, for every source of the sampler.
+        sampler: Plans the batches.
+        rank, world_size: This process takes photos `rank`, `rank + world_size`, ... of each batch.
     """
 
     def __init__(
@@ -143,13 +143,13 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of iterations `first_iteration` up to, not including, `last_iteration`, in order.
+    """Yield the batches of iterations `first_iteration` up to, not including, `last_iteration`.
 
-    They are the same for any number of `workers` (processes that read ahead; 0: this process reads), and the global
-    random state of this process is left alone.
+    They are the same for any number of `workers` (processes that read ahead; 0: this process reads). The global random
+    state of this process does not change.
 
     Raises:
-        UpernetError: a photo or mask cannot be read, or does not fit the source's class mapping.
+        UpernetError: A photo or mask cannot be read, or does not fit the source's class mapping.
     """
     loader = DataLoader(
         TrainingSet(sources, sampler, rank, world_size),
@@ -176,7 +176,7 @@ def _choose(seed: int, iterations: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 def _random(seed: int, stream: str, counters: np.ndarray) -> np.ndarray:
-    """uint64 per counter: SplitMix64 (Steele et al. 2014) started from a hash of seed and stream, read at any place."""
+    """Return one uint64 per counter: SplitMix64 (Steele et al. 2014), started from a hash of seed and stream."""
     start = int.from_bytes(blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest(), "little")
     value = np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

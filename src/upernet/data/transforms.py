@@ -1,4 +1,4 @@
-"""What happens to a sample before the network sees it. All randomness comes from the generator that is passed in."""
+"""Augmentation and resizing of samples. All randomness comes from the generator that is passed in."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from upernet.recipe import Augmentation, Resize
 from upernet.taxonomy import IGNORE
 
 PADDING = (124, 116, 104)
-"""RGB of padded pixels: the mean of ImageNet, about zero after normalisation."""
+"""RGB of padded pixels: the mean of ImageNet, about zero after normalization."""
 
 
 def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> Sample:
-    """Random scale, crop, flip and photometric distortion of one sample; its image labels stay as they are.
+    """Scale, crop, flip and distort one sample at random; all its label maps follow, its image labels stay as they are.
 
     The window of the photo that the crop will show is cut out first and then resized, so the cost is that of the crop
     and not of the enlarged photo. Photos smaller than the crop get borders of `PADDING` and of `IGNORE`, each divided
     at random between the two sides.
 
-    `max_class_share` looks at the first map that is not implied; without such a map the first crop is taken.
+    `max_class_share` looks at the first map that is not implied; without such a map, the first crop is taken.
 
     Args:
-        sample: image uint8 3 x H x W, maps int16 H x W.
-        spec: ranges and the size of the crop.
-        generator: the only source of randomness.
+        sample: Image uint8 3 x H x W, maps int16 H x W.
+        spec: Ranges and the size of the crop.
+        generator: The only source of randomness.
 
     Returns:
         A sample of the size `spec.crop`.
@@ -72,7 +72,7 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
 
 
 def resize(sample: Sample, size: Resize) -> Sample:
-    """The sample at the size that `size` says: image bilinear, maps by nearest pixel."""
+    """Resize a sample as `size` says: the image bilinearly, maps by the nearest pixel."""
     height, width = sample.image.shape[-2:]
     factor = size.short_side / min(height, width)
     if size.long_side is not None:
@@ -90,7 +90,7 @@ def resize(sample: Sample, size: Resize) -> Sample:
 
 
 def _scaled_size(height: int, width: int, spec: Augmentation, random: float) -> tuple[int, int]:
-    """Height and width of the whole photo after the random resize."""
+    """Return height and width of the whole photo after the random resize."""
     low, high = spec.scale
     scale = low + (high - low) * random if spec.scale_distribution == "uniform" else low * (high / low) ** random
     if spec.short_side is None:
@@ -106,7 +106,7 @@ def _scaled_size(height: int, width: int, spec: Augmentation, random: float) -> 
 
 
 def _window(size: int, scaled: int, crop: int, where: float, border: float) -> tuple[int, int, int, int, int]:
-    """Along one axis: start and length of the window in the photo, its length in the crop, borders before and after."""
+    """Return, along one axis, start and length of the window in the photo, its length in the crop, borders before and after."""
     visible = min(crop, scaled)
     length = min(size, max(1, round(visible * size / scaled)))
     start = int(where * (size - length + 1))
@@ -122,7 +122,7 @@ def _varied_corner(
     max_share: float,
     generator: torch.Generator,
 ) -> tuple[int, int]:
-    """`corner` or, while one class has `max_share` or more of the labelled pixels, another one at random.
+    """Return `corner` or, while one class has `max_share` or more of the labeled pixels, another one at random.
 
     At most 10 are drawn; the last of them is taken unchecked, as published for ADE20K.
 
@@ -143,7 +143,7 @@ def _varied_corner(
 
 
 def _nearest(labels: Tensor, height: int, width: int) -> tv_tensors.Mask:
-    """Resize by the nearest pixel centre; unlike torchvision's NEAREST it is not off by half a pixel from bilinear."""
+    """Resize by the nearest pixel center; unlike torchvision's NEAREST it is not off by half a pixel from bilinear."""
     rows, columns = labels.shape[-2:]
     if (rows, columns) == (height, width):
         return tv_tensors.Mask(labels)
@@ -159,7 +159,7 @@ _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 
 
 def _photometric(image: Tensor, random: list[float]) -> tv_tensors.Image:
-    """Brightness (+-32), contrast and saturation (0.5 to 1.5) and hue (+-18 degrees), each with probability 1/2.
+    """Distort brightness (+-32), contrast and saturation (0.5 to 1.5) and hue (+-18 degrees), each with probability 1/2.
 
     Each of the four is affine in RGB (hue as a rotation in YIQ), so together they are one 3 x 3 matrix and one offset:
     a few milliseconds less than four passes, and rounded once.
@@ -186,7 +186,7 @@ def _photometric(image: Tensor, random: list[float]) -> tv_tensors.Image:
 
 
 def _photometric_hsv(image: Tensor, random: list[float]) -> tv_tensors.Image:
-    """The distortion published for ADE20K: brightness (+-32), contrast and saturation (0.5 to 1.5), hue (-18 to 17).
+    """Distort as published for ADE20K: brightness (+-32), contrast and saturation (0.5 to 1.5), hue (-18 to 17).
 
     Each has probability 1/2 and gives whole grey levels again: clipped to 0..255 and cut. Contrast comes before or
     after saturation and hue, which are steps of their own in HSV (hue in units of 2 degrees).
@@ -213,7 +213,7 @@ def _linear(pixels: np.ndarray, factor: float, offset: float) -> np.ndarray:
 
 
 def _turn_in_hsv(pixels: np.ndarray, saturation: float, turn: int) -> np.ndarray:
-    """RGB -> HSV, S times `saturation`, H plus `turn`, -> RGB; uint8 at every step, H in 0..179.
+    """Convert to HSV, multiply S by `saturation`, add `turn` to H, convert back; uint8 at every step, H in 0..179.
 
     The numbers are OpenCV's, which the published models were trained with: to HSV in fixed point with 12 bits, to RGB
     cut to whole levels (in 1 of 100 values OpenCV's own float error cuts one level more).
@@ -243,11 +243,11 @@ def _turn_in_hsv(pixels: np.ndarray, saturation: float, turn: int) -> np.ndarray
 
 
 def _select(mask: np.ndarray, chosen: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """`np.where` for int16, a fifth of its time on masks that change from pixel to pixel."""
+    """Select as `np.where`, for int16; a fifth of its time on masks that change from pixel to pixel."""
     return other ^ ((chosen ^ other) & -mask.view(np.int8).astype(np.int16))
 
 
 def _divide(dividend: np.ndarray, divisor: np.ndarray, factor: int) -> np.ndarray:
-    """`factor * dividend / divisor` rounded, through a reciprocal with 12 bits after the point; 0 / 0 is 0."""
+    """Return `factor * dividend / divisor` rounded, by a reciprocal with 12 bits after the point; 0 / 0 is 0."""
     reciprocal = np.rint(np.float32(factor * 4096) / np.maximum(divisor, 1).astype(np.float32))
     return np.floor((dividend.astype(np.float32) * reciprocal + np.float32(2048)) * np.float32(1 / 4096))

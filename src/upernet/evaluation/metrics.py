@@ -218,7 +218,7 @@ class Scores:
 
     Args:
         taxonomy: The taxonomy of the model.
-        supervision: Level -> how image labels train it in the scored source, see `image_scores`; `pooled` if not listed.
+        supervision: Level -> how image labels train it in the scored source, see `image_scores`; pooled if unlisted.
     """
 
     def __init__(self, taxonomy: Taxonomy, supervision: Mapping[str, str] | None = None) -> None:

@@ -63,7 +63,7 @@ class LevelLosses:
         Args:
             logits: what the model returned, N x K (x h x w).
             batch: maps int64 N x H x W and labels int64 N, IGNORE where unknown.
-            supervision: Level -> `broadcast` or `pooled`, how an image label trains a dense level; `pooled` if not listed.
+            supervision: Level -> `broadcast` or `pooled`, how an image label trains a dense level; default: `pooled`.
         """
         losses: dict[str, Ratio] = {}
         maps = {level: self._at_stride(target) for level, target in batch.maps.items()}

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from upernet.data.images import read_image
+from upernet.data.prepare import Prepared, Progress
 from upernet.data.prepare.archive import Archive, open_archive
 from upernet.errors import UpernetError
 from upernet.files import atomic_path, write_text
@@ -81,8 +82,8 @@ def prepare_ade20k(data_dir: str | Path, archives: Sequence[str | Path], progres
         progress: Called with the number of photos done and of photos in all.
 
     Raises:
-        UpernetError: No archive is given, an archive is damaged or not to be trusted or not ADE20K, label maps are missing, the
-            folder was prepared from another release, or it cannot be written.
+        UpernetError: No archive is given, an archive is damaged, unsafe or not ADE20K, label maps are missing, the folder
+            was prepared from another release, or it cannot be written.
     """
     if not archives:
         raise UpernetError(
@@ -162,7 +163,7 @@ def _check_classes(where: str, table: str) -> None:
 
 
 def _names() -> tuple[str, ...]:
-    """What the values of a label map mean."""
+    """Return the names of the values of a label map."""
     return "unlabelled", *load_taxonomy("ade20k150").level("object").names
 
 

@@ -55,7 +55,7 @@ class Archive:
             )
 
     def read(self, name: str) -> bytes:
-        """The content of a file. Raises UpernetError if it is damaged or cannot be read."""
+        """Return the content of a file. Raises UpernetError if it is damaged or cannot be read."""
         size = self.sizes[name]
         try:
             with self.open(name) as file:

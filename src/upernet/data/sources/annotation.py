@@ -123,9 +123,11 @@ class LevelMasks(LevelAnnotation):
 
     @property
     def maps(self) -> tuple[str, ...]:
+        """The annotated level, and the levels that its pixels imply."""
         return tuple(self.tables)
 
     def annotate(self, photo: Photo, size: tuple[int, int]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Read the mask of `photo`; see `LevelAnnotation.annotate`."""
         path = photo.masks[self.level.name]
         if path is None:
             if not self.optional:
@@ -185,6 +187,7 @@ class LevelLabels(LevelAnnotation):
 
     @property
     def maps(self) -> tuple[str, ...]:
+        """Empty: a photo has one label."""
         return ()
 
     def label_of(self, name: str, place: str, noun: str = "class") -> int:
@@ -209,6 +212,7 @@ class LevelLabels(LevelAnnotation):
         ]
 
     def annotate(self, photo: Photo, size: tuple[int, int]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Return the label of `photo` and what it implies; see `LevelAnnotation.annotate`."""
         label = photo.labels.get(self.level.name, IGNORE)
         implied = {name: IGNORE if label == IGNORE else int(table[label]) for name, table in self.implied.items()}
         return {}, {self.level.name: label, **implied, **self.image_labels}

@@ -19,10 +19,12 @@ class LabelFolder(Source):
     layout = "it needs one folder of photos per class"
 
     def problems(self) -> list[str]:
+        """Return what is wrong with the files and the names of classes, each with the fix; see `Source.problems`."""
         unmapped = [problem for annotation in self._labels.values() for problem in annotation.problems()]
         return unmapped or super().problems()
 
     def empty_folders(self) -> list[Path]:
+        """Return the class folders without photos."""
         return [
             path
             for folder in self.folders

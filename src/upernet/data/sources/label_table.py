@@ -17,6 +17,7 @@ class LabelTable(Source):
     layout = "its table needs a row with a known class per photo"
 
     def problems(self) -> list[str]:
+        """Return what is wrong with the files and the names of classes, each with the fix; see `Source.problems`."""
         unmapped = [problem for annotation in self._labels.values() for problem in annotation.problems()]
         return unmapped or super().problems()
 

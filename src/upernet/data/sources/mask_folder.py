@@ -22,6 +22,7 @@ class MaskFolder(Source):
     layout = "photos belong in its folder images/, masks in annotations/"
 
     def problems(self) -> list[str]:
+        """Return what is wrong with the files, each with the fix; see `Source.problems`."""
         found = super().problems()
         for annotation in self.annotations.values():
             if isinstance(annotation, LevelMasks):
