@@ -107,7 +107,7 @@ def test_what_is_there_stays_and_what_is_missing_or_cut_off_is_written(tmp_path)
     assert again.written == {"training": 1, "validation": 1} and photo.read_bytes() == content and mask.is_file()
     untouched = "images/ADE_train_00000002.jpg"
     assert files_below(prepared.folder / "training")[untouched] == whole[untouched]
-    assert not [path for path in prepared.folder.rglob(".*")]
+    assert not list(prepared.folder.rglob(".*"))
 
 
 def test_an_interrupted_run_goes_on(tmp_path):

@@ -23,7 +23,7 @@ needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="needs ../sh
 
 
 def coordinates(height: int, width: int) -> Sample:
-    """Make a sample whose colors (red: column, green: row) and maps (object: column, material: row) say where they are."""
+    """Make a sample whose colors (red: column, green: row) and maps (object: column, material: row) are positions."""
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     image = torch.stack([column, row, torch.full_like(row, 7)]).to(torch.uint8)
     maps = {"object": tv_tensors.Mask(column.short()), "material": tv_tensors.Mask(row.short())}

@@ -77,7 +77,8 @@ def _decode(file: ImageFile, read: Callable[[Image.Image], Result]) -> Result:
         warnings.simplefilter("ignore")
         try:
             with Image.open(file if hasattr(file, "read") else Path(file), formats=_formats()) as image:  # type: ignore[arg-type]
-                width, height = image.size
+                size: tuple[int, int] = image.size  # pyright: ignore[reportUnknownMemberType]
+                width, height = size
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 if width < 1 or height < 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
+from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Sample:
 
     image: tv_tensors.Image
     """uint8 3 x H x W, RGB."""
-    maps: dict[str, tv_tensors.Mask] = field(default_factory=dict)
+    maps: dict[str, tv_tensors.Mask] = field(default_factory=dict[str, tv_tensors.Mask])
     """Level -> int16 H x W; `part` holds global part labels."""
-    labels: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict[str, int])
     """Level -> label of the whole photo."""
     implied: frozenset[str] = frozenset()
     """Levels whose labels are implied by the source or by another level."""

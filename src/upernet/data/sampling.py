@@ -11,10 +11,11 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from upernet.data.sample import Batch, stack
+from upernet.data.sample import Batch, Sample, stack
 from upernet.data.sources import Source
 from upernet.data.transforms import augment
 from upernet.errors import UpernetError
@@ -59,7 +60,7 @@ class BatchSampler:
     def plan(self, iteration: int) -> BatchPlan:
         """Return the plan of `iteration` (from 0), whatever was asked for before."""
         self._know(iteration)
-        name = self._names[self._choices[iteration]]
+        name = self._names[int(self._choices[iteration])]
         size, _, batch_size = self.sources[name]
         first = int(self._earlier[iteration]) * batch_size
         positions = range(first, first + batch_size)
@@ -109,7 +110,7 @@ class TrainingSet(Dataset["Batch | UpernetError"]):
     def __getitem__(self, iteration: int) -> Batch | UpernetError:
         name, indices, seeds = self.sampler.plan(iteration)
         source = self.sources[name]
-        samples = []
+        samples: list[Sample] = []
         # An exception that crosses a process boundary is buried in a traceback of the worker: return it instead.
         try:
             for index, seed in list(zip(indices, seeds, strict=True))[self.rank :: self.world_size]:
@@ -175,10 +176,12 @@ def _choose(seed: int, iterations: np.ndarray, weights: np.ndarray) -> np.ndarra
     return np.minimum(np.searchsorted(bounds, uniform, side="right"), len(weights) - 1)
 
 
-def _random(seed: int, stream: str, counters: np.ndarray) -> np.ndarray:
+def _random(seed: int, stream: str, counters: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """Return one uint64 per counter: SplitMix64 (Steele et al. 2014), started from a hash of seed and stream."""
     start = int.from_bytes(blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest(), "little")
-    value = np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    value: npt.NDArray[np.uint64] = np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(
+        0x9E3779B97F4A7C15
+    )
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

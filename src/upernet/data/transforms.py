@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
+from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
+from torchvision.transforms.v2 import functional as F  # pyright: ignore[reportMissingTypeStubs]
 
 from upernet.data.sample import Sample
 from upernet.recipe import Augmentation, Resize
@@ -36,7 +36,7 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
     Returns:
         A sample of the size `spec.crop`.
     """
-    random = torch.rand(16, generator=generator, dtype=torch.float64).tolist()
+    random = _uniform(16, generator)
     height, width = sample.image.shape[-2:]
     scaled_height, scaled_width = _scaled_size(height, width, spec, random[0])
     top, rows, visible_rows, above, below = _window(height, scaled_height, spec.crop[0], random[1], random[2])
@@ -106,7 +106,7 @@ def _scaled_size(height: int, width: int, spec: Augmentation, random: float) -> 
 
 
 def _window(size: int, scaled: int, crop: int, where: float, border: float) -> tuple[int, int, int, int, int]:
-    """Return, along one axis, start and length of the window in the photo, its length in the crop, borders before and after."""
+    """Return for one axis: start and length of the window, its length in the crop, borders before and after."""
     visible = min(crop, scaled)
     length = min(size, max(1, round(visible * size / scaled)))
     start = int(where * (size - length + 1))
@@ -132,7 +132,8 @@ def _varied_corner(
         window, visible: height and width of the window in the photo, and in the crop.
     """
     free = (labels.shape[0] - window[0] + 1, labels.shape[1] - window[1] + 1)
-    for down, right in torch.rand(10, 2, generator=generator, dtype=torch.float64).tolist():
+    draws = iter(_uniform(20, generator))
+    for down, right in zip(draws, draws, strict=True):
         top, left = corner
         shown = _nearest(labels[top : top + window[0], left : left + window[1]], *visible)
         counts = np.bincount(shown.numpy().ravel() + 1)[1:]  # without IGNORE
@@ -140,6 +141,11 @@ def _varied_corner(
             break
         corner = int(down * free[0]), int(right * free[1])
     return corner
+
+
+def _uniform(count: int, generator: torch.Generator) -> list[float]:
+    values: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()  # pyright: ignore[reportUnknownMemberType]
+    return values
 
 
 def _nearest(labels: Tensor, height: int, width: int) -> tv_tensors.Mask:
@@ -155,11 +161,11 @@ def _nearest(labels: Tensor, height: int, width: int) -> tv_tensors.Mask:
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-_FROM_YIQ = torch.linalg.inv(_TO_YIQ)
+_FROM_YIQ = torch.inverse(_TO_YIQ)
 
 
 def _photometric(image: Tensor, random: list[float]) -> tv_tensors.Image:
-    """Distort brightness (+-32), contrast and saturation (0.5 to 1.5) and hue (+-18 degrees), each with probability 1/2.
+    """Distort brightness (+-32), contrast and saturation (0.5 to 1.5), hue (+-18 degrees); each with probability 1/2.
 
     Each of the four is affine in RGB (hue as a rotation in YIQ), so together they are one 3 x 3 matrix and one offset:
     a few milliseconds less than four passes, and rounded once.

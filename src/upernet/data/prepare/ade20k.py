@@ -82,8 +82,8 @@ def prepare_ade20k(data_dir: str | Path, archives: Sequence[str | Path], progres
         progress: Called with the number of photos done and of photos in all.
 
     Raises:
-        UpernetError: No archive is given, an archive is damaged, unsafe or not ADE20K, label maps are missing, the folder
-            was prepared from another release, or it cannot be written.
+        UpernetError: No archive is given, an archive is damaged, unsafe or not ADE20K, label maps are missing, the
+            folder was prepared from another release, or it cannot be written.
     """
     if not archives:
         raise UpernetError(
@@ -94,7 +94,7 @@ def prepare_ade20k(data_dir: str | Path, archives: Sequence[str | Path], progres
     with ExitStack() as stack:
         opened = [stack.enter_context(open_archive(Path(path))) for path in archives]
         origin, items = _find(opened)
-        none = dict.fromkeys(SPLITS, 0)
+        none: dict[str, int] = dict.fromkeys(SPLITS, 0)
         note = _NOTE if origin == FULL else ""
         prepared = Prepared(Path(data_dir) / "ade20k", origin, dict(none), dict(none), note)
         _claim(prepared.folder, origin)

@@ -7,7 +7,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +70,11 @@ class Archive:
 
 
 @contextmanager
-def open_archive(path: Path) -> Iterator[Archive]:
+def open_archive(path: Path) -> Generator[Archive, None, None]:
     """Open a zip archive, or the folder that one was unpacked to.
 
     Raises:
-        UpernetError: there is nothing, it is neither, or the archive is damaged or not to be trusted.
+        UpernetError: There is nothing, it is neither, or the archive is damaged or not to be trusted.
     """
     if path.is_dir():
         sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}

@@ -30,7 +30,8 @@ def read_label_names(folders: Sequence[Path]) -> dict[int, str]:
     tables: list[dict[int, str]] = []
     for folder in folders:
         files = [place / "labels.txt" for place in (folder, folder.parent)]
-        tables.append(next((_read_labels_file(file) for file in files if file.is_file()), {}))
+        file = next((file for file in files if file.is_file()), None)
+        tables.append(_read_labels_file(file) if file else {})
     for folder, table in zip(folders, tables, strict=True):
         if table != tables[0]:
             raise UpernetError(f"{folder}: its labels.txt differs from that of {folders[0]}; make them two sources.")

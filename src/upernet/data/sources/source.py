@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import tv_tensors
+from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 
 from upernet.data.images import read_image
 from upernet.data.sample import Sample
