@@ -90,13 +90,20 @@ def test_all_randomness_comes_from_the_generator():
     noise = torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8, generator=generator(5))
     sample = Sample(tv_tensors.Image(noise), coordinates(30, 40).maps)
     spec = Augmentation(crop=(24, 24))
-    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    torch_state, numpy_state, python_state = (
+        torch.get_rng_state(),
+        np.array(np.random.get_state(legacy=False)["state"]["key"]),
+        random.getstate(),
+    )
     first, again, other = (augment(sample, spec, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.image, again.image)
     assert all(torch.equal(first.maps[level], again.maps[level]) for level in first.maps)
     assert not torch.equal(first.image, other.image)
     assert torch.equal(torch_state, torch.get_rng_state())
-    assert np.array_equal(numpy_state, np.random.get_state()[1]) and python_state == random.getstate()
+    assert (
+        np.array_equal(numpy_state, np.array(np.random.get_state(legacy=False)["state"]["key"]))
+        and python_state == random.getstate()
+    )
 
 
 @pytest.mark.parametrize("photometric", ["none", "yiq", "hsv"])
@@ -130,7 +137,7 @@ def test_the_draws_of_a_seed_are_fixed():
 
 def test_scales_are_spread_evenly_or_by_ratio():
     for distribution, middle in (("uniform", 1250), ("log_uniform", 1000)):
-        spec = Augmentation(scale=(0.5, 2.0), scale_distribution=distribution)
+        spec = Augmentation.model_validate({"scale": (0.5, 2.0), "scale_distribution": distribution})
         assert [_scaled_size(1000, 10, spec, u)[0] for u in (0.0, 0.5, 1.0)] == [500, middle, 2000]
 
 
@@ -180,6 +187,7 @@ def test_crops_with_one_prevailing_class_are_drawn_again(seed, share):
     first = torch.rand(16, generator=draws, dtype=torch.float64)
     corners = [(first[1], first[3]), *torch.rand(10, 2, generator=draws, dtype=torch.float64)]
     corners = [(int(down * (40 - 16 + 1)), int(right * (60 - 12 + 1))) for down, right in corners]
+    corner, window = corners[0], sample.maps["object"]
     for corner in corners:
         window = sample.maps["object"][corner[0] : corner[0] + 16, corner[1] : corner[1] + 12]
         classes, counts = np.unique(window.numpy(), return_counts=True)

@@ -111,9 +111,7 @@ def test_stride_takes_every_nth_pixel_from_the_middle_of_its_cell():
     objects = torch.full((1, 8, 8), IGNORE)
     objects[0, 2::4, 2::4] = 1  # the published training takes source index 4 i + 2
     logits = torch.zeros(1, 3, 2, 2)
-    ratio = LevelLosses(TAXONOMY, LossSpec(stride=4))({"object": logits}, batch({"object": objects}), {})[
-        "object"
-    ]
+    ratio = LevelLosses(TAXONOMY, LossSpec(stride=4))({"object": logits}, batch({"object": objects}), {})["object"]
     assert ratio.denominator == 4 and value(ratio) == pytest.approx(math.log(3))
 
 
@@ -129,7 +127,7 @@ def test_image_labels_teach_dense_levels_by_the_mean_of_the_logits_or_at_every_p
 
 def test_unknown_scene_gives_a_loss_of_zero_over_zero():
     ratio = LevelLosses(TAXONOMY, LossSpec())(
-        {"scene": torch.randn(2, 2)}, batch(labels={"scene": torch.tensor([-1, -1])}), "pooled"
+        {"scene": torch.randn(2, 2)}, batch(labels={"scene": torch.tensor([-1, -1])}), {}
     )
     assert ratio["scene"].numerator == 0 and ratio["scene"].denominator == 0
 

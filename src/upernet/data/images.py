@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -77,13 +77,12 @@ def _decode(file: ImageFile, read: Callable[[Image.Image], Result]) -> Result:
         warnings.simplefilter("ignore")
         try:
             with Image.open(file if hasattr(file, "read") else Path(file), formats=_formats()) as image:  # type: ignore[arg-type]
-                size: tuple[int, int] = image.size  # pyright: ignore[reportUnknownMemberType]
-                width, height = size
+                width, height = cast("tuple[int, int]", image.size)  # pyright: ignore[reportUnknownMemberType]
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 if width < 1 or height < 1:
                     raise UpernetError(f"{name}: the image has no pixels ({width} x {height}); replace the file.")
-                return read(image)
+                return read(image)  # pyright: ignore[reportUnknownArgumentType]
         except UpernetError:
             raise
         except Image.DecompressionBombError:

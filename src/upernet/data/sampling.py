@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -179,9 +179,12 @@ def _choose(seed: int, iterations: np.ndarray, weights: np.ndarray) -> np.ndarra
 def _random(seed: int, stream: str, counters: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """Return one uint64 per counter: SplitMix64 (Steele et al. 2014), started from a hash of seed and stream."""
     start = int.from_bytes(blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest(), "little")
-    value: npt.NDArray[np.uint64] = np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(
-        0x9E3779B97F4A7C15
-    )
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    value = _uint64(np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+    value = _uint64((value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9))
+    value = _uint64((value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB))
+    return _uint64(value ^ (value >> np.uint64(31)))
+
+
+def _uint64(value: Any) -> npt.NDArray[np.uint64]:
+    """Give an expression its type, which numpy's stubs lose in arithmetic."""
+    return value

@@ -78,8 +78,8 @@ class Source(ABC):
         inside = photo.path.is_relative_to(self.data_dir)  # not where the recipe gives an absolute path
         return Sample(
             # A view of H x W x 3: torchvision resizes this memory order fastest.
-            image=tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1)),
-            maps={level: tv_tensors.Mask(torch.from_numpy(value)) for level, value in maps.items()},
+            image=tv_tensors.Image(torch.as_tensor(np.array(image)).permute(2, 0, 1)),
+            maps={level: tv_tensors.Mask(torch.as_tensor(value)) for level, value in maps.items()},
             labels=labels,
             implied=self.implied,
             key=(photo.path.relative_to(self.data_dir) if inside else photo.path).as_posix(),
