@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from upernet.data.check import check
+from upernet.data.prepare import DATASETS, prepare
 from upernet.data.prepare import archive as archive_module
 from upernet.data.prepare.ade20k import BENCHMARK, FULL, FULL_NUMBERS, MERGED, prepare_ade20k
 from upernet.data.sources import open_source
@@ -345,3 +346,14 @@ def test_any_damage_is_one_sentence(changes):
             message = str(error)
         assert message.startswith(str(path)) and "\n" not in message
         assert {path.name for path in root.iterdir()} <= {"ADEChallengeData2016", path.name, "out"}
+
+
+def test_an_unknown_data_set_is_refused(tmp_path):
+    with pytest.raises(UpernetError, match=r"unknown data set 'ade2k'.*did you mean 'ade20k'.*give one of"):
+        prepare("ade2k", tmp_path, [])
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_each_data_set_has_a_module_that_asks_for_its_archives(tmp_path, dataset):
+    with pytest.raises(UpernetError, match=f"{dataset}: give the archive by --from"):
+        prepare(dataset, tmp_path, [])

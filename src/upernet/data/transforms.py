@@ -256,6 +256,5 @@ def _select(mask: npt.NDArray[np.bool_], chosen: np.ndarray, other: np.ndarray) 
 
 def _divide(dividend: np.ndarray, divisor: np.ndarray, factor: int) -> np.ndarray:
     """Return `factor * dividend / divisor` rounded, by a reciprocal with 12 bits after the point; 0 / 0 is 0."""
-    quotient: npt.NDArray[np.float32] = np.float32(factor * 4096) / np.maximum(divisor, 1).astype(np.float32)
-    reciprocal = np.rint(quotient)
+    reciprocal = np.rint(np.divide(np.float32(factor * 4096), np.maximum(divisor, 1).astype(np.float32)))
     return np.floor((dividend.astype(np.float32) * reciprocal + np.float32(2048)) * np.float32(1 / 4096))
