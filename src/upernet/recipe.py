@@ -72,7 +72,7 @@ class Resize(Settings):
 
 
 class Augmentation(Settings):
-    """What happens to a training sample of a source, in this order."""
+    """The augmentation of the training samples of a source, in this order."""
 
     short_side: int | None = Field(default=None, ge=8)
     """Pixels that the short side is brought to before `scale`; None: keep the photo's own size."""
@@ -82,11 +82,11 @@ class Augmentation(Settings):
     """Range of the random resize factor."""
     scale_distribution: Literal["log_uniform", "uniform"] = "log_uniform"
     antialias: bool = True
-    """Of reduced photos."""
+    """Whether reduced photos are smoothed first."""
     crop: Size = (512, 512)
     """Height and width of the crop; smaller photos are padded (labels: unknown)."""
     max_class_share: float = Field(default=1.0, gt=0, le=1)
-    """A crop whose most frequent class has this share of its labelled pixels or more is drawn again, at most 10 times;
+    """A crop whose most frequent class has this share of its labeled pixels or more is drawn again, at most 10 times;
     1: never."""
     flip: bool = True
     photometric: Literal["none", "yiq", "hsv"] = "yiq"
@@ -281,14 +281,14 @@ class LossSpec(Settings):
     """Pixel maps are compared with the logits at every `stride`-th pixel, to which those are resized (paper: 4)."""
 
     weights: dict[LevelName, float] = {"object": 1.0, "part": 0.5, "scene": 0.25, "material": 1.0, "texture": 1.0}
-    """A level that is not listed keeps the paper's weight."""
+    """Level -> weight; a level that is not listed keeps the paper's."""
     auxiliary: float = Field(default=0.4, ge=0)
     weak: float = Field(default=1.0, ge=0)
     """Factor of the losses of implied labels."""
     class_weights: dict[LevelName, dict[str, float]] = {}
     """Factors of single classes in a level's cross entropy (others 1)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Of image labels."""
+    """Label smoothing of image labels."""
     average: Literal["known", "all"] = "known"
     """Pixels that the loss of a map is averaged over: those with a label, or all (published for ADE20K)."""
 

@@ -38,7 +38,7 @@ class Settings(BaseModel):
 
 
 class SettingsError(ValueError):
-    """For validators of models: a fault at `location` (keys, list positions) below the validated model."""
+    """An error that a validator raises: a fault at `location` (keys, list positions) below the validated model."""
 
     def __init__(self, message: str, *location: str | int) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ def read_settings(path: str | Path, model: type[SettingsType]) -> SettingsType:
     """Read the YAML file `path` into `model`.
 
     Raises:
-        UpernetError: the file is missing, is not YAML, repeats a key, or does not fit the model; the message
+        UpernetError: The file is missing, is not YAML, repeats a key, or does not fit the model; the message
             starts with ``file:line: key:``.
     """
     path = Path(path)
@@ -88,7 +88,7 @@ def check_settings(values: Any, model: type[SettingsType], source: str, root: ya
     """Fit `values`, as YAML or JSON gave them, into `model`.
 
     Raises:
-        UpernetError: they do not fit; the message starts with ``source:line: key:``, the line taken from `root`, the
+        UpernetError: They do not fit; the message starts with ``source:line: key:``, the line taken from `root`, the
             YAML that `values` came from (without `root`: ``source: key:``).
     """
     try:

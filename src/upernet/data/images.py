@@ -1,4 +1,4 @@
-"""Image files to pixels, whatever they are; one sentence for those that cannot be read."""
+"""Decoding of photos and masks, with one sentence for files that cannot be read."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Result = TypeVar("Result")
 def read_image(file: ImageFile) -> Image.Image:
     """Decode a photo: a path, or a file open for binary reading.
 
-    Takes JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF (first frame) and PPM; grey, palette, CMYK, alpha (composited on white)
-    and 16-bit grey (scaled to 8 bits).
+    Takes JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF (first frame) and PPM; gray, palette, CMYK, alpha (composited on white)
+    and 16-bit gray (scaled to 8 bits).
 
     Returns:
         A loaded PIL image of mode RGB, turned upright by its EXIF orientation.
 
     Raises:
-        UpernetError: missing, a directory, empty, not an image, truncated, or of more than `MAX_PIXELS`.
+        UpernetError: The file is missing, a directory, empty, not an image, truncated, or of more than `MAX_PIXELS`.
     """
     return _decode(file, lambda image: _to_rgb(_upright(image)))
 
@@ -48,7 +48,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
         H x W array, uint8 where the file has at most 8 bits a pixel, else int32; values as they are in the file.
 
     Raises:
-        UpernetError: as `read_image`, or the file holds colours instead of class numbers, or is JPEG compressed.
+        UpernetError: As `read_image`, or the file holds colors instead of class numbers, or is JPEG compressed.
     """
     return _decode(path, lambda image: _class_numbers(image, path))
 
@@ -161,7 +161,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Grey of more than 8 bits -> uint8: 16-bit values are divided by 257; floats up to 1 are multiplied by 255.
+    """Convert gray of more than 8 bits to uint8: divide 16-bit values by 257; multiply floats up to 1 by 255.
 
     Values that fit neither (below 0, above 65535) are stretched from their minimum and maximum to 0..255.
     """
@@ -185,9 +185,9 @@ def _class_numbers(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarr
     if image.mode not in ("1", "L", "P"):
         raise UpernetError(
             f"{path}: is an image of mode {image.mode}, not a mask of class numbers; save it with one channel whose "
-            "values are the numbers of the classes (8-bit grey, or palette, PNG)."
+            "values are the numbers of the classes (8-bit gray, or palette, PNG)."
         )
-    # Pillow spreads grey of 2 and 4 bits over 0..255.
+    # Pillow spreads gray of 2 and 4 bits over 0..255.
     tiles = getattr(image, "tile", None)
     spread = {"L;2": 85, "L;4": 17}.get(str(tiles[0][3]) if tiles else "", 1)
     values = np.asarray(image).astype(np.uint8)

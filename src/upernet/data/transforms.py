@@ -128,9 +128,9 @@ def _varied_corner(
     At most 10 are drawn; the last of them is taken unchecked, as published for ADE20K.
 
     Args:
-        labels: int16 H x W, all of the photo.
-        corner: top and left of the window in the photo.
-        window, visible: height and width of the window in the photo, and in the crop.
+        labels: Labels of the whole photo, int16 H x W.
+        corner: Top and left of the window in the photo.
+        window, visible: Height and width of the window in the photo, and in the crop.
     """
     free = (labels.shape[0] - window[0] + 1, labels.shape[1] - window[1] + 1)
     draws = iter(_uniform(20, generator))
@@ -194,7 +194,7 @@ def _photometric(image: Tensor, random: list[float]) -> tv_tensors.Image:
 def _photometric_hsv(image: Tensor, random: list[float]) -> tv_tensors.Image:
     """Distort as published for ADE20K: brightness (+-32), contrast and saturation (0.5 to 1.5), hue (-18 to 17).
 
-    Each has probability 1/2 and gives whole grey levels again: clipped to 0..255 and cut. Contrast comes before or
+    Each has probability 1/2 and gives whole gray levels again: clipped to 0..255 and cut. Contrast comes before or
     after saturation and hue, which are steps of their own in HSV (hue in units of 2 degrees).
     """
     pixels = image.as_subclass(Tensor).numpy()
@@ -225,7 +225,7 @@ def _turn_in_hsv(pixels: np.ndarray, saturation: float, turn: int) -> np.ndarray
     cut to whole levels (in 1 of 100 values OpenCV's own float error cuts one level more).
 
     Args:
-        pixels: uint8 3 x H x W.
+        pixels: Colors, uint8 3 x H x W.
         turn: -18..18.
     """
     red, green, blue = pixels.astype(np.int16, order="C")
