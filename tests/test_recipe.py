@@ -28,11 +28,12 @@ def test_shipped_recipes_load_and_name_what_their_taxonomy_has(name):
     taxonomy = load_taxonomy(recipe.taxonomy)
     assert recipe.name == name
     for source in recipe.sources.values():
-        for target in (source.classes or {}).values():
-            assert target is None or taxonomy.level(source.level).index(target) >= 0
-        for level, implied in source.implies.items():
-            for target in [implied] if isinstance(implied, str) else implied.values():
-                assert taxonomy.level(level).index(target) >= 0
+        for own, annotation in source.levels.items():
+            for target in (annotation.classes or {}).values():
+                assert target is None or taxonomy.level(own).index(target) >= 0
+            for level, implied in annotation.implies.items():
+                for target in [implied] if isinstance(implied, str) else implied.values():
+                    assert taxonomy.level(level).index(target) >= 0
     for level, factors in recipe.loss.class_weights.items():
         assert all(taxonomy.level(level).index(name) >= 0 for name in factors)
     check_calibration(taxonomy, recipe)

@@ -92,7 +92,8 @@ def test_an_empty_card_is_stored_as_an_empty_mapping(model: UPerNet, tmp_path: P
 
     for card in ({}, ModelCard()):
         save_checkpoint(tmp_path / "file.safetensors", model, card)
-        assert json.loads(read_weights(tmp_path / "file.safetensors").metadata["upernet"])["card"] == {}
+        metadata = read_weights(tmp_path / "file.safetensors").metadata["upernet"]
+        assert json.loads(str(metadata))["card"] == {}
 
 
 def test_a_model_without_a_name_is_called_after_its_file(model: UPerNet, tmp_path: Path) -> None:

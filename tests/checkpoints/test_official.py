@@ -174,10 +174,10 @@ def test_a_model_does_not_change_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "tiny.pth"
     torch.save(official_state("tiny_t"), path)
     model = upernet.load_model(tiny_recipe(tmp_path / "tiny.yaml"), checkpoint=path)
-    before = model.fusion.conv[0].weight.clone()
+    before = model.get_parameter("fusion.conv.0.weight").detach().clone()
     with open(path, "r+b") as file:
         file.write(bytes(path.stat().st_size))
-    assert torch.equal(model.fusion.conv[0].weight, before)
+    assert torch.equal(model.get_parameter("fusion.conv.0.weight"), before)
 
 
 def test_another_variant_is_named_and_the_table_is_short(file: Path, tmp_path: Path) -> None:

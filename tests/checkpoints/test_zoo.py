@@ -61,7 +61,8 @@ def counted(request: pytest.FixtureRequest) -> tuple[ZooEntry, int, int]:
     assert entry is not None and entry.published is not None
     with torch.device("meta"):
         model = create_model(entry.name)
-    return entry, *count(model, *entry.published.macs_at)
+    params, macs = count(model, *entry.published.macs_at)
+    return entry, params, macs
 
 
 def test_the_networks_are_as_large_as_published(counted: tuple[ZooEntry, int, int]) -> None:
