@@ -318,7 +318,7 @@ class StageSpec(Settings):
     power: float = Field(default=0.9, gt=0)
     """Exponent of the polynomial decay of the learning rate to zero."""
     freeze_norm: Literal["none", "backbone", "all"] = "none"
-    """Batch norms that keep their running statistics in this stage. The statistics of a batch are those of one source."""
+    """Batch norms that keep their running statistics in this stage; those of a batch come from one source."""
     frozen_backbone_stages: int = Field(default=0, ge=0)
     """Number of backbone features, from the shallowest, that are frozen: 1 freezes everything up to C2."""
     loss: LossSpec | None = None
@@ -337,8 +337,8 @@ class TrainingSpec(Settings):
     gradient_clipping: float | None = Field(default=1.0, gt=0)
     """Largest L2 norm of the gradient. None: no limit."""
     gradient_checkpointing: bool = False
-    """Whether the backward pass recomputes the activations of the backbone, which takes less memory and more time. Batch
-    norms in it then update their statistics twice per iteration."""
+    """Whether the backward pass recomputes the activations of the backbone, which takes less memory and more time.
+    Batch norms in it then update their statistics twice per iteration."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights, which is the result. None: the last weights are."""
     initialize_from: str | None = None

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from official_network import (
+from helpers.official_network import (
     golden,
     load_rule,
-    needs_reference,
     official_model,
     official_name,
     official_shapes,
     relative_error,
     tiny_model,
 )
+from helpers.shared import needs_reference
 from torch import nn
 
 from upernet.data.sample import Batch
@@ -86,7 +86,7 @@ def test_losses_gradients_and_statistics_of_one_training_pass(style):
     ratios = losses(logits, batch, {})
     values = {name: ratio.numerator / ratio.denominator for name, ratio in ratios.items()}
     total = sum(value * losses.weight(name) for name, value in values.items())
-    ours = torch.stack([values["object"], 0.4 * values[f"object/{AUXILIARY}"], total]).detach()
+    ours = torch.stack([values["object"], 0.4 * values[f"object/{AUXILIARY}"], torch.as_tensor(total)]).detach()
     published = expected["train/losses"].float()
     torch.testing.assert_close(ours, published, rtol=1e-5, atol=0)
 

@@ -36,7 +36,7 @@ def batch(maps=None, labels=None) -> Batch:
         labels=labels,
         implied=frozenset(),
         source="s",
-        keys=[""] * count,
+        keys=("",) * count,
     )
 
 
@@ -73,7 +73,7 @@ def test_losses_are_the_means_written_out_pixel_by_pixel(seed):
         1: (3, [0, 3, 1], "part/car"),
     }  # owner -> start, global labels of the slice
     for n, y, x in np.ndindex(*size):
-        owner, part, material = objects[n, y, x], parts[n, y, x], materials[n, y, x]
+        owner, part, material = (int(labels[n, y, x]) for labels in (objects, parts, materials))
         if owner != IGNORE:
             expected["object"].append(negative_log_probability(logits["object"][n, :, y, x], owner))
         if owner in slices and part != IGNORE:

@@ -53,16 +53,6 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     return _decode(path, lambda image: _class_numbers(image, path))
 
 
-def image_size(file: ImageFile) -> tuple[int, int]:
-    """Width and height of a photo as `read_image` would return it, from the header alone. Raises as `read_image`."""
-
-    def upright_size(image: Image.Image) -> tuple[int, int]:
-        width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
-
-    return _decode(file, upright_size)
-
-
 def is_photo(path: Path) -> bool:
     """Return whether the name looks like that of a photo; hidden files never do."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
