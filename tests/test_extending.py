@@ -169,7 +169,7 @@ import torch
 
 recipe = Recipe.model_validate({"description": "", "taxonomy": "camvid", "model": {"backbone": "resnet18"}})
 with torch.device("meta"):
-    model = build_model(recipe)
+    model = build_model(recipe).eval()
 assert model(torch.zeros(1, 3, 64, 64, device="meta"))["object"].shape == (1, 11, 16, 16)
 """
     )
