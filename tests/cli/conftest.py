@@ -23,7 +23,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
         with pytest.raises(SystemExit) as exit_:
             main([str(argument) for argument in arguments])
         assert isinstance(exit_.value.code, int)
-        return Result(exit_.value.code, *capsys.readouterr())
+        output = capsys.readouterr()
+        return Result(exit_.value.code, str(output.out), str(output.err))
 
     threads = torch.get_num_threads()
     yield run

@@ -8,26 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.folders import save_mask, save_photo
-from helpers.shared import SHARED, needs_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from upernet.data.check import check
+from upernet.data.prepare import DATASETS, prepare
 from upernet.data.prepare import archive as archive_module
-from upernet.data.prepare.ade20k import BENCHMARK, FULL, FULL_NUMBERS, MERGED, prepare
+from upernet.data.prepare.ade20k import BENCHMARK, FULL, FULL_NUMBERS, MERGED, prepare_ade20k
 from upernet.data.sources import open_source
 from upernet.errors import UpernetError
 from upernet.recipe import load_recipe
 from upernet.taxonomy import IGNORE, load_taxonomy
 
+SHARED = Path(__file__).parents[3] / "shared"
+needs_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs ../shared/data beside the checkout")
 RECIPE = load_recipe("upernet_internimage_t_512_160k_ade20k")
 TAXONOMY = load_taxonomy("ade20k150")
 NAMES = TAXONOMY.level("object").names
 
 
 def make_benchmark(root: Path, count: int = 2) -> Path:
-    """Write the unpacked benchmark: `count` photos of 12 x 8 in each split, and the table of the classes."""
+    """Unpack the benchmark: `count` photos of 12 x 8 in each split, and the table of the classes."""
     folder = root / "ADEChallengeData2016"
     for split, short in (("training", "train"), ("validation", "val")):
         for number in range(1, count + 1):
@@ -41,7 +43,7 @@ def make_benchmark(root: Path, count: int = 2) -> Path:
 
 
 def make_full(root: Path, numbers, width: int = 12, height: int = 8, name: str = "ADE_train_00000007") -> Path:
-    """Write the full data set with one photo, whose columns have these numbers."""
+    """Make the full data set with one photo, whose columns have these numbers."""
     folder = root / "ADE20K_2021_17_01"
     place = folder / "images" / "ADE" / "training" / "urban" / "street"
     save_photo(place / f"{name}.jpg", width, height)
@@ -74,7 +76,7 @@ def files_below(folder: Path) -> dict[str, tuple[int, int]]:
 def test_the_benchmark_from_its_zip_is_what_the_recipe_reads(tmp_path):
     folder = make_benchmark(tmp_path)
     steps = []
-    prepared = prepare(tmp_path / "out", [pack(folder)], lambda *step: steps.append(step))
+    prepared = prepare_ade20k(tmp_path / "out", [pack(folder)], lambda *step: steps.append(step))
     assert prepared.origin == BENCHMARK and prepared.folder == tmp_path / "out" / "ade20k"
     assert prepared.photos == prepared.written == {"training": 2, "validation": 2}
     assert steps == [(done, 4) for done in range(1, 5)]
@@ -92,9 +94,9 @@ def test_the_benchmark_from_its_zip_is_what_the_recipe_reads(tmp_path):
 
 def test_what_is_there_stays_and_what_is_missing_or_cut_off_is_written(tmp_path):
     folder = make_benchmark(tmp_path)
-    prepared = prepare(tmp_path / "out", [folder])
+    prepared = prepare_ade20k(tmp_path / "out", [folder])
     whole = files_below(prepared.folder / "training")
-    assert prepare(tmp_path / "out", [pack(folder)]).written == {"training": 0, "validation": 0}
+    assert prepare_ade20k(tmp_path / "out", [pack(folder)]).written == {"training": 0, "validation": 0}
     assert files_below(prepared.folder / "training") == whole
 
     photo = prepared.folder / "training" / "images" / "ADE_train_00000001.jpg"
@@ -102,7 +104,7 @@ def test_what_is_there_stays_and_what_is_missing_or_cut_off_is_written(tmp_path)
     content = photo.read_bytes()
     photo.write_bytes(content[:50])
     mask.unlink()
-    again = prepare(tmp_path / "out", [folder])
+    again = prepare_ade20k(tmp_path / "out", [folder])
     assert again.written == {"training": 1, "validation": 1} and photo.read_bytes() == content and mask.is_file()
     untouched = "images/ADE_train_00000002.jpg"
     assert files_below(prepared.folder / "training")[untouched] == whole[untouched]
@@ -117,8 +119,8 @@ def test_an_interrupted_run_goes_on(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(tmp_path / "out", [folder], interrupt)
-    assert prepare(tmp_path / "out", [folder]).written == {"training": 1, "validation": 3}
+        prepare_ade20k(tmp_path / "out", [folder], interrupt)
+    assert prepare_ade20k(tmp_path / "out", [folder]).written == {"training": 1, "validation": 3}
 
 
 def test_splits_may_come_from_several_archives(tmp_path):
@@ -130,9 +132,9 @@ def test_splits_may_come_from_several_archives(tmp_path):
             target.parent.mkdir(parents=True, exist_ok=True)
             (folder / kind / split).rename(target)
         parts.append(tmp_path / split)
-    assert prepare(tmp_path / "out", parts).photos == {"training": 2, "validation": 2}
+    assert prepare_ade20k(tmp_path / "out", parts).photos == {"training": 2, "validation": 2}
     with pytest.raises(UpernetError, match=r"has the name of .*; give each photo once"):
-        prepare(tmp_path / "other", [parts[0], parts[0]])
+        prepare_ade20k(tmp_path / "other", [parts[0], parts[0]])
 
 
 def test_every_object_of_the_full_data_set_gets_the_class_of_the_benchmark(tmp_path):
@@ -140,7 +142,7 @@ def test_every_object_of_the_full_data_set_gets_the_class_of_the_benchmark(tmp_p
     others = sorted({0, 1, 3149, 6655} - set(FULL_NUMBERS) - set(MERGED))
     numbers = [*FULL_NUMBERS, *MERGED, *others]
     folder = make_full(tmp_path, numbers, width=len(numbers))
-    prepared = prepare(tmp_path / "out", [pack(folder)])
+    prepared = prepare_ade20k(tmp_path / "out", [pack(folder)])
     assert prepared.origin == FULL and prepared.photos == {"training": 1, "validation": 0}
     mask = np.asarray(Image.open(prepared.folder / "training" / "annotations" / "ADE_train_00000007.png"))
     assert mask.dtype == np.uint8 and (mask == mask[0]).all()
@@ -148,11 +150,11 @@ def test_every_object_of_the_full_data_set_gets_the_class_of_the_benchmark(tmp_p
     photo = next((folder / "images").rglob("*.jpg"))
     assert (prepared.folder / "training" / "images" / photo.name).read_bytes() == photo.read_bytes()
     assert check(RECIPE, tmp_path / "out").ok
-    assert prepare(tmp_path / "out", [folder]).written == {"training": 0, "validation": 0}
+    assert prepare_ade20k(tmp_path / "out", [folder]).written == {"training": 0, "validation": 0}
 
 
 def test_large_photos_of_the_full_data_set_are_reduced(tmp_path):
-    prepared = prepare(tmp_path / "out", [make_full(tmp_path, [2978, 312], width=600, height=1100)])
+    prepared = prepare_ade20k(tmp_path / "out", [make_full(tmp_path, [2978, 312], width=600, height=1100)])
     photo, mask = (
         Image.open(prepared.folder / "training" / kind / f"ADE_train_00000007.{ending}")
         for kind, ending in (("images", "jpg"), ("annotations", "png"))
@@ -180,7 +182,7 @@ def test_the_numbers_of_the_full_data_set_belong_to_the_benchmarks_names():
 @needs_data
 def test_real_photos_of_the_full_data_set(tmp_path):
     sample = SHARED / "data" / "ade20k_full_sample"
-    prepared = prepare(tmp_path, [sample])
+    prepared = prepare_ade20k(tmp_path, [sample])
     assert prepared.photos == {"training": 3, "validation": 0}
     report = check(RECIPE, tmp_path)
     assert report.ok and report.splits[0].heights == (512, 512, 512)
@@ -201,13 +203,13 @@ def test_the_benchmarks_own_table_is_that_of_the_taxonomy(tmp_path):
     folder = make_benchmark(tmp_path)
     table = SHARED / "data" / "ade20k150_sample" / "objectInfo150.txt"
     (folder / "objectInfo150.txt").write_bytes(table.read_bytes())
-    assert prepare(tmp_path / "out", [folder]).photos["training"] == 2
+    assert prepare_ade20k(tmp_path / "out", [folder]).photos["training"] == 2
 
 
 def refused(tmp_path, archives, match):
-    """Return the sentence with which `archives` are refused; nothing may be written."""
+    """Return the sentence with which `archives` are refused, after nothing was written."""
     with pytest.raises(UpernetError, match=match) as error:
-        prepare(tmp_path / "out", archives)
+        prepare_ade20k(tmp_path / "out", archives)
     assert not (tmp_path / "out").exists()
     assert str(error.value).endswith(".") and "\n" not in str(error.value)
 
@@ -237,22 +239,22 @@ def test_archives_that_do_not_fit(tmp_path):
     refused(tmp_path, [folder], r"ADE_train_00000001.jpg has no label map .*\(2 photos have none\)")
     save_mask(next(full.rglob("*_seg.png")), np.zeros((5, 5, 3)))
     with pytest.raises(UpernetError, match="its label map has another size"):
-        prepare(tmp_path / "sizes", [full])
+        prepare_ade20k(tmp_path / "sizes", [full])
     assert not list((tmp_path / "sizes").rglob("*.jpg"))
 
 
 def test_a_folder_of_another_release_is_left_alone(tmp_path):
-    prepared = prepare(tmp_path / "out", [make_full(tmp_path, [1, 2])])
+    prepared = prepare_ade20k(tmp_path / "out", [make_full(tmp_path, [1, 2])])
     before = files_below(prepared.folder)
     with pytest.raises(UpernetError, match="was prepared from the full ADE20K, not the MIT Scene Parsing Benchmark"):
-        prepare(tmp_path / "out", [make_benchmark(tmp_path)])
+        prepare_ade20k(tmp_path / "out", [make_benchmark(tmp_path)])
     assert files_below(prepared.folder) == before
 
 
 def hostile(
     path: Path, name: str, content: bytes = b"x", compression: int = zipfile.ZIP_DEFLATED, mode: int = 0
 ) -> Path:
-    """Write the tiny benchmark with one more member."""
+    """Pack the tiny benchmark with one more member."""
     with zipfile.ZipFile(path, "a") as archive:
         member = zipfile.ZipInfo(name)
         member.filename = name  # as it is, backslashes too
@@ -279,7 +281,7 @@ PHOTO = "ADEChallengeData2016/images/training/ADE_train_00000001.jpg"
 )
 def test_hostile_archives_are_refused_as_a_whole(tmp_path, settings, complaint):
     path = hostile(pack(make_benchmark(tmp_path)), **settings)
-    refused(tmp_path, [path], f"nothing was unpacked, because .* {complaint}; download")
+    refused(tmp_path, [path], f"nothing was unpacked, for .* {complaint}; download")
 
 
 def test_encrypted_archives_are_refused(tmp_path):
@@ -323,7 +325,7 @@ def test_a_member_longer_than_it_says_is_not_unpacked(tmp_path):
         content[entry + offset : entry + offset + 4] = struct.pack("<I", 10)
     path.write_bytes(content)
     with pytest.raises(UpernetError, match=r"ADE_train_00000001\.jpg is damaged"):
-        prepare(tmp_path / "out", [path])
+        prepare_ade20k(tmp_path / "out", [path])
     assert not list((tmp_path / "out").rglob("*.jpg"))
 
 
@@ -337,8 +339,21 @@ def test_any_damage_is_one_sentence(changes):
         for place, change in changes:
             content[int(place * len(content))] ^= change
         path.write_bytes(content)
+        message = str(path)
         try:
-            prepare(root / "out", [path])
+            prepare_ade20k(root / "out", [path])
         except UpernetError as error:
-            assert str(error).startswith(str(path)) and "\n" not in str(error)  # noqa: PT017 (most damage is harmless)
+            message = str(error)
+        assert message.startswith(str(path)) and "\n" not in message
         assert {path.name for path in root.iterdir()} <= {"ADEChallengeData2016", path.name, "out"}
+
+
+def test_an_unknown_data_set_is_refused(tmp_path):
+    with pytest.raises(UpernetError, match=r"unknown data set 'ade2k'.*did you mean 'ade20k'.*give one of"):
+        prepare("ade2k", tmp_path, [])
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_each_data_set_has_a_module_that_asks_for_its_archives(tmp_path, dataset):
+    with pytest.raises(UpernetError, match=f"{dataset}: give the archive by --from"):
+        prepare(dataset, tmp_path, [])

@@ -17,7 +17,7 @@ STAGE = {"name": "all", "iterations": 1, "learning_rate": 0.1}
 
 @pytest.fixture
 def recipe(tmp_path):
-    """Return a function that writes a recipe with its taxonomy, and returns its path."""
+    """Return a function that writes a recipe with its taxonomy."""
 
     def write(sources: dict, trained: list[str] | None = None):
         (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TAXONOMY.to_dict()))

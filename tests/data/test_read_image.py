@@ -43,10 +43,10 @@ def test_reads_the_formats_of_photos(tmp_path, suffix, options, tolerance):
 
 def test_reads_open_files_and_paths_as_text(tmp_path):
     Image.fromarray(PHOTO).save(tmp_path / "photo.png")
-    assert np.array_equal(read_image(str(tmp_path / "photo.png")), PHOTO)
+    assert np.array_equal(np.asarray(read_image(str(tmp_path / "photo.png"))), PHOTO)
     with open(tmp_path / "photo.png", "rb") as file:
-        assert np.array_equal(read_image(file), PHOTO)
-    assert np.array_equal(read_image(io.BytesIO((tmp_path / "photo.png").read_bytes())), PHOTO)
+        assert np.array_equal(np.asarray(read_image(file)), PHOTO)
+    assert np.array_equal(np.asarray(read_image(io.BytesIO((tmp_path / "photo.png").read_bytes()))), PHOTO)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -65,7 +65,7 @@ def test_turns_photos_upright(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "photo.png", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "photo.png"), PHOTO)
+    assert np.array_equal(np.asarray(read_image(tmp_path / "photo.png")), PHOTO)
 
 
 def test_a_damaged_exif_block_does_not_cost_the_photo(tmp_path):

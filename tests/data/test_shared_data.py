@@ -1,13 +1,15 @@
 """The sources on real photographs, where the data collection lies beside the checkout."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.folders import source_spec
-from helpers.shared import DATA
 
 from upernet.data.sources import open_source
 from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
 
+DATA = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data beside the checkout")
 
 CAMVID = {

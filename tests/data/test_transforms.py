@@ -3,11 +3,11 @@ import json
 import math
 import random
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.shared import REFERENCE, needs_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import tv_tensors
@@ -18,9 +18,12 @@ from upernet.data.transforms import PADDING, _photometric, _photometric_hsv, _sc
 from upernet.recipe import Augmentation, Resize
 from upernet.taxonomy import IGNORE
 
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="needs ../shared/reference beside the checkout")
+
 
 def coordinates(height: int, width: int) -> Sample:
-    """Return a sample whose colors (red: column, green: row) and maps (object: column, material: row) show positions."""
+    """Make a sample whose colors (red: column, green: row) and maps (object: column, material: row) are positions."""
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     image = torch.stack([column, row, torch.full_like(row, 7)]).to(torch.uint8)
     maps = {"object": tv_tensors.Mask(column.short()), "material": tv_tensors.Mask(row.short())}
@@ -87,13 +90,20 @@ def test_all_randomness_comes_from_the_generator():
     noise = torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8, generator=generator(5))
     sample = Sample(tv_tensors.Image(noise), coordinates(30, 40).maps)
     spec = Augmentation(crop=(24, 24))
-    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    torch_state, numpy_state, python_state = (
+        torch.get_rng_state(),
+        np.array(np.random.get_state(legacy=False)["state"]["key"]),
+        random.getstate(),
+    )
     first, again, other = (augment(sample, spec, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.image, again.image)
     assert all(torch.equal(first.maps[level], again.maps[level]) for level in first.maps)
     assert not torch.equal(first.image, other.image)
     assert torch.equal(torch_state, torch.get_rng_state())
-    assert np.array_equal(numpy_state, np.random.get_state()[1]) and python_state == random.getstate()
+    assert (
+        np.array_equal(numpy_state, np.array(np.random.get_state(legacy=False)["state"]["key"]))
+        and python_state == random.getstate()
+    )
 
 
 @pytest.mark.parametrize("photometric", ["none", "yiq", "hsv"])
@@ -127,7 +137,7 @@ def test_the_draws_of_a_seed_are_fixed():
 
 def test_scales_are_spread_evenly_or_by_ratio():
     for distribution, middle in (("uniform", 1250), ("log_uniform", 1000)):
-        spec = Augmentation(scale=(0.5, 2.0), scale_distribution=distribution)
+        spec = Augmentation.model_validate({"scale": (0.5, 2.0), "scale_distribution": distribution})
         assert [_scaled_size(1000, 10, spec, u)[0] for u in (0.0, 0.5, 1.0)] == [500, middle, 2000]
 
 
@@ -177,6 +187,7 @@ def test_crops_with_one_prevailing_class_are_drawn_again(seed, share):
     first = torch.rand(16, generator=draws, dtype=torch.float64)
     corners = [(first[1], first[3]), *torch.rand(10, 2, generator=draws, dtype=torch.float64)]
     corners = [(int(down * (40 - 16 + 1)), int(right * (60 - 12 + 1))) for down, right in corners]
+    corner, window = corners[0], sample.maps["object"]
     for corner in corners:
         window = sample.maps["object"][corner[0] : corner[0] + 16, corner[1] : corner[1] + 12]
         classes, counts = np.unique(window.numpy(), return_counts=True)

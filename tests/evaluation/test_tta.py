@@ -12,8 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.colour_network import GREEN, RED, TAXONOMY, halves, recipe, save
-from helpers.folders import source_spec
-from helpers.shared import REFERENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -26,9 +24,9 @@ from upernet.errors import UpernetError
 from upernet.evaluation import TestTimeAugmentation, evaluate
 from upernet.evaluation.tta import network_input, photo_outputs, sliding_window_logits, window_slices
 from upernet.models import UPerNet
-from upernet.recipe import ModelSpec, Resize, SourceSpec
+from upernet.recipe import MaskFolderSpec, ModelSpec, Resize
 
-SIZES = REFERENCE / "resize_sizes.json"
+SIZES = Path(__file__).parents[3] / "shared" / "reference" / "resize_sizes.json"
 CHANNELS = {"object": 3, "part": 3, "material": 3, "texture": 3}
 
 
@@ -73,8 +71,8 @@ def sample(height: int, width: int, *maps: str, seed: int = 0, **labels: int) ->
     )
 
 
-def source(**options: Any) -> SourceSpec:
-    return source_spec(path="x", **options)
+def source(**options: Any) -> MaskFolderSpec:
+    return MaskFolderSpec.model_validate({"kind": "mask_folder", "path": "x", "level": "object", **options})
 
 
 def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -27,10 +27,10 @@ TAXONOMY = Taxonomy.from_dict(
 
 
 def source_spec(**settings: Any) -> AnySourceSpec:
-    """Return the settings of a source, by default of a mask folder with objects."""
-    level = {} if "annotations" in settings else {"level": "object"}
-    values = {"kind": "mask_folder", "path": "set/{split}", **level, **settings}
-    return TypeAdapter[AnySourceSpec](AnySourceSpec).validate_python(values)
+    """Return the settings of a source: a mask folder of objects, unless told otherwise."""
+    return TypeAdapter(AnySourceSpec).validate_python(
+        {"kind": "mask_folder", "path": "set/{split}", "level": "object", **settings}
+    )
 
 
 def save_photo(path: Path, width: int = 12, height: int = 8, seed: int = 0) -> None:

@@ -112,7 +112,12 @@ def test_tiny_and_narrow_photos(parser: Parser, size: tuple[int, int]) -> None:
 
 
 def test_large_photos_are_reduced_to_the_short_side_of_the_card() -> None:
-    for options, wanted in (({}, (64, 96)), ({"short_side": 32}, (32, 64)), ({"short_side": None}, (128, 192))):
+    cases: list[tuple[dict[str, Any], tuple[int, int]]] = [
+        ({}, (64, 96)),
+        ({"short_side": 32}, (32, 64)),
+        ({"short_side": None}, (128, 192)),
+    ]
+    for options, wanted in cases:
         parser = painted_parser({"short_side": 64}, **options)
         parse = parser(paint(four_quarters(128, 192)), ["object"])
         assert cast(PaintedNetwork, parser.model).sizes == [wanted]

@@ -23,8 +23,8 @@ def pair(name: str) -> tuple[EfficientNetLite, nn.Module]:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.get_buffer("running_mean"), -0.5, 0.5)
+            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 1.5)
     ours = EfficientNetLite(name)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs

@@ -50,7 +50,7 @@ class ChangedBetween(Block):
 
 
 class AlsoReturned(Block):
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x = self.first(images)
         return [x, self.second(x)]
 
@@ -155,13 +155,13 @@ def test_norms_that_a_convolution_cannot_absorb_stay(network: nn.Module) -> None
 
 
 def test_a_norm_without_weights_is_folded() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)).double().eval()
+    network: nn.Sequential = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)).double().eval()
     nn.init.uniform_(network[1].get_buffer("running_mean"), -0.5, 0.5)
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     with torch.inference_mode():
         expected = network(images)
         fold(network, find_pairs(network, images))
-        assert isinstance(network[1], nn.Sequential) and not len(network[1])
+        assert isinstance(network[1], nn.Sequential) and not list(network[1].children())
         torch.testing.assert_close(network(images), expected, rtol=1e-12, atol=1e-12)
 
 

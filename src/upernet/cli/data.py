@@ -1,4 +1,4 @@
-"""The command `upernet data`."""
+"""`upernet data`: prepare and look at training data."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from upernet.data.prepare import DATASETS, prepare
+from upernet.data.prepare import DATASETS
 from upernet.files import write_text
 from upernet.recipe import load_recipe
 
 if TYPE_CHECKING:
     from upernet.data.check import Report, SplitReport
 
-app = typer.Typer(help="Prepare and check training data.", no_args_is_help=True)
+app = typer.Typer(help="Prepare and look at training data.", no_args_is_help=True)
 SHOWN_PROBLEMS = 30
 
 
 @app.callback()
 def _data() -> None:
-    """Prepare and check training data."""
+    """Prepare and look at training data."""
 
 
 @app.command("check")
 def check_command(
-    recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
-    data: Annotated[Path, typer.Option(help="Directory with the data sets of the recipe.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
+    data: Annotated[Path, typer.Option(help="Directory that holds the recipe's data sets.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file, too.")] = None,
 ) -> None:
-    """Check the labels and photos of a recipe and list the problems.
+    """Scan the labels and photos of a recipe and say what to put right.
 
-    The exit status is 0 if there are none, and 1 otherwise.
+    Exit status: 0 if all is well, 1 if there are problems.
     """
     from upernet.data.check import check
 
@@ -51,22 +51,22 @@ def check_command(
     raise typer.Exit(0 if report.ok else 1)
 
 
-@app.command("prepare")
+@app.command(
+    "prepare",
+    help="Convert a downloaded data set to the folders that recipes read; existing files are kept.\n\n"
+    + "\n\n".join(f"{name}: {archives}" for name, archives in DATASETS.items()),
+)
 def prepare_command(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help=f"Name of the data set: {', '.join(DATASETS)}.")],
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for its folder; --data of other commands.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help=f"Which data set: {', '.join(DATASETS)}.")],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Where its folder is made; --data of other commands.")],
     archives: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--from", metavar="PATH", help="A downloaded zip, or the folder that it was unpacked to; repeatable."
-        ),
+        typer.Option("--from", metavar="PATH", help="A downloaded zip, or the folder it was unpacked to; repeatable."),
     ] = None,
 ) -> None:
-    """Convert a downloaded data set to the folders that recipes read; files that exist already stay.
+    """Convert a downloaded data set."""
+    from upernet.data.prepare import prepare
 
-    ade20k: ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark, or the full ADE20K, which is reduced to the
-    benchmark's 150 classes and sizes.
-    """
     console = Console(stderr=True)
     with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"preparing {dataset}", total=None)
@@ -84,16 +84,20 @@ def prepare_command(
 
 
 def _show(report: Report, console: Console) -> None:
-    table = Table("source", "split", "level", "photos", "width", "height", title=f"Data of {report.recipe}")
+    table = Table(
+        "source", "split", "level", "photos", "annotated", "width", "height", title=f"Data of {report.recipe}"
+    )
     for column in table.columns[3:]:
         column.justify = "right"
     for split in report.splits:
         size = (_range(split.widths), _range(split.heights))
-        table.add_row(escape(split.source), split.split, split.level, str(split.photos), *size)
+        table.add_row(escape(split.source), split.split, split.level, str(split.photos), str(split.annotated), *size)
     console.print(table)
     console.print("width and height: least / median / greatest; below: share of the labelled pixels or photos")
     for split in report.splits:
-        console.print(f"[bold]{escape(split.source)}/{split.split}[/bold] {_histogram(split)}", highlight=False)
+        console.print(
+            f"[bold]{escape(split.source)}/{split.split} {split.level}[/bold] {_histogram(split)}", highlight=False
+        )
     for text in report.missing:
         console.print(f"not there: {text}", markup=False, highlight=False)
     for problem in report.problems[:SHOWN_PROBLEMS]:

@@ -1,8 +1,4 @@
-"""A check of the data of a recipe before training: masks first, then every photo."""
-
-# The stubs of numpy and torch leave the types of many arrays unknown.
-# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
+"""Scan the data of a recipe before training: the labels of each level first, then every photo."""
 
 from __future__ import annotations
 
@@ -14,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from upernet.data.sources import Source, SourceMissing, list_source
-from upernet.data.sources.annotations import ImageLabels, Masks
+from upernet.data.images import read_mask
+from upernet.data.sources import LevelLabels, LevelMasks, Source, SourceMissing, list_source
+from upernet.data.sources.annotation import size_problem
 from upernet.errors import UpernetError
 from upernet.recipe import Recipe, SourceSpec
 from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
@@ -25,49 +22,50 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem in the data: where it is, and one sentence with the fix."""
+    """Something to put right: its place, and one sentence with the fix."""
 
     source: str
     split: str
     text: str
     file: str = ""
-    """The first file that has it."""
+    """The (first) file that has it."""
     count: int = 1
-    """Number of files that have it."""
+    """How many files have it."""
     values: tuple[int, ...] = ()
     """Mask values that are not mapped."""
 
 
 @dataclass
 class SplitReport:
-    """The contents of one level in one split of a source."""
+    """What one level of one split of a source contains."""
 
     source: str
     split: str
     level: str
     photos: int = 0
+    annotated: int = 0
+    """Photos with a label or a readable mask of this level."""
     unit: str = "photos"
-    """Unit of `labels`: `pixels` or `photos`."""
-    labels: dict[str, int] = field(default_factory=dict)
-    """class of the taxonomy -> count, for every class that the source maps to."""
+    """What `labels` counts: `pixels` or `photos`."""
+    labels: dict[str, int] = field(default_factory=dict[str, int])
+    """Class of the taxonomy -> count, for every class that the source maps to."""
     unknown: int = 0
-    """Number of pixels or photos that are unknown."""
+    """Number of pixels or photos that are mapped to unknown; masks that do not exist are not counted."""
     widths: tuple[int, int, int] | None = None
-    """Smallest, median and largest width of the upright photos in pixels."""
+    """Least, median and greatest width of the photos (upright)."""
     heights: tuple[int, int, int] | None = None
-    """The same of their heights."""
 
 
 @dataclass
 class Report:
-    """The result of `check`."""
+    """The outcome of `check`."""
 
     recipe: str
     data: str
-    splits: list[SplitReport] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    """Sentences on splits that do not exist."""
-    problems: list[Problem] = field(default_factory=list)
+    splits: list[SplitReport] = field(default_factory=list[SplitReport])
+    missing: list[str] = field(default_factory=list[str])
+    """Missing splits, one sentence each."""
+    problems: list[Problem] = field(default_factory=list[Problem])
 
     @property
     def ok(self) -> bool:
@@ -75,22 +73,22 @@ class Report:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report, with `ok`, as values that JSON can hold."""
+        """Return the report as JSON types, with `ok`."""
         return {"ok": self.ok, **asdict(self)}
 
 
 def check(recipe: Recipe, data_dir: str | Path, progress: Progress | None = None) -> Report:
-    """Read every mask, then every photo, in all splits of the sources of a recipe; no file changes.
+    """Read every mask, then every photo, of all splits of a recipe's sources; change nothing on disk.
 
-    A folder that does not exist is listed under `missing`. It is a problem only if a stage trains on it.
+    A missing folder is listed under `missing`; it is a problem only if a stage trains on it.
 
     Args:
         recipe: The recipe.
-        data_dir: Directory with the data sets.
-        progress: Called with the number of files read and the number of all files.
+        data_dir: Directory that contains the folders of its sources.
+        progress: Called with the number of files read and of files in all.
 
     Raises:
-        UpernetError: The data directory, the taxonomy, or every folder of the sources is missing.
+        UpernetError: The data directory, the taxonomy, or every source's folder is missing.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
@@ -102,17 +100,33 @@ def check(recipe: Recipe, data_dir: str | Path, progress: Progress | None = None
     opened = _open_all(recipe, taxonomy, data_dir, report)
     if not opened and not report.problems:
         raise UpernetError(f"{data_dir}: holds none of the folders of recipe {recipe.name}: {report.missing[0]}")
-    count = _Counter(sum(len(source) * (1 + len(source.masks)) for source in opened), progress)
-    mask_sizes: dict[Path, tuple[int, int]] = {}
-    for source in opened:
-        for level, masks in source.masks.items():
-            split = _scan_masks(source, level, masks, report, mask_sizes, count)
-            report.splits.append(split)
-        for level, labels in source.labels.items():
-            report.splits.append(_count_photos(source, level, labels))
-    for source in opened:
-        _scan_photos(source, report, mask_sizes, count)
+    count = _Counter(sum(len(split.source) * (1 + len(split.masks)) for split in opened), progress)
+    for split in opened:
+        for annotation in split.source.annotations.values():
+            if isinstance(annotation, LevelMasks):
+                _scan_masks(split, annotation, report, count)
+            elif isinstance(annotation, LevelLabels):
+                _count_photos(split, annotation)
+    for split in opened:
+        _scan_photos(split, report, count)
     return report
+
+
+@dataclass
+class _OpenedSplit:
+    """A split of a source and what is reported of each of its levels."""
+
+    source: Source
+    levels: dict[str, SplitReport]
+    mask_sizes: dict[tuple[Path, str], tuple[int, int]] = field(default_factory=dict[tuple[Path, str], tuple[int, int]])
+    """(Photo, level) -> width and height of its mask."""
+
+    @property
+    def masks(self) -> list[LevelMasks]:
+        return [found for found in self.source.annotations.values() if isinstance(found, LevelMasks)]
+
+    def problem(self, text: str, file: object = "", count: int = 1, values: tuple[int, ...] = ()) -> Problem:
+        return Problem(self.source.name, self.source.split, text, str(file), count, values)
 
 
 class _Counter:
@@ -125,12 +139,12 @@ class _Counter:
             self.progress(self.done, self.total)
 
 
-def _open_all(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path, report: Report) -> list[Source]:
-    """List every split of every source, and report problems that the names of the files show."""
+def _open_all(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path, report: Report) -> list[_OpenedSplit]:
+    """List every split of every source, and report the problems that show without reading masks and photos."""
     trained = {name for stage in (recipe.training.stages if recipe.training else ()) for name in stage.sources}
-    opened: list[Source] = []
+    opened: list[_OpenedSplit] = []
     for name, spec in recipe.sources.items():
-        reported: set[str] = set()  # a wrong mapping is wrong for every split, and is reported once
+        told: set[str] = set()  # a wrong mapping is wrong for every split: say it once
         for split in _splits(spec):
             try:
                 source = list_source(name, spec, taxonomy, data_dir, split)
@@ -140,17 +154,18 @@ def _open_all(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path, report: Report
                     report.problems.append(Problem(name, split, str(error)))
                 continue
             except UpernetError as error:
-                if str(error) not in reported:
+                if str(error) not in told:
                     report.problems.append(Problem(name, split, str(error)))
-                reported.add(str(error))
+                told.add(str(error))
                 continue
-            for text in source.problems():
-                report.problems.append(Problem(name, split, text))
+            report.problems += [Problem(name, split, text) for text in source.problems()]
             if split != "held_back" or "held_back" in spec.splits:
                 for folder in source.empty_folders():
                     text = f"{folder}: the class folder holds no photos; add some or remove the folder."
                     report.problems.append(Problem(name, split, text, str(folder)))
-            opened.append(source)
+            levels = {level: SplitReport(name, split, level, len(source)) for level in source.annotations}
+            opened.append(_OpenedSplit(source, levels))
+            report.splits += levels.values()
     return opened
 
 
@@ -160,81 +175,70 @@ def _splits(spec: SourceSpec) -> list[str]:
     return [name for name in ("train", "held_back", "val", "test") if name in names]
 
 
-def _count_photos(source: Source, level: str, labels: ImageLabels) -> SplitReport:
-    """Count the photos of each class."""
-    found = np.array([photo.labels.get(level, IGNORE) for photo in source.photos], dtype=np.int64)
-    counts = np.bincount(found[found != IGNORE], minlength=len(labels.level.names))
-    targets = set((labels.spec.classes or {}).values())
-    return SplitReport(
-        source.name,
-        source.split,
-        level,
-        len(source),
-        labels={
-            name: int(count) for name, count in zip(labels.level.names, counts, strict=True) if count or name in targets
-        },
-        unknown=int((found == IGNORE).sum()),
-    )
+def _count_photos(split: _OpenedSplit, annotation: LevelLabels) -> None:
+    """Count photos per class."""
+    names = annotation.level.names
+    labels = [photo.labels.get(annotation.level.name, IGNORE) for photo in split.source.photos]
+    counts = np.bincount([label for label in labels if label != IGNORE], minlength=len(names))
+    targets = set((annotation.spec.classes or {}).values())
+    level = split.levels[annotation.level.name]
+    level.labels = {name: int(count) for name, count in zip(names, counts, strict=True) if count or name in targets}
+    level.unknown = labels.count(IGNORE)
+    level.annotated = len(labels) - level.unknown
 
 
-def _scan_masks(
-    source: Source, level: str, masks: Masks, report: Report, sizes: dict[Path, tuple[int, int]], count: _Counter
-) -> SplitReport:
-    """Count the pixels of each class; report masks that cannot be read or have values outside the mapping."""
-    pixels = np.zeros(len(masks.table), dtype=np.int64)
+def _scan_masks(split: _OpenedSplit, annotation: LevelMasks, report: Report, count: _Counter) -> None:
+    """Count pixels per class, and find masks that cannot be read or have values outside the mapping."""
+    table, names = annotation.table, annotation.level.names
+    level = split.levels[annotation.level.name]
+    pixels = np.zeros(len(table), dtype=np.int64)
     outside: dict[int, list[Path]] = {}
-    for photo in source.photos:
+    for photo in split.source.photos:
         count.step()
-        if level not in photo.masks:
-            continue  # `Source.problems` reports it
-        file = photo.masks[level]
+        path = photo.masks[annotation.level.name]
+        if path is None:
+            continue  # Source.problems says so, unless the level is optional
         try:
-            mask = source.read_mask(photo, level)
+            mask = read_mask(path)
         except UpernetError as error:
-            report.problems.append(Problem(source.name, source.split, str(error), str(file)))
+            report.problems.append(split.problem(str(error), path))
             continue
-        sizes[file] = (mask.shape[1], mask.shape[0])
-        for value in masks.unmapped_values(mask):
-            outside.setdefault(value, []).append(file)
-        found = np.bincount(mask[(mask >= 0) & (mask < len(pixels))])
+        level.annotated += 1
+        split.mask_sizes[photo.path, annotation.level.name] = (mask.shape[1], mask.shape[0])
+        for value in annotation.unmapped_values(mask):
+            outside.setdefault(value, []).append(path)
+        inside = mask[(mask >= 0) & (mask < len(pixels))]
+        found = np.bincount(inside)
         pixels[: len(found)] += found
     if outside:
-        affected = {file for files in outside.values() for file in files}
+        affected = {mask for masks in outside.values() for mask in masks}
         first = min(affected)
-        values = tuple(sorted(outside))
-        text = f"{first}: {masks.outside(values)}"
-        report.problems.append(Problem(source.name, source.split, text, str(first), len(affected), values))
-    labels = np.unique(masks.table[masks.table >= 0])
-    return SplitReport(
-        source.name,
-        source.split,
-        level,
-        len(source),
-        unit="pixels",
-        labels={masks.level.names[label]: int(pixels[masks.table == label].sum()) for label in map(int, labels)},
-        unknown=int(pixels[masks.table == IGNORE].sum()),
-    )
+        text = f"{first}: {annotation.explain_unmapped(sorted(outside))}"
+        report.problems.append(split.problem(text, first, len(affected), tuple(sorted(outside))))
+    level.unit = "pixels"
+    level.labels = {names[label]: int(pixels[table == label].sum()) for label in np.unique(table[table >= 0]).tolist()}
+    level.unknown = int(pixels[table == IGNORE].sum())
 
 
-def _scan_photos(source: Source, report: Report, mask_sizes: dict[Path, tuple[int, int]], count: _Counter) -> None:
-    """Decode every photo; report those that cannot be read or differ in size from a mask."""
+def _scan_photos(split: _OpenedSplit, report: Report, count: _Counter) -> None:
+    """Decode every photo; find those that cannot be read or differ in size from their masks."""
     sizes: list[tuple[int, int]] = []
-    for photo in source.photos:
+    for photo in split.source.photos:
         count.step()
         try:
-            size = source.read_photo(photo).size
+            size = split.source.read_photo(photo).size
         except UpernetError as error:
-            report.problems.append(Problem(source.name, source.split, str(error), str(photo.path)))
+            report.problems.append(split.problem(str(error), photo.path))
             continue
         sizes.append(size)
-        for level, file in photo.masks.items():
-            if file in mask_sizes and (problem := source.size_problem(photo, level, mask_sizes[file], size)):
-                report.problems.append(Problem(source.name, source.split, problem, str(file)))
+        for level, mask in photo.masks.items():
+            mask_size = split.mask_sizes.get((photo.path, level))
+            problem = size_problem(mask, photo, mask_size, size) if mask and mask_size else None
+            if problem:
+                report.problems.append(split.problem(problem, mask))
     if sizes:
-        widths, heights = (_spread([size[side] for size in sizes]) for side in (0, 1))
-        for split in report.splits:
-            if (split.source, split.split) == (source.name, source.split):
-                split.widths, split.heights = widths, heights
+        for level in split.levels.values():
+            level.widths, level.heights = (_spread(list(side)) for side in zip(*sizes, strict=True))
 
 
 def _spread(values: list[int]) -> tuple[int, int, int]:

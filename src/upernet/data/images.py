@@ -1,8 +1,4 @@
-"""Decoding of photos and masks, with an error of one sentence for files that cannot be read."""
-
-# The stubs of numpy and torch leave the types of many arrays unknown.
-# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
+"""Decoding of photos and masks, with one sentence for files that cannot be read."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -31,28 +27,28 @@ Result = TypeVar("Result")
 
 
 def read_image(file: ImageFile) -> Image.Image:
-    """Decode a photo, given as a path or as a file open for binary reading.
+    """Decode a photo: a path, or a file open for binary reading.
 
-    The formats are JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF (first frame) and PPM. Gray, palette and CMYK images are
-    converted, alpha is composited on white, and 16-bit gray is scaled to 8 bits.
+    Takes JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF (first frame) and PPM; gray, palette, CMYK, alpha (composited on white)
+    and 16-bit gray (scaled to 8 bits).
 
     Returns:
         A loaded PIL image of mode RGB, turned upright by its EXIF orientation.
 
     Raises:
-        UpernetError: The file is missing, a directory, empty, not an image, truncated, or larger than `MAX_PIXELS`.
+        UpernetError: The file is missing, a directory, empty, not an image, truncated, or of more than `MAX_PIXELS`.
     """
     return _decode(file, lambda image: _to_rgb(_upright(image)))
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a mask: a single-channel integer PNG (1 to 16 bits), or the indices of a palette PNG.
+    """Read a label map: a single-channel integer PNG (1 to 16 bits), or the indices of a palette PNG.
 
     Returns:
-        The values in the file, H x W: uint8 for files with up to 8 bits per pixel, otherwise int32.
+        H x W array, uint8 where the file has at most 8 bits a pixel, else int32; values as they are in the file.
 
     Raises:
-        UpernetError: As in `read_image`, or the file holds colors instead of class numbers, or is compressed as JPEG.
+        UpernetError: As `read_image`, or the file holds colors instead of class numbers, or is JPEG compressed.
     """
     return _decode(path, lambda image: _class_numbers(image, path))
 
@@ -71,12 +67,12 @@ def _decode(file: ImageFile, read: Callable[[Image.Image], Result]) -> Result:
         warnings.simplefilter("ignore")
         try:
             with Image.open(file if hasattr(file, "read") else Path(file), formats=_formats()) as image:  # type: ignore[arg-type]
-                width, height = image.size
+                width, height = cast("tuple[int, int]", image.size)  # pyright: ignore[reportUnknownMemberType]
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 if width < 1 or height < 1:
                     raise UpernetError(f"{name}: the image has no pixels ({width} x {height}); replace the file.")
-                return read(image)
+                return read(image)  # pyright: ignore[reportUnknownArgumentType]
         except UpernetError:
             raise
         except Image.DecompressionBombError:
@@ -155,7 +151,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Grey of more than 8 bits -> uint8: 16-bit values are divided by 257; floats up to 1 are multiplied by 255.
+    """Convert gray of more than 8 bits to uint8: divide 16-bit values by 257; multiply floats up to 1 by 255.
 
     Values that fit neither (below 0, above 65535) are stretched from their minimum and maximum to 0..255.
     """
@@ -179,9 +175,9 @@ def _class_numbers(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarr
     if image.mode not in ("1", "L", "P"):
         raise UpernetError(
             f"{path}: is an image of mode {image.mode}, not a mask of class numbers; save it with one channel whose "
-            "values are the numbers of the classes (8-bit grey, or palette, PNG)."
+            "values are the numbers of the classes (8-bit gray, or palette, PNG)."
         )
-    # Pillow spreads grey of 2 and 4 bits over 0..255.
+    # Pillow spreads gray of 2 and 4 bits over 0..255.
     tiles = getattr(image, "tile", None)
     spread = {"L;2": 85, "L;4": 17}.get(str(tiles[0][3]) if tiles else "", 1)
     values = np.asarray(image).astype(np.uint8)

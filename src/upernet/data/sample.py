@@ -1,8 +1,4 @@
-"""Samples and batches: annotated photos."""
-
-# The stubs of numpy and torch leave the types of many arrays unknown.
-# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
+"""A sample (one annotated photo) and a batch of them."""
 
 from __future__ import annotations
 
@@ -11,23 +7,23 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
+from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A photo with any subset of annotations. Labels follow the taxonomy; `IGNORE` (-1) is unknown."""
+    """One photo with any number of annotated levels. Labels follow the taxonomy; `IGNORE` (-1) is unknown."""
 
     image: tv_tensors.Image
     """uint8 3 x H x W, RGB."""
-    maps: dict[str, tv_tensors.Mask] = field(default_factory=dict)
-    """level -> label map, int16 H x W."""
-    labels: dict[str, int] = field(default_factory=dict)
-    """level -> label of the whole photo."""
+    maps: dict[str, tv_tensors.Mask] = field(default_factory=dict[str, tv_tensors.Mask])
+    """Level -> int16 H x W; `part` holds global part labels."""
+    labels: dict[str, int] = field(default_factory=dict[str, int])
+    """Level -> label of the whole photo."""
     implied: frozenset[str] = frozenset()
-    """Levels whose labels the source or another level implies."""
+    """Levels whose labels are implied by the source or by another level."""
     key: str = ""
-    """Path of the photo in the data directory."""
+    """Path of the photo, below the data directory if it is there."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +33,15 @@ class Batch:
     images: Tensor
     """uint8 N x 3 x H x W."""
     maps: dict[str, Tensor]
-    """level -> label maps, int64 N x H x W."""
+    """Level -> int64 N x H x W."""
     labels: dict[str, Tensor]
-    """level -> labels, int64 N."""
+    """Level -> int64 N."""
     implied: frozenset[str]
+    """Levels whose labels are implied."""
     source: str
     keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Return the number of photos."""
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -63,7 +59,9 @@ class Batch:
 
 
 def stack(samples: Sequence[Sample], source: str) -> Batch:
-    """Stack samples of one source into a batch, with int16 maps, which are faster to send between processes.
+    """Stack samples of one source into a batch.
+
+    Its maps are still int16: a quarter of the bytes that travel between processes.
 
     Raises:
         ValueError: The samples differ in size or in annotated levels.

@@ -1,22 +1,18 @@
-"""Sampling of batches: which source and which photos each iteration takes, and the loader that reads them.
+"""Sampling: which photos of which source each batch takes, and the loader that reads them.
 
-Everything is a pure function of a seed and the number of the iteration. So all processes plan the same batches, and an
-interrupted run continues as if it had not been interrupted.
+A plan is a pure function of a seed and the number of the iteration. So all processes agree without talking to each
+other, and an interrupted run continues as if nothing had happened.
 """
-
-# The stubs of numpy and torch leave the types of many arrays unknown.
-# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from upernet.data.sample import Batch, Sample, stack
@@ -26,7 +22,7 @@ from upernet.errors import UpernetError
 
 
 class BatchPlan(NamedTuple):
-    """The photos of one iteration, all from one source, and a seed for the augmentation of each."""
+    """The photos of one batch, all of one source, and a seed for the augmentation of each."""
 
     source: str
     indices: list[int]
@@ -34,14 +30,14 @@ class BatchPlan(NamedTuple):
 
 
 class BatchSampler:
-    """Plans the batches of a stage.
+    """Sampler of the batches of a stage.
 
-    Each iteration takes photos from one source, which is sampled by weight (arXiv 1807.10221, section 3.2). Within a
-    source, every photo is taken once, in a newly shuffled order, before any is taken again.
+    Each iteration draws one source. Within a source, every photo is taken once, in a new random order, before any is
+    taken again.
 
     Args:
-        seed: Seed of all random choices.
-        sources: name -> (number of photos, weight or None for the number of photos, batch size).
+        seed: Seed of all draws.
+        sources: Name -> (number of photos, weight or None for the number of photos, batch size).
 
     Raises:
         UpernetError: There is no source, or one has no photo.
@@ -59,12 +55,12 @@ class BatchSampler:
         self._names = list(sources)
         self._choices = np.empty(0, dtype=np.int64)
         self._earlier = np.empty(0, dtype=np.int64)
-        self._orders: dict[str, tuple[int, NDArray[Any]]] = {}
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}
 
     def plan(self, iteration: int) -> BatchPlan:
-        """Return the plan of `iteration`, counted from 0; it does not depend on earlier calls."""
+        """Return the plan of `iteration` (from 0), whatever was asked for before."""
         self._know(iteration)
-        name = self._names[self._choices[iteration]]
+        name = self._names[int(self._choices[iteration])]
         size, _, batch_size = self.sources[name]
         first = int(self._earlier[iteration]) * batch_size
         positions = range(first, first + batch_size)
@@ -73,7 +69,7 @@ class BatchSampler:
         return BatchPlan(name, indices, seeds)
 
     def _know(self, iteration: int) -> None:
-        """Extend `_choices` (source of an iteration) and `_earlier` (how often it came before) to `iteration`."""
+        """Extend `_choices` (source of an iteration) and `_earlier` (how often it was drawn before) to `iteration`."""
         if iteration < len(self._choices):
             return
         length = max(1024, 2 * (iteration + 1))
@@ -83,7 +79,7 @@ class BatchSampler:
             drawn = self._choices == number
             self._earlier[drawn] = np.arange(drawn.sum())
 
-    def _order(self, name: str, number: int) -> NDArray[Any]:
+    def _order(self, name: str, number: int) -> np.ndarray:
         """Return the order of the photos in pass `number` over a source."""
         known, order = self._orders.get(name, (-1, None))
         if order is None or known != number:
@@ -93,11 +89,11 @@ class BatchSampler:
         return order
 
 
-class TrainingSet(Dataset[Batch | UpernetError]):
-    """The batches of a stage: item `i` is the batch of iteration `i`, read, augmented and stacked.
+class TrainingSet(Dataset["Batch | UpernetError"]):
+    """Data set whose item `i` is the batch of iteration `i`, or this process's share of it.
 
     Args:
-        sources: name -> source, for every source of the sampler.
+        sources: Name -> source, for every source of the sampler.
         sampler: Plans the batches.
         rank, world_size: This process takes photos `rank`, `rank + world_size`, ... of each batch.
     """
@@ -112,11 +108,10 @@ class TrainingSet(Dataset[Batch | UpernetError]):
         self.world_size = world_size
 
     def __getitem__(self, iteration: int) -> Batch | UpernetError:
-        """Return a batch, or the error that reading it raised."""
         name, indices, seeds = self.sampler.plan(iteration)
         source = self.sources[name]
         samples: list[Sample] = []
-        # An exception that crosses a process boundary is buried in a traceback of the worker, so it is returned.
+        # An exception that crosses a process boundary is buried in a traceback of the worker: return it instead.
         try:
             for index, seed in list(zip(indices, seeds, strict=True))[self.rank :: self.world_size]:
                 generator = torch.Generator().manual_seed(seed)
@@ -149,13 +144,13 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Yield the batches of the iterations from `first_iteration` up to, but not including, `last_iteration`.
+    """Yield the batches of iterations `first_iteration` up to, not including, `last_iteration`.
 
-    They do not depend on `workers`, the number of processes that read ahead (0: this process reads). The global random
+    They are the same for any number of `workers` (processes that read ahead; 0: this process reads). The global random
     state of this process does not change.
 
     Raises:
-        UpernetError: A photo or mask cannot be read, or does not fit the class mapping of its source.
+        UpernetError: A photo or mask cannot be read, or does not fit the source's class mapping.
     """
     loader = DataLoader(
         TrainingSet(sources, sampler, rank, world_size),
@@ -165,7 +160,7 @@ def batches(
         worker_init_fn=_one_thread,
         generator=torch.Generator(),
     )
-    for batch in cast(Iterator[Batch | UpernetError], iter(loader)):
+    for batch in loader:
         if isinstance(batch, UpernetError):
             raise batch
         yield batch.widened()
@@ -175,16 +170,21 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _choose(seed: int, iterations: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
+def _choose(seed: int, iterations: np.ndarray, weights: np.ndarray) -> np.ndarray:
     uniform = (_random(seed, "source", iterations) >> np.uint64(11)) * 2.0**-53
     bounds = np.cumsum(weights) / np.sum(weights)
     return np.minimum(np.searchsorted(bounds, uniform, side="right"), len(weights) - 1)
 
 
-def _random(seed: int, stream: str, counters: NDArray[Any]) -> NDArray[Any]:
-    """Return a uint64 per counter: SplitMix64 (Steele et al. 2014), started from a hash of `seed` and `stream`."""
+def _random(seed: int, stream: str, counters: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Return one uint64 per counter: SplitMix64 (Steele et al. 2014), started from a hash of seed and stream."""
     start = int.from_bytes(blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest(), "little")
-    value = np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    value = _uint64(np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+    value = _uint64((value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9))
+    value = _uint64((value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB))
+    return _uint64(value ^ (value >> np.uint64(31)))
+
+
+def _uint64(value: Any) -> npt.NDArray[np.uint64]:
+    """Give an expression its type, which numpy's stubs lose in arithmetic."""
+    return value

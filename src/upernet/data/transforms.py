@@ -1,8 +1,4 @@
-"""What happens to a sample before the network sees it. All randomness comes from the generator that is passed in."""
-
-# The stubs of numpy and torch leave the types of many arrays unknown.
-# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
+"""Augmentation and resizing of samples. All randomness comes from the generator that is passed in."""
 
 from __future__ import annotations
 
@@ -10,37 +6,38 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
+from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
+from torchvision.transforms.v2 import functional as F  # pyright: ignore[reportMissingTypeStubs]
 
 from upernet.data.sample import Sample
 from upernet.recipe import Augmentation, Resize
 from upernet.taxonomy import IGNORE
 
 PADDING = (124, 116, 104)
-"""RGB of padded pixels: the mean of ImageNet, about zero after normalisation."""
+"""RGB of padded pixels: the mean of ImageNet, about zero after normalization."""
 
 
 def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> Sample:
-    """Random scale, crop, flip and photometric distortion of one sample; its image labels stay as they are.
+    """Scale, crop, flip and distort one sample at random; all its label maps follow, its image labels stay as they are.
 
     The window of the photo that the crop will show is cut out first and then resized, so the cost is that of the crop
     and not of the enlarged photo. Photos smaller than the crop get borders of `PADDING` and of `IGNORE`, each divided
     at random between the two sides.
 
-    `max_class_share` looks at the first map that is not implied; without such a map the first crop is taken.
+    `max_class_share` looks at the first map that is not implied; without such a map, the first crop is taken.
 
     Args:
-        sample: image uint8 3 x H x W, maps int16 H x W.
-        spec: ranges and the size of the crop.
-        generator: the only source of randomness.
+        sample: Image uint8 3 x H x W, maps int16 H x W.
+        spec: Ranges and the size of the crop.
+        generator: The only source of randomness.
 
     Returns:
         A sample of the size `spec.crop`.
     """
-    random = torch.rand(16, generator=generator, dtype=torch.float64).tolist()
+    random = _uniform(16, generator)
     height, width = sample.image.shape[-2:]
     scaled_height, scaled_width = _scaled_size(height, width, spec, random[0])
     top, rows, visible_rows, above, below = _window(height, scaled_height, spec.crop[0], random[1], random[2])
@@ -76,7 +73,7 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
 
 
 def resize(sample: Sample, size: Resize) -> Sample:
-    """Resize a sample as `size` says: the image bilinearly, the maps by nearest pixel."""
+    """Resize a sample as `size` says: the image bilinearly, maps by the nearest pixel."""
     height, width = sample.image.shape[-2:]
     factor = size.short_side / min(height, width)
     if size.long_side is not None:
@@ -94,7 +91,7 @@ def resize(sample: Sample, size: Resize) -> Sample:
 
 
 def _scaled_size(height: int, width: int, spec: Augmentation, random: float) -> tuple[int, int]:
-    """Height and width of the whole photo after the random resize."""
+    """Return height and width of the whole photo after the random resize."""
     low, high = spec.scale
     scale = low + (high - low) * random if spec.scale_distribution == "uniform" else low * (high / low) ** random
     if spec.short_side is None:
@@ -110,7 +107,7 @@ def _scaled_size(height: int, width: int, spec: Augmentation, random: float) -> 
 
 
 def _window(size: int, scaled: int, crop: int, where: float, border: float) -> tuple[int, int, int, int, int]:
-    """Along one axis: start and length of the window in the photo, its length in the crop, borders before and after."""
+    """Return for one axis: start and length of the window, its length in the crop, borders before and after."""
     visible = min(crop, scaled)
     length = min(size, max(1, round(visible * size / scaled)))
     start = int(where * (size - length + 1))
@@ -128,17 +125,16 @@ def _varied_corner(
 ) -> tuple[int, int]:
     """Return `corner` or, while one class has `max_share` or more of the labeled pixels, another one at random.
 
-    At most 10 corners are drawn; the last one is used unchecked, as published for ADE20K.
+    At most 10 are drawn; the last of them is taken unchecked, as published for ADE20K.
 
     Args:
-        labels: int16 H x W, of the whole photo.
+        labels: Labels of the whole photo, int16 H x W.
         corner: Top and left of the window in the photo.
         window, visible: Height and width of the window in the photo, and in the crop.
-        max_share: Largest share of a class.
-        generator: Source of randomness.
     """
     free = (labels.shape[0] - window[0] + 1, labels.shape[1] - window[1] + 1)
-    for down, right in torch.rand(10, 2, generator=generator, dtype=torch.float64).tolist():
+    draws = iter(_uniform(20, generator))
+    for down, right in zip(draws, draws, strict=True):
         top, left = corner
         shown = _nearest(labels[top : top + window[0], left : left + window[1]], *visible)
         counts = np.bincount(shown.numpy().ravel() + 1)[1:]  # without IGNORE
@@ -148,27 +144,31 @@ def _varied_corner(
     return corner
 
 
+def _uniform(count: int, generator: torch.Generator) -> list[float]:
+    return [float(value) for value in torch.rand(count, generator=generator, dtype=torch.float64)]
+
+
 def _nearest(labels: Tensor, height: int, width: int) -> tv_tensors.Mask:
-    """Resize by the nearest pixel center. Unlike torchvision's NEAREST, this is not half a pixel off from bilinear."""
+    """Resize by the nearest pixel center; unlike torchvision's NEAREST it is not off by half a pixel from bilinear."""
     rows, columns = labels.shape[-2:]
     if (rows, columns) == (height, width):
         return tv_tensors.Mask(labels)
     row = (np.arange(height) * 2 + 1) * rows // (2 * height)
     column = (np.arange(width) * 2 + 1) * columns // (2 * width)
-    # Rows, then columns, in numpy take a seventh of the time of torch's indexing.
-    return tv_tensors.Mask(torch.from_numpy(labels.numpy()[row].take(column, axis=1)))
+    # Rows then columns in numpy: a seventh of the time of torch's indexing.
+    return tv_tensors.Mask(torch.as_tensor(labels.numpy()[row].take(column, axis=1)))
 
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-_FROM_YIQ = torch.linalg.inv(_TO_YIQ)
+_FROM_YIQ = torch.inverse(_TO_YIQ)
 
 
 def _photometric(image: Tensor, random: list[float]) -> tv_tensors.Image:
-    """Distort brightness (+-32), contrast, saturation (0.5 to 1.5) and hue (+-18 degrees), each with probability 1/2.
+    """Distort brightness (+-32), contrast and saturation (0.5 to 1.5), hue (+-18 degrees); each with probability 1/2.
 
-    All four are affine in RGB (hue is a rotation in YIQ), so together they are a 3 x 3 matrix and an offset, which is a
-    few milliseconds faster than four passes, and rounds once.
+    Each of the four is affine in RGB (hue as a rotation in YIQ), so together they are one 3 x 3 matrix and one offset:
+    a few milliseconds less than four passes, and rounded once.
     """
     matrix, offset = torch.eye(3), torch.zeros(3)
     if random[0] < 0.5:
@@ -192,10 +192,10 @@ def _photometric(image: Tensor, random: list[float]) -> tv_tensors.Image:
 
 
 def _photometric_hsv(image: Tensor, random: list[float]) -> tv_tensors.Image:
-    """Distort colors as published for ADE20K: brightness (+-32), contrast and saturation (0.5 to 1.5), hue (-18 to 17).
+    """Distort as published for ADE20K: brightness (+-32), contrast and saturation (0.5 to 1.5), hue (-18 to 17).
 
-    Each has probability 1/2 and ends in whole gray levels, clipped to 0..255 and truncated. Contrast comes before or
-    after saturation and hue, which are separate steps in HSV (hue in units of 2 degrees).
+    Each has probability 1/2 and gives whole gray levels again: clipped to 0..255 and cut. Contrast comes before or
+    after saturation and hue, which are steps of their own in HSV (hue in units of 2 degrees).
     """
     pixels = image.as_subclass(Tensor).numpy()
     contrast = 0.5 + random[3] if random[2] < 0.5 else None
@@ -210,29 +210,28 @@ def _photometric_hsv(image: Tensor, random: list[float]) -> tv_tensors.Image:
         pixels = _turn_in_hsv(pixels, 1, int(36 * random[7]) - 18)
     if contrast is not None and not contrast_first:
         pixels = _linear(pixels, contrast, 0)
-    return tv_tensors.Image(torch.from_numpy(pixels))
+    return tv_tensors.Image(torch.as_tensor(pixels))
 
 
 def _linear(pixels: np.ndarray, factor: float, offset: float) -> np.ndarray:
     table = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
-    return np.clip(table, 0, 255).astype(np.uint8).take(pixels, mode="clip")
+    return table.clip(0, 255).astype(np.uint8).take(pixels, mode="clip")
 
 
 def _turn_in_hsv(pixels: np.ndarray, saturation: float, turn: int) -> np.ndarray:
-    """Convert RGB to HSV, multiply S by `saturation`, add `turn` to H, and convert back; uint8 throughout, H in 0..179.
+    """Convert to HSV, multiply S by `saturation`, add `turn` to H, convert back; uint8 at every step, H in 0..179.
 
-    The rounding is that of OpenCV, with which the published models were trained: fixed point with 12 bits to HSV, and
-    truncation to RGB (OpenCV's own float error truncates 1 of 100 values one level lower).
+    The numbers are OpenCV's, which the published models were trained with: to HSV in fixed point with 12 bits, to RGB
+    cut to whole levels (in 1 of 100 values OpenCV's own float error cuts one level more).
 
     Args:
-        pixels: uint8 3 x H x W.
-        saturation: Factor of the saturation.
-        turn: Shift of the hue, -18..18.
+        pixels: Colors, uint8 3 x H x W.
+        turn: -18..18.
     """
     red, green, blue = pixels.astype(np.int16, order="C")
     value = np.maximum(np.maximum(red, green), blue)
     chroma = value - np.minimum(np.minimum(red, green), blue)
-    # This is chroma times the hue in units of 60 degrees, in which red, green and blue are at 0, 2 and 4.
+    # Chroma times the hue in units of 60 degrees: red, green and blue lie at 0, 2 and 4.
     hue = _select(value == green, blue - red + 2 * chroma, red - green + 4 * chroma)
     hue = _select(value == red, green - blue, hue)
     hue = _divide(hue, chroma, 30).astype(np.int16) + np.int16(turn)
@@ -240,21 +239,22 @@ def _turn_in_hsv(pixels: np.ndarray, saturation: float, turn: int) -> np.ndarray
     level = value.astype(np.float32) / np.float32(30 * 255)
     turned = np.empty_like(pixels)
     for channel, opposite in zip(turned, (90, 150, 30), strict=True):
-        # What a channel loses of `value` grows from 60 to 30 units away from the opposite hue, and then stays constant.
-        # The shorter way around suffices even where `hue` is not in 0..179.
+        # What a channel loses of `value` grows from 60 to 30 units away from the hue opposite to it, and then stays.
+        # The shorter way round suffices even where `hue` is not within 0..179.
         distance = np.abs(hue - np.int16(opposite))
-        loss = np.clip(60 - np.minimum(distance, 180 - distance), 0, 30)
-        # Half of the smallest step is added, so that whole numbers are not truncated to the one below.
+        loss = (60 - np.minimum(distance, 180 - distance)).clip(0, 30)
+        # Plus half of the smallest step, so that whole numbers are not cut to the one below.
         channel[:] = level * (30 * 255 - shade * loss) + np.float32(0.5 / (30 * 255))
     return turned
 
 
-def _select(mask: np.ndarray, chosen: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Do the same as `np.where` for int16, in a fifth of the time on masks that change from pixel to pixel."""
-    return other ^ ((chosen ^ other) & -mask.view(np.int8).astype(np.int16))
+def _select(mask: npt.NDArray[np.bool_], chosen: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Select as `np.where`, for int16; a fifth of its time on masks that change from pixel to pixel."""
+    bits: npt.NDArray[np.int16] = -mask.astype(np.int16)
+    return other ^ ((chosen ^ other) & bits)
 
 
 def _divide(dividend: np.ndarray, divisor: np.ndarray, factor: int) -> np.ndarray:
-    """Return `factor * dividend / divisor`, rounded through a reciprocal with 12 fractional bits; 0 / 0 is 0."""
-    reciprocal = np.rint(np.float32(factor * 4096) / np.maximum(divisor, 1).astype(np.float32))
+    """Return `factor * dividend / divisor` rounded, by a reciprocal with 12 bits after the point; 0 / 0 is 0."""
+    reciprocal = np.rint(np.divide(np.float32(factor * 4096), np.maximum(divisor, 1).astype(np.float32)))
     return np.floor((dividend.astype(np.float32) * reciprocal + np.float32(2048)) * np.float32(1 / 4096))

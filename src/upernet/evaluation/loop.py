@@ -59,8 +59,8 @@ def evaluate(
     implied_per_source: dict[str, dict[str, LevelMetrics]] = {}
     with eval_mode(model, device):
         for name, source in sources.items():
-            annotated = Scores(model.taxonomy, source.spec.supervision_of)
-            implied = Scores(model.taxonomy, source.spec.supervision_of)
+            annotated = Scores(model.taxonomy, source.spec.supervision_by_level)
+            implied = Scores(model.taxonomy, source.spec.supervision_by_level)
             for sample in samples_of_rank(source, progress):
                 outputs, via_sizes = photo_outputs(model, sample, source.spec, device, tta)
                 annotated.update(outputs, sample, via_sizes=via_sizes)

@@ -218,12 +218,12 @@ class Scores:
 
     Args:
         taxonomy: The taxonomy of the model.
-        supervision: level -> how image labels train dense levels in the scored source; see `image_scores`.
+        supervision: Level -> how image labels train it in the scored source, see `image_scores`; pooled if unlisted.
     """
 
     def __init__(self, taxonomy: Taxonomy, supervision: Mapping[str, str] | None = None) -> None:
         self.taxonomy = taxonomy
-        self.supervision = dict(supervision or {})
+        self.supervision = supervision or {}
         owned = {name for name in taxonomy.levels if LEVEL_KINDS[name].owned_by}
         free = {name: level for name, level in taxonomy.levels.items() if name not in owned}
         self.pixels = {name: PixelScore(level) for name, level in free.items() if LEVEL_KINDS[name].dense}

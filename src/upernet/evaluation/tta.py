@@ -112,7 +112,8 @@ def photo_outputs(
     means: dict[str, Tensor] = {}
     for logits, input_size, flipped in _passes(model, sample, spec, device, tta):
         for level in sample.labels:
-            probabilities = _image_probabilities(logits[level], spec.supervision_of[level]) / tta.num_passes
+            supervision = spec.supervision_by_level.get(level, "pooled")
+            probabilities = _image_probabilities(logits[level], supervision) / tta.num_passes
             means[level] = means[level] + probabilities if level in means else probabilities
         for level, size in label_maps.items():
             if level not in means:

@@ -64,12 +64,12 @@ class LevelLosses:
         return factor * self.spec.auxiliary if detail == AUXILIARY else factor
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: Mapping[str, str]) -> dict[str, Ratio]:
-        """Compute the losses of the levels that `batch` annotates, as ratios; 0 / 0 where no label is known.
+        """Losses of `logits` (of the levels that `batch` annotates) as ratios; 0 / 0 where no label is known.
 
         Args:
-            logits: What the model returned, N x K (x h x w).
-            batch: Label maps int64 N x H x W and labels int64 N; IGNORE where unknown.
-            supervision: level -> how an image label trains a dense level: `broadcast` or `pooled`.
+            logits: what the model returned, N x K (x h x w).
+            batch: maps int64 N x H x W and labels int64 N, IGNORE where unknown.
+            supervision: Level -> `broadcast` or `pooled`, how an image label trains a dense level; default: `pooled`.
         """
         losses: dict[str, Ratio] = {}
         maps = {level: self._at_stride(target) for level, target in batch.maps.items()}

@@ -25,7 +25,7 @@ class Stage:
         number: Number of the stage, from 0.
         spec: Settings of the stage.
         sources: Sources by name, with the augmentation of this stage.
-        sampler: Plans the batches.
+        sampler: Source and photos of every iteration.
         losses: Losses of a batch.
     """
 

@@ -69,7 +69,7 @@ class StageTrainer:
         rate = self._set_learning_rate(iteration)
         batch = batch.to(self.world.device)
         logits = self._forward(batch)
-        ratios = self.stage.losses(logits, batch, self.stage.sources[batch.source].spec.supervision_of)
+        ratios = self.stage.losses(logits, batch, self.stage.sources[batch.source].spec.supervision_by_level)
         sums = self._sum_ratios(ratios)
         losses = {name: numerator / denominator for name, (numerator, denominator) in sums.items() if denominator > 0}
         if bad := [name for name, loss in losses.items() if not math.isfinite(loss)]:

@@ -288,7 +288,7 @@ def test_choice_of_kernel() -> None:
 def test_arguments_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
     shapes = {"x": (1, 6, 7, 32), "offset": (1, 6, 7, 36), "mask": (1, 6, 7, 18)}
     shapes |= {key: value for key, value in changes.items() if key in shapes}
-    geometry = {"groups": 2} | {key: value for key, value in changes.items() if key not in shapes}
+    geometry: dict[str, Any] = {"groups": 2} | {key: value for key, value in changes.items() if key not in shapes}
     x, offset, mask = (torch.zeros(shape) for shape in shapes.values())
     with pytest.raises(ValueError, match=message):
         dcnv3(x, offset, mask, **geometry)

@@ -1,7 +1,11 @@
-"""Preparation of published data sets for recipes: one module per data set, which defines `prepare`."""
+"""Conversion of published data sets, as their makers pack them, to the folders that recipes read.
+
+A new data set is a row of `DATASETS` and a module of that name, whose `PREPARE` is the function.
+"""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -9,42 +13,49 @@ from pathlib import Path
 
 from upernet.errors import UpernetError
 
-DATASETS = ("ade20k",)
-"""Names of the data sets, which are also the names of their modules."""
-
 Progress = Callable[[int, int], None]
-"""Called with the number of photos done and the number of all photos."""
+
+DATASETS = {
+    "ade20k": (
+        "ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark, or the full ADE20K, which is reduced to the "
+        "benchmark's 150 classes and sizes."
+    ),
+}
+"""Name of a data set -> the archives that `prepare` takes."""
 
 
 @dataclass
 class Prepared:
-    """The result of preparing a data set."""
+    """The outcome of preparing a data set."""
 
     folder: Path
     origin: str
-    """The release that the files are from."""
+    """Name of the release that the archives are from."""
     photos: dict[str, int] = field(default_factory=dict[str, int])
-    """split -> number of photos in the archives, all of which are in the folder now."""
+    """Split -> photos that the archives hold, all of which are there now."""
     written: dict[str, int] = field(default_factory=dict[str, int])
-    """split -> number of photos that were not in the folder before."""
+    """Split -> those of them that were not there before."""
     note: str = ""
-    """What users of the data should know."""
+    """What a user of the data should know."""
 
 
 def prepare(
     dataset: str, data_dir: str | Path, archives: Sequence[str | Path], progress: Progress | None = None
 ) -> Prepared:
-    """Write the photos and labels of downloaded archives to `data_dir`, in the folders that recipes read.
+    """Write the photos and annotations of `archives` to the folder of `dataset` in `data_dir`; keep existing files.
 
     Args:
-        dataset: A name in `DATASETS`.
-        data_dir: Directory with the data sets; `--data` of the commands.
-        archives: Zip files, or the folders that they were unpacked to.
-        progress: Called after each photo.
+        dataset: A name of `DATASETS`.
+        data_dir: Directory of the recipes' data sets; `--data` of the other commands.
+        archives: Downloaded files, or the folders that they were unpacked to.
+        progress: Called with the number of photos done and of photos in all.
 
     Raises:
-        UpernetError: The data set is unknown, an archive cannot be used, or the folder cannot be written.
+        UpernetError: There is no such data set, or the archives or the folder cannot be used.
     """
     if dataset not in DATASETS:
-        raise UpernetError(f"unknown data set {dataset!r}: give one of {', '.join(DATASETS)}.")
-    return import_module(f"{__name__}.{dataset}").prepare(data_dir, archives, progress)
+        near = difflib.get_close_matches(dataset, DATASETS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UpernetError(f"unknown data set {dataset!r}{hint}; give one of {', '.join(DATASETS)}.")
+    function: Callable[..., Prepared] = import_module(f"{__name__}.{dataset}").PREPARE
+    return function(data_dir, archives, progress)

@@ -1,7 +1,7 @@
 """ADE20K with the 150 classes of the MIT Scene Parsing Benchmark (Zhou et al., CVPR 2017), for `mask_folder`.
 
 ```
-DIR/ade20k/origin.txt                                    the release
+DIR/ade20k/origin.txt                                    which release it is from
 DIR/ade20k/labels.txt
 DIR/ade20k/{training,validation}/images/*.jpg
 DIR/ade20k/{training,validation}/annotations/*.png       1..150: a class, 0: none of them
@@ -19,7 +19,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from upernet.data.images import read_image
@@ -32,7 +31,7 @@ from upernet.taxonomy import load_taxonomy
 BENCHMARK, FULL = "MIT Scene Parsing Benchmark", "full ADE20K"
 SPLITS = ("training", "validation")
 SHORT_SIDE = 512
-"""Short side in pixels to which larger photos were reduced when the benchmark was made from the full ADE20K."""
+"""Pixels that the short side of larger photos was reduced to when the benchmark was made from the full ADE20K."""
 
 FULL_NUMBERS = (
     *(2978, 312, 2420, 976, 2855, 447, 2131, 165, 3055, 1125, 350, 2377, 1831, 838, 774, 2684, 1610, 1910, 687, 471),
@@ -52,9 +51,10 @@ MERGED = {783: 15, 533: 36, 246: 89}
 _BENCHMARK_PHOTO = re.compile(r"(?P<root>(?:.*/)?)images/(?P<split>training|validation)/(?P<stem>\w[\w.-]*)\.jpg")
 _FULL_PHOTO = re.compile(r"(?:.*/)?images/(?:ADE/)?(?P<split>training|validation)/(?:[^/]+/)+(?P<stem>\w[\w.-]*)\.jpg")
 
-NOTE = (
-    "Classes and sizes follow the published conversion to the MIT Scene Parsing Benchmark, but releases of the full "
-    "ADE20K differ from the benchmark in photos and labels, so scores are not quite comparable."
+
+_NOTE = (
+    "Classes and sizes are those of the MIT Scene Parsing Benchmark as far as its published conversion tells, but "
+    "releases of the full ADE20K differ from it in photos and labels: scores are not quite comparable."
 )
 
 
@@ -69,20 +69,20 @@ class _Item:
     mask: str
 
 
-def prepare(data_dir: str | Path, archives: Sequence[str | Path], progress: Progress | None = None) -> Prepared:
-    """Write the photos and label maps of `archives` to `data_dir/ade20k`; files that are already there stay.
+def prepare_ade20k(data_dir: str | Path, archives: Sequence[str | Path], progress: Progress | None = None) -> Prepared:
+    """Write the photos and label maps of `archives` to `data_dir/ade20k`; keep existing files.
 
-    The archives are those of the benchmark (`ADEChallengeData2016.zip`), whose files are copied, or of the full ADE20K,
-    whose label maps and larger photos are reduced and whose objects are renumbered as the authors of the benchmark did.
-    Every file appears atomically; to continue an interrupted run, repeat it.
+    Takes the benchmark (`ADEChallengeData2016.zip`), whose files are copied as they are, or the full ADE20K, whose
+    label maps and larger photos are reduced and whose objects are numbered anew as the benchmark's makers did. Each
+    file appears whole, so an interrupted run is repeated to go on.
 
     Args:
-        data_dir: Directory with the data sets; `--data` of the commands.
+        data_dir: Directory of the recipes' data sets; `--data` of the other commands.
         archives: Zip files, or the folders that they were unpacked to.
-        progress: Called after each photo.
+        progress: Called with the number of photos done and of photos in all.
 
     Raises:
-        UpernetError: There is no archive, an archive is damaged, suspicious or not ADE20K, label maps are missing, the
+        UpernetError: No archive is given, an archive is damaged, unsafe or not ADE20K, label maps are missing, the
             folder was prepared from another release, or it cannot be written.
     """
     if not archives:
@@ -94,8 +94,8 @@ def prepare(data_dir: str | Path, archives: Sequence[str | Path], progress: Prog
     with ExitStack() as stack:
         opened = [stack.enter_context(open_archive(Path(path))) for path in archives]
         origin, items = _find(opened)
-        none: dict[str, int] = {split: 0 for split in SPLITS}  # noqa: C420 (its keys are str)
-        note = NOTE if origin == FULL else ""
+        none: dict[str, int] = dict.fromkeys(SPLITS, 0)
+        note = _NOTE if origin == FULL else ""
         prepared = Prepared(Path(data_dir) / "ade20k", origin, dict(none), dict(none), note)
         _claim(prepared.folder, origin)
         for done, item in enumerate(items, 1):
@@ -107,7 +107,7 @@ def prepare(data_dir: str | Path, archives: Sequence[str | Path], progress: Prog
 
 
 def _find(archives: Sequence[Archive]) -> tuple[str, list[_Item]]:
-    """Find the photos and their label maps, sorted by split and name, and the release that they are from."""
+    """Return the release that the archives are from, and photos with their label maps, sorted by split and name."""
     found: dict[str, dict[tuple[str, str], _Item]] = {BENCHMARK: {}, FULL: {}}
     for archive in archives:
         for name in sorted(archive.sizes):
@@ -154,7 +154,7 @@ def _check(archives: Sequence[Archive], items: list[_Item]) -> None:
 
 
 def _check_classes(where: str, table: str) -> None:
-    """Check that the table of the benchmark (Idx, ..., Name; tab-separated) has the classes of the taxonomy."""
+    """Whether the benchmark's table (Idx, ..., Name; tabs between them) numbers the classes as the taxonomy does."""
     rows = [line.split("\t") for line in table.splitlines()[1:] if line.strip()]
     listed = [(row[0].strip(), row[-1].partition(",")[0].strip()) for row in rows]
     expected = [(str(value), name) for value, name in enumerate(_names()[1:], 1)]
@@ -168,7 +168,7 @@ def _names() -> tuple[str, ...]:
 
 
 def _claim(folder: Path, origin: str) -> None:
-    """Create the folder, or check that it is from the same release, because photos have the same names in both."""
+    """Begin the folder, or see that it was begun from the same release: photos have the same names in both."""
     mark = folder / "origin.txt"
     if mark.is_file() and (earlier := mark.read_text(encoding="utf-8", errors="replace").strip()) != origin:
         raise UpernetError(f"{folder}: was prepared from the {earlier}, not the {origin}; give another folder.")
@@ -177,7 +177,7 @@ def _claim(folder: Path, origin: str) -> None:
 
 
 def _write(item: _Item, folder: Path, origin: str) -> bool:
-    """Write the files that do not exist yet; return whether there were any."""
+    """Write what is not there yet; whether there was anything."""
     photo = folder / item.split / "images" / f"{item.stem}.jpg"
     mask = folder / item.split / "annotations" / f"{item.stem}.png"
     if origin == BENCHMARK:
@@ -193,7 +193,7 @@ def _write(item: _Item, folder: Path, origin: str) -> bool:
 
 
 def _convert(item: _Item, photo: Path, mask: Path) -> None:
-    """Write a photo and a label map of the full ADE20K with the sizes and numbers of the benchmark."""
+    """Convert the label map of the full ADE20K to the benchmark's numbers, and both files to the benchmark's size."""
     where = f"{item.archive.path}/{item.photo}"
     content = item.archive.read(item.photo)
     picture = read_image(_named(content, where))
@@ -213,8 +213,8 @@ def _convert(item: _Item, photo: Path, mask: Path) -> None:
 
 
 @cache
-def _full_table() -> NDArray[np.uint8]:
-    """Return the class in the benchmark for the number of an object in the full ADE20K: uint8, 0 for none."""
+def _full_table() -> np.ndarray:
+    """Return the uint8 table from numbers of objects in the full ADE20K to classes of the benchmark, 0 for none."""
     table = np.zeros(256 * 26, dtype=np.uint8)
     table[list(FULL_NUMBERS)] = np.arange(1, 151)
     table[list(MERGED)] = list(MERGED.values())
@@ -222,7 +222,7 @@ def _full_table() -> NDArray[np.uint8]:
 
 
 def _named(content: bytes, name: str) -> io.BytesIO:
-    """Return the bytes as a file with a name, which errors show."""
+    """Return bytes as a file whose name appears in errors."""
     file = io.BytesIO(content)
     file.name = name  # type: ignore[attr-defined]
     return file
@@ -235,3 +235,6 @@ def _has_size(path: Path, size: int) -> bool:
 def _write_bytes(path: Path, content: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+PREPARE = prepare_ade20k

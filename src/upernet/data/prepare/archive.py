@@ -1,4 +1,4 @@
-"""Zip archives and unpacked folders as lists of files. The content of an archive is not trusted."""
+"""A zip archive or an unpacked folder as a list of files. An archive is hostile until it has been checked."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import IO
 from upernet.errors import UpernetError
 
 MAX_FILE = 64 * 2**20
-"""Size in bytes of the largest file that is read; photos and label maps are far smaller."""
+"""Bytes of the largest file that is read; photos and label maps are far smaller."""
 MAX_TOTAL = 64 * 2**30
-"""Total size in bytes of the files that are read from one archive."""
+"""Bytes of all files together that are read from one archive."""
 MAX_RATIO = 100
-"""Largest compression ratio of a file of more than 1 MiB; photos hardly shrink in a zip."""
+"""How many times its compressed size a file of more than 1 MiB may have: photos hardly shrink in a zip."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """The files of an archive, by their path in it, with `/` between folders."""
+    """Files by their path inside the archive, with `/` between folders."""
 
     path: Path
     sizes: dict[str, int]
@@ -35,10 +35,10 @@ class Archive:
     open: Callable[[str], IO[bytes]]
 
     def check(self, names: Sequence[str]) -> None:
-        """Check, before any file is read, that the files can be photos and label maps.
+        """Refuse files that no photos or label maps would be, before any is read.
 
         Raises:
-            UpernetError: A file is too large, its compression ratio is too high, or all files together are too large.
+            UpernetError: one is too large, would grow too much, or all together are too large.
         """
         for name in names:
             size = self.sizes[name]
@@ -59,9 +59,7 @@ class Archive:
         size = self.sizes[name]
         try:
             with self.open(name) as file:
-                content = file.read(
-                    size + 1
-                )  # not more than the archive declares, whatever the compressed stream holds
+                content = file.read(size + 1)  # no more than was said, whatever the compressed stream would give
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise UpernetError(f"{self.path}: {name} is damaged ({error}); download the archive again.") from error
         except OSError as error:
@@ -76,7 +74,7 @@ def open_archive(path: Path) -> Generator[Archive, None, None]:
     """Open a zip archive, or the folder that one was unpacked to.
 
     Raises:
-        UpernetError: The path does not exist, is neither of the two, or the archive is damaged or suspicious.
+        UpernetError: There is nothing, it is neither, or the archive is damaged or not to be trusted.
     """
     if path.is_dir():
         sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
@@ -106,7 +104,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         problem = _problem(member) or ("is in it twice" if seen[member.filename] > 1 else None)
         if problem:
             raise UpernetError(
-                f"{path}: nothing was unpacked, because {member.filename!r} {problem}; "
+                f"{path}: nothing was unpacked, for {member.filename!r} {problem}; "
                 "download the archive again from its publisher."
             )
 

