@@ -345,7 +345,8 @@ SOURCE = Beside
         "recipe.py",
         (
             "AnySourceSpec = Annotated[\n",
-            "class BesideSpec(SourceSpec, MaskValueSpec):\n    kind: Literal['beside']\n\n\nAnySourceSpec = Annotated[\n",
+            "class BesideSpec(SourceSpec, MaskValueSpec):\n    kind: Literal['beside']\n\n\n"
+            "AnySourceSpec = Annotated[\n",
         ),
         ("    MaskFolderSpec | CamvidSpec |", "    BesideSpec | MaskFolderSpec | CamvidSpec |"),
     )

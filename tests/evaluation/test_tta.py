@@ -215,7 +215,7 @@ def test_scales_do_not_change_a_photo_of_one_colour() -> None:
 @pytest.mark.parametrize("supervision", ["pooled", "broadcast"])
 def test_labels_of_photos_average_the_probabilities_of_the_photo(supervision: str) -> None:
     model, photo = network(), sample(24, 40, scene=0, texture=2)
-    spec = source(supervision=supervision)
+    spec = source(level="texture", supervision=supervision)
     means, _ = photo_outputs(model, photo, spec, "cpu", TestTimeAugmentation(flip=True))
     passes = [model(image, levels=["scene", "texture"]) for image in _both(network_input(model, photo, None, "cpu"))]
     expected = sum(logits["scene"].softmax(1) for logits in passes) / 2
