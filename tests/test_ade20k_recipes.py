@@ -1,4 +1,4 @@
-"""The recipes of the published table of UPerNet with InternImage on ADE20K."""
+"""Tests of the recipes of the published table of UPerNet with InternImage on ADE20K."""
 
 from __future__ import annotations
 

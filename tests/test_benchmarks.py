@@ -1,4 +1,4 @@
-"""Every benchmark of speed runs, in its `--quick` form, and writes what the documents are made from."""
+"""Tests of the benchmarks: each one runs in its `--quick` form and writes what the documents need."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_peers_that_are_installed(run: Any):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
-def test_memory(run: Any):
+def test_the_memory_benchmark_reports_peaks(run: Any):
     for row in run("memory")["rows"].values():
         assert 2**27 < row["official"] < 2**33 and 2**27 < row["fast"] < 2**33
 

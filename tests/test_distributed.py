@@ -1,4 +1,4 @@
-"""Tests of `upernet.distributed`: batch norms that use the statistics of the batches of all processes."""
+"""Tests of upernet.distributed: batch norms that use the statistics of the batches of all processes."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Tests of the documents: links, generated tables, commands."""
+
 import re
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The package as a whole: what it contains, how its rooms depend on each other, that it starts."""
+"""Tests of the package as a whole: its contents, the imports between its rooms, and its start-up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of upernet.recipe: shipped recipes fit their taxonomies, and mistakes name file, line and key."""
+"""Tests of upernet.recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: whatever is wrong with a YAML file, the error names file, line and key."""
+"""Tests of upernet.settings: the error for a YAML file names the file, line and key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model cards: what a checkpoint says of its model is checked when the file is read."""
+"""Tests of upernet.checkpoints.card: cards are validated when a file is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command finds a checkpoint by the same references and refuses the others with the same sentence."""
+"""Tests of upernet.checkpoints.finding: every command finds checkpoints by the same references."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Tests of upernet.checkpoints.imagenet."""
+
 import importlib.util
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Tests of upernet.checkpoints.loading and upernet.checkpoints.native."""
+
 import json
 import subprocess
 import sys

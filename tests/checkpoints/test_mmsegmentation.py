@@ -1,4 +1,5 @@
-"""UPerNet of mmsegmentation with ResNetV1c, Swin and ConvNeXt: every tensor finds its place.
+"""Tests of upernet.checkpoints.formats.mmsegmentation: UPerNet with ResNetV1c, Swin and ConvNeXt.
+
 
 mmsegmentation is not needed: its names are written out here, stage by stage, as its modules are nested.
 """

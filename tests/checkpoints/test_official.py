@@ -1,4 +1,4 @@
-"""Published files of InternImage load unchanged and give the published logits."""
+"""Tests of published InternImage files: they load unchanged and give the published logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading files of weights: what is one, what is refused, and in which words."""
+"""Tests of upernet.checkpoints.reading: which files are accepted, which are refused, and in which words."""
 
 from __future__ import annotations
 

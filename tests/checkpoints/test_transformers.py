@@ -1,4 +1,4 @@
-"""UperNetForSemanticSegmentation of transformers, with random weights, computes the same here."""
+"""Tests of upernet.checkpoints.formats.transformers, compared with UperNetForSemanticSegmentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The zoo's entries, and that the networks are as large as published."""
+"""Tests of upernet.checkpoints.zoo: its entries, and that the networks are as large as published."""
 
 from __future__ import annotations
 

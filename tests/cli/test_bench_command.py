@@ -1,4 +1,4 @@
-"""`upernet bench`: times, the comparison with the published kernels, and what the operators chose."""
+"""Tests of `upernet bench`: times, the comparison with the published kernels, and the chosen kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Odd names, pipes, folders that are in the way: one sentence, and nothing of the user's is touched."""
+"""Tests of clumsy use of the commands: odd names, pipes, folders in the way; the user's files stay intact."""
 
 from __future__ import annotations
 

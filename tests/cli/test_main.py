@@ -1,4 +1,4 @@
-"""What every command has in common."""
+"""Tests of upernet.cli.main: what all commands have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`upernet parse`: files, folders and patterns; one broken file does not stop the rest."""
+"""Tests of `upernet parse`: files, folders and patterns; one broken file does not stop the others."""
 
 from __future__ import annotations
 

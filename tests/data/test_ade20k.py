@@ -1,3 +1,5 @@
+"""Tests of upernet.data.prepare: ade20k and archive."""
+
 import json
 import stat
 import struct

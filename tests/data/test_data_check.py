@@ -1,3 +1,5 @@
+"""Tests of upernet.data.check and `upernet data check`."""
+
 import json
 
 import numpy as np

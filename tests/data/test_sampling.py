@@ -1,3 +1,5 @@
+"""Tests of upernet.data.sampling."""
+
 import pytest
 import torch
 from helpers.folders import TAXONOMY, make_label_folder, make_mask_folder, save_mask, source_spec

@@ -1,4 +1,4 @@
-"""The sources on real photographs, where the data collection lies beside the checkout."""
+"""Tests of upernet.data.sources on real photographs, if the data collection lies beside the checkout."""
 
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Tests of upernet.data.sources."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Tests of upernet.data.transforms."""
+
 import colorsys
 import json
 import math

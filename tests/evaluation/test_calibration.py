@@ -1,4 +1,4 @@
-"""Tests of `upernet.evaluation.calibration`."""
+"""Tests of upernet.evaluation.calibration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confusion matrices, compared with torchmetrics."""
+"""Tests of upernet.evaluation.confusion, compared with torchmetrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of `upernet evaluate` and of `upernet.evaluation.report`."""
+"""Tests of `upernet evaluate` and of upernet.evaluation.report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`evaluate` on a folder of flat colours, where every score is known."""
+"""Tests of upernet.evaluation.loop on a folder of flat colors, for which every score is known."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def result(data: Path) -> EvaluationResult:
     return evaluate(colour_network(), recipe(**SOURCES), data)
 
 
-def test_objects(result: EvaluationResult) -> None:
+def test_scores_of_objects_are_those_worked_out_by_hand(result: EvaluationResult) -> None:
     scores = result["object"]
     # 224 known pixels: truth sky 160 (112 left, 48 right), tree 64; predicted sky 112, tree 112.
     assert scores["pixel_accuracy"] == pytest.approx(176 / 224)
@@ -101,7 +101,7 @@ def test_objects(result: EvaluationResult) -> None:
     assert scores["classes_absent"] == ["person"]
 
 
-def test_parts(result: EvaluationResult) -> None:
+def test_scores_of_parts_are_those_worked_out_by_hand(result: EvaluationResult) -> None:
     scores = result["part"]
     # Photo a: truth head 64, body 192; predicted head 128, body 128. Photo b: truth head 256, predicted head 128.
     head, body = (64 + 128) / (320 + 256 - 192), 128 / 192

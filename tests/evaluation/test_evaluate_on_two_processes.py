@@ -1,4 +1,4 @@
-"""Evaluation and calibration on two processes, compared with one process."""
+"""Tests of upernet.evaluation on two processes, compared with one process."""
 
 from __future__ import annotations
 

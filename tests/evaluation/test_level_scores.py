@@ -1,4 +1,4 @@
-"""Tests of `upernet.evaluation.metrics`: pixel and image-label scores, compared with torchmetrics."""
+"""Tests of upernet.evaluation.metrics: pixel and image-label scores, compared with torchmetrics."""
 
 from __future__ import annotations
 

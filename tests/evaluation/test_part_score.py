@@ -1,4 +1,4 @@
-"""Tests of `upernet.evaluation.metrics.PartScore` on cases whose scores can be worked out on paper."""
+"""Tests of upernet.evaluation.metrics.PartScore on cases that can be worked out on paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published ADE20K metrics: neither absent classes nor unknown pixels count."""
+"""Tests of upernet.evaluation.metrics against published ADE20K metrics: absent classes and unknown pixels."""
 
 from __future__ import annotations
 

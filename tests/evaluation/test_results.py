@@ -1,4 +1,4 @@
-"""Tests of `upernet.evaluation.results`: typed metrics, and the JSON that `upernet evaluate` writes."""
+"""Tests of upernet.evaluation.results: typed metrics, and the JSON that `upernet evaluate` writes."""
 
 from __future__ import annotations
 

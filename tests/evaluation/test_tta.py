@@ -1,4 +1,4 @@
-"""Test-time augmentation, compared with the published arithmetic in plain loops."""
+"""Tests of upernet.evaluation.tta, compared with the published arithmetic in plain loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A 12-megapixel photo stays below 2 GiB, with everything that the process needs."""
+"""Tests of the memory of a parse: a process with a photo of 12 megapixels stays below 2 GiB."""
 
 from __future__ import annotations
 

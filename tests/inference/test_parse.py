@@ -1,4 +1,4 @@
-"""What a Parse holds, says and writes."""
+"""Tests of upernet.inference.parse, label_map and describe: what a Parse holds, says and writes."""
 
 from __future__ import annotations
 

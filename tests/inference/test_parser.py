@@ -1,4 +1,4 @@
-"""A photo of any kind and size becomes a Parse."""
+"""Tests of upernet.inference.parser: photos of any kind and size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of `upernet.inference.photos`; `tests/cli/test_parse_command.py` has more of `find_photos`."""
+"""Tests of upernet.inference.photos; tests/cli/test_parse_command.py has more of `find_photos`."""
 
 from __future__ import annotations
 

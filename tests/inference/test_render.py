@@ -1,4 +1,4 @@
-"""Overlays, legends and the contact sheet."""
+"""Tests of upernet.inference.render: overlays, legends and the contact sheet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos of any size go through the network whole or in tiles, with the same logits."""
+"""Tests of upernet.inference.tiling: photos of any size give the same logits, whole or in tiles."""
 
 from __future__ import annotations
 

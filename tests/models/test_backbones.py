@@ -1,4 +1,4 @@
-"""upernet.models.backbones: every family answers every question of the protocol."""
+"""Tests of upernet.models.backbones: every family implements the whole protocol."""
 
 from __future__ import annotations
 

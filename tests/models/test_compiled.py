@@ -1,4 +1,4 @@
-"""A whole network under torch's compiler and exporter: one graph, the same logits."""
+"""Tests of whole networks under torch's compiler and exporter: one graph, the same logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our EfficientNet-Lite beside timm's with the same weights."""
+"""Tests of upernet.models.efficientnet_lite, compared with timm with the same weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One battery over every registered model."""
+"""Tests that run over every registered model."""
 
 import pytest
 import torch

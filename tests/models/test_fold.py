@@ -1,4 +1,4 @@
-"""upernet.models.fold: a prepared network against the network itself."""
+"""Tests of upernet.models.fold: a prepared network against the network itself."""
 
 from __future__ import annotations
 

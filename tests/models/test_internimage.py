@@ -1,4 +1,4 @@
-"""InternImage and the published decoder against golden values of the official implementation."""
+"""Tests of upernet.models.internimage and decoder against golden values of the official implementation."""
 
 import pytest
 import torch

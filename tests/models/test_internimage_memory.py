@@ -1,4 +1,4 @@
-"""InternImage-T on 2048 x 2048 pixels stays below 6 GiB, with everything that the process needs."""
+"""Tests of the memory of InternImage-T: 2048 x 2048 pixels stay below 6 GiB, with all that the process needs."""
 
 import subprocess
 import sys

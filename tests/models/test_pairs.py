@@ -1,4 +1,4 @@
-"""upernet.models.pairs: what is folded, and above all what is not."""
+"""Tests of upernet.models.pairs: what is folded, and above all what is not."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Tests of upernet.models: timm_backbones, decoder, heads, upernet, initialization."""
+
 import pytest
 import torch
 import torch.nn.functional as F

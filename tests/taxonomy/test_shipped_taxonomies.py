@@ -1,4 +1,4 @@
-"""The shipped taxonomies agree with the published label sets."""
+"""Tests of the bundled taxonomies, compared with the published label sets."""
 
 from __future__ import annotations
 

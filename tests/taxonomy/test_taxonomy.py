@@ -1,4 +1,4 @@
-"""Taxonomy: reading, looking up, round trip."""
+"""Tests of upernet.taxonomy.taxonomy: reading, lookups, round trip."""
 
 from __future__ import annotations
 

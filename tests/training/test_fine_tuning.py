@@ -1,4 +1,4 @@
-"""Training of an InternImage recipe with the ADE20K schedule: it learns, and it starts from published weights."""
+"""Tests of training an InternImage recipe with the ADE20K schedule: it learns, and it starts from published weights."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Tests of `upernet.training.logs`."""
+"""Tests of upernet.training.logs."""
 
 from __future__ import annotations
 

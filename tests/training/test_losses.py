@@ -1,3 +1,5 @@
+"""Tests of upernet.training.losses."""
+
 import math
 
 import numpy as np

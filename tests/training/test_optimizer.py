@@ -1,3 +1,5 @@
+"""Tests of upernet.training.optimizer."""
+
 import json
 
 import pytest

@@ -1,4 +1,4 @@
-"""Tests of `upernet.training.seeds`."""
+"""Tests of upernet.training.seeds."""
 
 from __future__ import annotations
 

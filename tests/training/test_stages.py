@@ -1,4 +1,4 @@
-"""Tests of `upernet.training.stages`: opening the stages of a run checks them and leaves the model as it is."""
+"""Tests of upernet.training.stages: opening the stages of a run checks them and does not change the model."""
 
 from __future__ import annotations
 

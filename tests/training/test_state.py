@@ -1,4 +1,4 @@
-"""Tests of `upernet.training.state`: the saved state of a run and its folder."""
+"""Tests of upernet.training.state: the saved state of a run and its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of `upernet.training.loop` and `upernet.training.step`: whole runs, resumed, killed and on two processes."""
+"""Tests of upernet.training.loop and upernet.training.step: whole runs, resumed, killed and on two processes."""
 
 import json
 import os

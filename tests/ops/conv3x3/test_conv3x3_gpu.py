@@ -1,4 +1,4 @@
-"""The Triton kernels for coarse maps: results under the interpreter, that they compile, when they are chosen."""
+"""Tests of upernet.ops.conv3x3.gpu and upernet.ops.lateral.gpu: results under Triton's interpreter, and compilation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""3x3 convolution over resized maps, by products at their own resolution, against the plain way."""
+"""Tests of upernet.ops.conv3x3 and upernet.ops.lateral, compared with the reference."""
 
 import os
 import subprocess
@@ -125,7 +125,7 @@ def test_gradients_as_the_plain_way(kernel, sizes, n):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_gradcheck():
+def test_gradients_agree_with_finite_differences():
     torch.manual_seed(0)
     products = [torch.randn(1, *size, 9 * 16, dtype=torch.float64, requires_grad=True) for size in ((2, 3), (1, 2))]
 

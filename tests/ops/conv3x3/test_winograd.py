@@ -1,4 +1,4 @@
-"""Winograd's transforms against torch's convolution, and the weights that are kept for them."""
+"""Tests of upernet.ops.conv3x3.winograd and packed_weights, compared with torch's convolution."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""Winograd's transforms in training: convolution and gradients against torch's convolution in float64."""
+"""Tests of Winograd's transforms in training (upernet.ops.conv3x3), compared with convolutions in float64."""
 
 import pytest
 import torch
@@ -134,7 +134,7 @@ def test_gradients_that_nobody_wants_are_not_computed():
             assert (x.grad is not None, weight.grad is not None) == (x_wanted, weight_wanted)
 
 
-def test_gradcheck():
+def test_gradients_agree_with_finite_differences():
     x, weight, grad = rows(*arguments((5, 6), (16, 16), n=1, dtype=torch.float64), requires_grad=True)
     for function, inputs in (
         (lambda x, weight: conv3x3(x, weight, False), (x, weight)),

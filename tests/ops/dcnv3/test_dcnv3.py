@@ -1,4 +1,4 @@
-"""Every kernel of DCNv3 that runs on a CPU: golden facts, agreement with the plain version, and use as an operator."""
+"""Tests of upernet.ops.dcnv3: every CPU kernel against golden values and the reference, and its use as an operator."""
 
 from __future__ import annotations
 

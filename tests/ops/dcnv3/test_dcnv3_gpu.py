@@ -1,4 +1,4 @@
-"""The Triton kernels: their results under the interpreter, on a CPU, and that they compile for a GPU."""
+"""Tests of upernet.ops.dcnv3.gpu: results under Triton's interpreter, and compilation for a GPU."""
 
 from __future__ import annotations
 

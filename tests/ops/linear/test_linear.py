@@ -1,4 +1,4 @@
-"""Linear layers and the products behind them, against float64."""
+"""Tests of upernet.ops.linear and upernet.ops.runtime.matmul, compared with float64."""
 
 import os
 import subprocess

@@ -1,3 +1,5 @@
+"""Tests of upernet.ops.linear.mlp."""
+
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Numba kernels in forked processes and in installations where nothing can be written."""
+"""Tests of upernet.ops.runtime.threads: Numba kernels in forked processes and in read-only installations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one process compiled, the next one loads."""
+"""Tests of upernet.ops.runtime.availability: a second process loads what the first one compiled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Softmax over short runs of channels, against float64."""
+"""Tests of upernet.ops.softmax, compared with float64."""
 
 import pytest
 import torch

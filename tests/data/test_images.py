@@ -1,3 +1,5 @@
+"""Tests of upernet.data.images."""
+
 import io
 import struct
 import warnings

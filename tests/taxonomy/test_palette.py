@@ -1,4 +1,4 @@
-"""Default colours are distinct, stable, and neither black, white nor the background's."""
+"""Tests of upernet.taxonomy.palette: default colors are distinct and stable."""
 
 from __future__ import annotations
 

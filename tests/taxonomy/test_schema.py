@@ -1,4 +1,4 @@
-"""Every mistake in a taxonomy file is answered with file, line and key."""
+"""Tests of upernet.taxonomy.schema: every error in a taxonomy file names the file, line and key."""
 
 from __future__ import annotations
 
