@@ -595,6 +595,16 @@ def test_repositories_offline(hub: Hub, reference: str, monkeypatch: pytest.Monk
     assert len(hub.requests) == requests
 
 
+def test_repositories_without_a_connection(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = find_checkpoint("hf://owner/name")
+    with Server() as closed:
+        monkeypatch.setattr(constants, "ENDPOINT", closed.base)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", closed.base + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+    assert find_checkpoint("hf://owner/name") == find_checkpoint("hf://owner/name/tiny.pth") == path
+
+
 @pytest.mark.parametrize("reference", ["hf://owner/name", "hf://owner/name/tiny.pth"])
 def test_the_offline_mode_of_the_hub_s_client(hub: Hub, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

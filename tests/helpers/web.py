@@ -140,7 +140,7 @@ class Hub(Server):
 
 
 class HubHandler(Handler):
-    """Answers what `hf_hub_download` and `list_repo_files` ask for; contents of files like every server."""
+    """Answers what `hf_hub_download` and `model_info` ask for; contents of files like every server."""
 
     server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -155,8 +155,8 @@ class HubHandler(Handler):
         path = urlsplit(self.path).path
         if self.server.gated:
             return self.refuse(403, "GatedRepo")
-        if found := re.fullmatch(r"/api/models/owner/name(?:/(?:tree|revision)/([\w.-]+))?", path):
-            return self.list_files(found[1] or "main", "/tree/" in path)
+        if found := re.fullmatch(r"/api/models/owner/name(?:/revision/([\w.-]+))?", path):
+            return self.list_files(found[1] or "main")
         found = re.fullmatch(r"/owner/name/resolve/([\w.-]+)/(.+)", path)
         if found is None:
             return self.refuse(404 if "/owner/name/" in path else 401, "RepoNotFound")
@@ -172,15 +172,12 @@ class HubHandler(Handler):
             return self.answer(200, {**self.server.headers, "Content-Length": str(len(self.server.content))}, b"")
         (self.server.script.pop(0) if self.server.script else serve)(self)
 
-    def list_files(self, revision: str, tree: bool) -> None:
+    def list_files(self, revision: str) -> None:
         commit, files = self.server.revisions.get(revision, ("", {}))
         if not commit:
             return self.refuse(404, "RevisionNotFound")
-        listed = [
-            {"type": "file", "path": file, "size": len(content), "oid": commit} for file, content in files.items()
-        ]
         info = {"id": "owner/name", "sha": commit, "siblings": [{"rfilename": file} for file in files]}
-        body = json.dumps(listed if tree else info).encode()
+        body = json.dumps(info).encode()
         self.answer(200, {"Content-Type": "application/json", "Content-Length": str(len(body))}, body)
 
     def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:

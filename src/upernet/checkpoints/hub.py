@@ -160,7 +160,8 @@ def _list_files(repository: str, revision: str | None, offline: bool) -> list[st
         failure: Exception = LocalEntryNotFoundError(repository)
     else:
         try:
-            return HfApi().list_repo_files(repository, revision=revision)
+            info = HfApi().model_info(repository, revision=revision)  # list_repo_files repeats a failure for 23 seconds
+            return [file.rfilename for file in info.siblings or ()]
         except CONNECTION_ERRORS as error:
             failure = error
     with suppress(CacheNotFound):
