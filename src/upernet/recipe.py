@@ -351,7 +351,7 @@ class TrainingSpec(Settings):
 class CalibrationSpec(Settings):
     """The thresholds below which a label is unsure, which are set on `held_back` photos."""
 
-    precision: dict[LevelName, float] = {}
+    target_precision: dict[LevelName, float] = {}
     """level -> share of the shown labels that must be right."""
     negatives: dict[LevelName, tuple[str, ...]] = {}
     """level -> sources whose photos show none of its classes, so that every label shown there is wrong."""

@@ -1,6 +1,5 @@
 """Tests of upernet.checkpoints.formats.mmsegmentation: UPerNet with ResNetV1c, Swin and ConvNeXt.
 
-
 mmsegmentation is not needed: its names are written out here, stage by stage, as its modules are nested.
 """
 

@@ -94,7 +94,7 @@ ABOVE_DIM = pytest.approx(0.787)  # the next threshold
 
 
 def calibration(targets: dict[str, float], negatives: dict[str, tuple[str, ...]], **sources: Any) -> Recipe:
-    spec = CalibrationSpec.model_validate({"precision": targets, "negatives": negatives})
+    spec = CalibrationSpec.model_validate({"target_precision": targets, "negatives": negatives})
     return recipe(**sources).model_copy(update={"calibration": spec})
 
 

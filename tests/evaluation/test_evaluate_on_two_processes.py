@@ -30,7 +30,7 @@ def settings() -> Recipe:
     }
     # One photo only: one of the processes gets none.
     return recipe(people=people, scenes=scenes).model_copy(
-        update={"calibration": CalibrationSpec(precision={"scene": 0.6, "part": 0.3})}
+        update={"calibration": CalibrationSpec(target_precision={"scene": 0.6, "part": 0.3})}
     )
 
 

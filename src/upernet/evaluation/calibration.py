@@ -34,7 +34,7 @@ def calibrate(
 ) -> dict[str, float]:
     """Return the smallest threshold per level at which the share of correct labels reaches the target precision.
 
-    The target precisions are those of `recipe.calibration.precision`, the photos those of the split `held_back`.
+    The target precisions are those of `recipe.calibration.target_precision`, the photos those of the split `held_back`.
     Labels are counted per pixel of the stride-4 logits, image-level labels (scene) per photo:
 
     * The confidence of a pixel is its largest softmax probability; for parts, among the parts of the predicted object.
@@ -61,7 +61,7 @@ def calibrate(
         UpernetError: A level has no held-back photos with labels, a source of `negatives` does not exist or has no
             held-back photos, or a file is broken.
     """
-    targets = recipe.calibration.precision
+    targets = recipe.calibration.target_precision
     negatives = recipe.calibration.negatives
     if not targets:
         return {}
@@ -95,7 +95,7 @@ def check_calibration(taxonomy: Taxonomy, recipe: Recipe) -> None:
         UpernetError: The settings name a level that the taxonomy lacks, or a source that does not exist or holds no
             photos back.
     """
-    for level in recipe.calibration.precision:
+    for level in recipe.calibration.target_precision:
         taxonomy.level(level)
     for level, names in recipe.calibration.negatives.items():
         for name in names:
@@ -194,7 +194,7 @@ def _count_source(
 def _threshold(level: str, labelled: list[Tensor], negative: list[Tensor], target: float) -> float:
     if not any(counts.any() for counts in labelled):
         raise UpernetError(
-            f"calibration.precision.{level}: no held-back photos have labels of this level; "
+            f"calibration.target_precision.{level}: no held-back photos have labels of this level; "
             "set `held_back` in a source that annotates it."
         )
     threshold = smallest_threshold(labelled, negative, target)

@@ -202,7 +202,7 @@ class Run:
         """Calibrate the thresholds, if the recipe asks for it, and write the final model."""
         self.model.eval()
         card = card_of(self.recipe)
-        if self.recipe.calibration.precision:
+        if self.recipe.calibration.target_precision:
             thresholds = calibrate(self.model, self.recipe, self.data_dir, device=str(self.world.device))
             card = card.model_copy(update={"thresholds": thresholds})
         if self.world.is_main:

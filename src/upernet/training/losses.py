@@ -15,6 +15,7 @@ from torch import Tensor
 
 from upernet.data.sample import Batch
 from upernet.models import AUXILIARY
+from upernet.ops import resize_like
 from upernet.recipe import LossSpec
 from upernet.taxonomy import IGNORE, LEVEL_KINDS, Taxonomy
 
@@ -76,13 +77,15 @@ class LevelLosses:
         for level, target in maps.items():
             if level not in logits:
                 continue
-            resized = _resize(logits[level], target)
+            resized = resize_like(logits[level], target)
             if owner_level := LEVEL_KINDS[level].owned_by:
                 losses.update(self._parts(level, resized, target, owner_level, maps[owner_level]))
             else:
                 losses[level] = self._cross_entropy(resized, target, level)
             if level == "object" and AUXILIARY in logits:
-                losses[f"object/{AUXILIARY}"] = self._cross_entropy(_resize(logits[AUXILIARY], target), target, level)
+                losses[f"object/{AUXILIARY}"] = self._cross_entropy(
+                    resize_like(logits[AUXILIARY], target), target, level
+                )
         for level, label in batch.labels.items():
             if level in logits and level not in maps:
                 losses[level] = self._image_label(logits[level], label, level, supervision.get(level, "pooled"))
@@ -138,9 +141,3 @@ def _local_labels(parts: tuple[int, ...], num_parts: int) -> Tensor:
     local = torch.zeros(num_parts, dtype=torch.long)
     local[list(parts)] = torch.arange(len(parts))
     return local
-
-
-def _resize(logits: Tensor, target: Tensor) -> Tensor:
-    if logits.shape[-2:] == target.shape[-2:]:
-        return logits
-    return F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)

@@ -14,8 +14,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-LANES = 16
-"""Numbers in a vector, whatever the processor: LLVM splits vectors that are longer than its registers."""
+from upernet.ops.eligibility import LANES
+
 MAGIC = 1.5 * 2**23
 """Adding this float32 rounds a number to an integer: between 2^23 and 2^24, the float32 numbers are the integers."""
 EXP_COEFFICIENTS = [1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0]
