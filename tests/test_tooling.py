@@ -57,6 +57,12 @@ def test_constraints_are_the_lower_bounds_of_the_dependencies() -> None:
     assert [line for line in lines if not line.startswith("#")] == [f"{name}=={bound}" for name, bound in bounds]
 
 
+def test_every_test_file_says_what_it_tests() -> None:
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        first = file.read_text(encoding="utf-8").partition("\n")[0]
+        assert first.startswith('"""Tests '), f"{file.name}: begin with a docstring: Tests of MODULE"
+
+
 def test_documented_commands_of_make_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for page in ("README.md", "CONTRIBUTING.md", "docs/extending.md"):
