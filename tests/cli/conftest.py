@@ -39,4 +39,5 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def parse(run: Run, checkpoint: Path) -> Run:
     """Run `upernet parse` with the model of `checkpoint`; a later `--model` among the arguments takes precedence."""
+    torch.set_num_threads(1)  # photos this small take longer with more on a busy machine; `run` undoes it
     return lambda *arguments: run("parse", "--model", checkpoint, *arguments)

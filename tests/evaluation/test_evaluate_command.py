@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.colour_checkpoint import save_colour_checkpoint, save_colour_recipe
 from helpers.colour_network import GREEN, RED, halves, save
 from rich.console import Console
@@ -33,18 +35,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a recipe of the model, and photos for it."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Create a recipe of the model, and photos for it; the number of threads is reset afterwards."""
     monkeypatch.setenv("COLUMNS", "80")
     save_colour_recipe(tmp_path / "mine.yaml", SOURCES)
     for label, colour in (("beach", RED), ("forest", GREEN), ("night", RED)):
         save(tmp_path / "data" / "scenes" / "test" / label / "a.png", halves(colour, colour))
-    return tmp_path
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
 
 
 def run(folder: Path, checkpoint: Path | None, **options: Any) -> None:
     weights = None if checkpoint is None else str(checkpoint)
-    evaluate(str(folder / "mine.yaml"), folder / "data", weights, device="cpu", **options)
+    evaluate(str(folder / "mine.yaml"), folder / "data", weights, device="cpu", threads=1, **options)
 
 
 def test_writes_the_scores_and_prints_tables(
