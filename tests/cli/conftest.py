@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from pathlib import Path
 
 import pytest
 import torch
+from helpers.colour_checkpoint import save_colour_checkpoint
 from helpers.command_line import Result, Run
-from helpers.painted_network import PaintedNetwork
 
 from upernet.cli.main import main
-from upernet.inference import Parser
-from upernet.inference import parser as parser_module
-from upernet.models import UPerNet
 
 
 @pytest.fixture
@@ -31,13 +28,16 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a model that reads classes off colors."""
+    path = tmp_path_factory.mktemp("model") / "colours.safetensors"
+    save_colour_checkpoint(path)
+    return path
+
+
 @pytest.fixture
-def painted_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`everyday` is the painted network."""
-
-    def load(name: str, device: str, **options: Any) -> Parser:
-        if name != "everyday":
-            return parser_module.load(name, device, **options)
-        return Parser(cast(UPerNet, PaintedNetwork()), {"name": "painted"}, device=device, **options)
-
-    monkeypatch.setattr("upernet.inference.load", load)
+def parse(run: Run, checkpoint: Path) -> Run:
+    """Run `upernet parse` with the model of `checkpoint`; a later `--model` among the arguments takes precedence."""
+    torch.set_num_threads(1)  # photos this small take longer with more on a busy machine; `run` undoes it
+    return lambda *arguments: run("parse", "--model", checkpoint, *arguments)

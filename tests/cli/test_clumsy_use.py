@@ -7,70 +7,71 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers.colour_checkpoint import beach_photo
 from helpers.command_line import Run
-from helpers.painted_network import four_quarters, paint
 from PIL import Image
 
+from upernet.checkpoints import save_checkpoint
+from upernet.errors import UpernetError
 from upernet.inference import Parser, load
-
-pytestmark = pytest.mark.usefixtures("painted_model")
+from upernet.models import create_model
 
 
 @pytest.fixture
 def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(paint(four_quarters())).save("photo.png")
+    Image.fromarray(beach_photo()).save("photo.png")
     return tmp_path / "photo.png"
 
 
 @pytest.mark.parametrize("name", ["..jpg", "...jpg", "....jpg"])
-def test_names_of_dots_stay_below_the_output_folder(photo: Path, run: Run, name: str) -> None:
+def test_names_of_dots_stay_below_the_output_folder(photo: Path, parse: Run, name: str) -> None:
     Path(name).write_bytes(photo.read_bytes())
-    assert run("parse", name, "--out", "deep/out").status == 0
+    assert parse(name, "--out", "deep/out").status == 0
     assert [path.name for path in Path("deep").iterdir()] == ["out"]
     (folder,) = Path("deep/out").iterdir()
     assert (folder / "parse.json").is_file()
 
 
-def test_a_folder_of_the_user_is_left_alone(photo: Path, run: Run) -> None:
+def test_a_folder_of_the_user_is_left_alone(photo: Path, parse: Run) -> None:
     Path("photo").mkdir()
     Path("photo/object.png").write_text("mine")
-    assert run("parse", "photo.png", "--out", ".").status == 0
+    assert parse("photo.png", "--out", ".").status == 0
     assert [path.name for path in Path("photo").iterdir()] == ["object.png"]
     assert Path("photo-2/parse.json").is_file()
 
 
-def test_a_photo_without_suffix_beside_its_results(photo: Path, run: Run) -> None:
+def test_a_photo_without_suffix_beside_its_results(photo: Path, parse: Run) -> None:
     photo.rename("scan")
-    assert run("parse", "scan", "--out", ".").status == 0
+    assert parse("scan", "--out", ".").status == 0
     assert Path("scan-2/parse.json").is_file()
 
 
-def test_empty_folders_among_those_of_a_pattern(photo: Path, run: Run) -> None:
+def test_empty_folders_among_those_of_a_pattern(photo: Path, parse: Run) -> None:
     for name in ("a", "b"):
         Path("in", name).mkdir(parents=True)
-    assert "no photos in the folders that the pattern matches" in run("parse", "in/*").stderr
+    assert "no photos in the folders that the pattern matches" in parse("in/*").stderr
     photo.rename("in/b/photo.png")
-    assert run("parse", "in/*").status == 0
+    assert parse("in/*").status == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_refused_without_waiting(photo: Path, run: Run) -> None:
+def test_a_pipe_is_refused_without_waiting(photo: Path, parse: Run) -> None:
     os.mkfifo("pipe.jpg")
-    result = run("parse", "pipe.jpg")
+    result = parse("pipe.jpg")
     assert result.status == 2
     assert "pipe.jpg: is a pipe or a device" in result.stderr
 
 
 @pytest.mark.parametrize("levels", ["", " ", ","])
-def test_no_level(photo: Path, run: Run, levels: str) -> None:
-    result = run("parse", "photo.png", "--levels", levels)
+def test_no_level(photo: Path, parse: Run, levels: str) -> None:
+    result = parse("photo.png", "--levels", levels)
     assert result.status == 2
     assert "no level is asked for" in result.stderr
 
 
-def test_json_even_if_nothing_was_found(photo: Path, run: Run) -> None:
-    result = run("parse", "missing.jpg", "--json")
+def test_json_even_if_nothing_was_found(photo: Path, parse: Run) -> None:
+    result = parse("missing.jpg", "--json")
     assert result.status == 2
     assert json.loads(result.stdout)["failures"][0]["path"] == "missing.jpg"
 
@@ -88,34 +89,23 @@ def test_scores_do_not_go_to_a_folder(photo: Path, run: Run) -> None:
     assert "is a folder" in result.stderr
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_an_image_without_pixels(painted: Parser, mode: str) -> None:
-    from upernet import UpernetError
+@pytest.fixture
+def parser(checkpoint: Path) -> Parser:
+    return load(checkpoint)
 
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_image_without_pixels(parser: Parser, mode: str) -> None:
     with pytest.raises(UpernetError, match="at least one pixel"):
-        painted(Image.new(mode, (0, 5)))
+        parser(Image.new(mode, (0, 5)))
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_images_of_32_bits(painted: Parser, mode: str) -> None:
-    assert painted(Image.new(mode, (40, 30))).object.labels.shape == (30, 40)
+def test_images_of_32_bits(parser: Parser, mode: str) -> None:
+    assert parser(Image.new(mode, (40, 30))).object.labels.shape == (30, 40)
 
 
 def test_the_folder_of_a_training_run(tmp_path: Path) -> None:
-    from upernet.checkpoints import save_checkpoint
-    from upernet.models import create_model
-
     save_checkpoint(tmp_path / "model.safetensors", create_model("camvid"), {"name": "mine"})
     (tmp_path / "state.safetensors").write_bytes(b"")
     assert load(tmp_path).card.name == "mine"
-
-
-@pytest.fixture
-def painted() -> Parser:
-    from typing import cast
-
-    from helpers.painted_network import PaintedNetwork
-
-    from upernet.models import UPerNet
-
-    return Parser(cast(UPerNet, PaintedNetwork()), {"name": "painted"})

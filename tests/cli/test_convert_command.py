@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.command_line import Run
+from helpers.full_disk import file_size_limit, needs_file_size_limit
 from helpers.official_network import official_state
 from helpers.shared import needs_reference
 
@@ -108,21 +108,12 @@ def test_a_file_that_is_no_checkpoint_leaves_nothing_behind(
     assert not [path for path in tmp_path.iterdir() if path.name != "in.pth"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes are a matter of Unix")
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A limit on file sizes stands for the full disk: the recipe is written, the weights are not."""
-    import subprocess
-
+@needs_file_size_limit
+def test_a_full_disk_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+    """The recipe is written, the weights are not."""
     spec = ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=None)
     save_checkpoint(tmp_path / "in.safetensors", UPerNet(spec, load_taxonomy("camvid")), {})
-    script = (
-        "import resource, signal, sys\n"
-        "from upernet.cli.main import main\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "main(['convert', *sys.argv[1:]])\n"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "in.safetensors"), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "writing failed" in done.stderr
+    with file_size_limit(100_000):
+        result = run("convert", tmp_path / "in.safetensors", tmp_path / "out")
+    assert result.status == 2 and "writing failed" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 from helpers.command_line import Run
+from helpers.interrupts import interruptible
 
 from upernet.cli import main as main_module
-from upernet.errors import UpernetError
 
 
-def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr("upernet.inference.photos.find_photos", fail)
+def test_errors_of_the_user_are_one_sentence(run: Run, tmp_path: Path) -> None:
+    expected = f"upernet: {tmp_path}: is a folder; give a file name for --json.\n"
+    assert run("evaluate", "camvid", "--data", ".", "--json", tmp_path) == (2, "", expected)
 
 
-def test_errors_of_the_user_are_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_with(monkeypatch, UpernetError("photo.jpg: no such file; check the path."))
-    assert run("parse", "photo.jpg") == (2, "", "upernet: photo.jpg: no such file; check the path.\n")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_an_interrupt_is_quiet(run: Run, tmp_path: Path) -> None:
+    """The recipe is a pipe, from which the command reads until it is interrupted."""
+    pipe = tmp_path / "mine.yaml"
+    os.mkfifo(pipe)
+    command, is_done = threading.get_ident(), threading.Event()
+
+    def interrupt() -> None:
+        with open(pipe, "w"):  # waits for the command to open it, too
+            signal.pthread_kill(command, signal.SIGINT)
+            is_done.wait()
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    with interruptible():
+        result = run("evaluate", pipe, "--data", ".")
+    is_done.set()
+    thread.join()
+    assert result == (130, "", "")
 
 
-def test_an_interrupt_is_quiet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_with(monkeypatch, KeyboardInterrupt())
-    assert run("parse", "photo.jpg") == (130, "", "")
-
-
-def test_mistakes_in_the_program_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_with(monkeypatch, ZeroDivisionError())
-    with pytest.raises(ZeroDivisionError):
-        main_module.main(["parse", "photo.jpg"])
+def test_mistakes_in_the_program_are_not_hidden() -> None:
+    """A stdout that was opened for reading is such a mistake."""
+    with open(os.devnull) as stdout, contextlib.redirect_stdout(stdout), pytest.raises(io.UnsupportedOperation):
+        main_module.main(["--help"])
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["parse"], ["parse", "photo.jpg", "--nonsense"]])

@@ -4,53 +4,57 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from helpers.colour_network import GREEN, RED, colour_network, halves, save
+import torch
+from helpers.colour_checkpoint import save_colour_checkpoint, save_colour_recipe
+from helpers.colour_network import GREEN, RED, halves, save
 from rich.console import Console
 
-import upernet.checkpoints
 from upernet.cli.evaluate import evaluate
 from upernet.cli.main import main
 from upernet.errors import UpernetError
 from upernet.evaluation import EvaluationResult, TestTimeAugmentation
 from upernet.evaluation.report import tables
 
-RECIPE = {
-    "description": "Scenes by colour.",
-    "taxonomy": "everyday",
-    "model": {"backbone": "none"},
-    "sources": {
-        "scenes": {"kind": "label_folder", "path": "scenes/{split}", "level": "scene"},
-        "elsewhere": {"kind": "label_folder", "path": "elsewhere/{split}", "level": "material"},
-    },
+SOURCES = {
+    "scenes": {"kind": "label_folder", "path": "scenes/{split}", "level": "scene"},
+    "elsewhere": {"kind": "label_folder", "path": "elsewhere/{split}", "level": "material"},
 }
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a model that reads classes off colors."""
+    path = tmp_path_factory.mktemp("model") / "colours.safetensors"
+    save_colour_checkpoint(path)
+    return path
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a recipe, photos for it, and a checkpoint that contains the colour network."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Create a recipe of the model, and photos for it; the number of threads is reset afterwards."""
     monkeypatch.setenv("COLUMNS", "80")
-    real = upernet.checkpoints.load_model
-    monkeypatch.setattr(
-        "upernet.checkpoints.load_model", lambda name, file: colour_network() if file else real(name, file)
-    )
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(RECIPE))
+    save_colour_recipe(tmp_path / "mine.yaml", SOURCES)
     for label, colour in (("beach", RED), ("forest", GREEN), ("night", RED)):
         save(tmp_path / "data" / "scenes" / "test" / label / "a.png", halves(colour, colour))
-    return tmp_path
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
 
 
-def run(folder: Path, **options: Any) -> None:
-    values = {"checkpoint": folder / "weights.safetensors", "device": "cpu", **options}
-    evaluate(str(folder / "mine.yaml"), folder / "data", **values)
+def run(folder: Path, checkpoint: Path | None, **options: Any) -> None:
+    weights = None if checkpoint is None else str(checkpoint)
+    evaluate(str(folder / "mine.yaml"), folder / "data", weights, device="cpu", threads=1, **options)
 
 
-def test_writes_the_scores_and_prints_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(folder, json=folder / "out" / "scores.json")
+def test_writes_the_scores_and_prints_tables(
+    folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder, checkpoint, json=folder / "out" / "scores.json")
     result = json.loads((folder / "out" / "scores.json").read_text())
     assert result["scene"]["top1"] == pytest.approx(2 / 3) and result["skipped"] == ["elsewhere"]
     printed = capsys.readouterr().out
@@ -59,8 +63,10 @@ def test_writes_the_scores_and_prints_tables(folder: Path, capsys: pytest.Captur
     assert max(map(len, printed.splitlines())) <= 80
 
 
-def test_test_time_augmentation_is_written_and_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(folder, json=folder / "scores.json", scales="0.5, 1,1.5", flip=True, window=48)
+def test_test_time_augmentation_is_written_and_printed(
+    folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folder, checkpoint, json=folder / "scores.json", scales="0.5, 1,1.5", flip=True, window=48)
     result = json.loads((folder / "scores.json").read_text())
     assert result["testing"] == {"scales": [0.5, 1, 1.5], "flip": True, "window": 48, "stride": 32}
     assert result["scene"]["top1"] == pytest.approx(2 / 3)
@@ -89,22 +95,23 @@ def test_options_that_cannot_be(options: list[str], sentence: str, capsys: pytes
 
 def test_no_shipped_weights(folder: Path) -> None:
     with pytest.raises(UpernetError, match=r"no weights of .*mine\.yaml are shipped or published"):
-        run(folder, checkpoint=None)
+        run(folder, None)
 
 
-def test_a_file_that_cannot_be_written_is_known_before_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("upernet.evaluation.evaluate", lambda *_: pytest.fail("scored first"))
+def test_a_file_that_cannot_be_written_is_known_before_the_work(folder: Path, checkpoint: Path) -> None:
+    """Scoring would fail, too, as there are no photos of the split; the error is the file's."""
     with pytest.raises(UpernetError, match="cannot be written"):
-        run(folder, json=folder / "mine.yaml" / "scores.json")
+        run(folder, checkpoint, split="val", json=folder / "mine.yaml" / "scores.json")
 
 
-def test_a_failed_evaluation_leaves_the_earlier_file(folder: Path) -> None:
+def test_a_failed_evaluation_leaves_the_earlier_file(folder: Path, checkpoint: Path) -> None:
     scores = folder / "scores.json"
     scores.write_text("earlier")
+    before = sorted(folder.iterdir())
     with pytest.raises(UpernetError, match="no photos of split 'val'"):
-        run(folder, split="val", json=scores)
+        run(folder, checkpoint, split="val", json=scores)
     assert scores.read_text() == "earlier"
-    assert sorted(path.name for path in folder.iterdir()) == ["data", "mine.yaml", "scores.json"]
+    assert sorted(folder.iterdir()) == before
 
 
 def test_tables_fit_a_terminal_of_80_columns() -> None:

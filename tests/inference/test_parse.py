@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.full_disk import file_size_limit, needs_file_size_limit
+from helpers.interrupts import interruptible
 from helpers.painted_network import PERSON, TAXONOMY, four_quarters
 from PIL import Image
 
 from upernet.errors import UpernetError
-from upernet.inference import LabelMap, Parse, render
+from upernet.inference import LabelMap, Parse
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
 
@@ -175,20 +180,37 @@ def test_parses_of_arrays_never_replace_each_other_unless_named(tmp_path: Path) 
     assert [make_parse(None).save(tmp_path, "frame").name for _ in range(2)] == ["frame", "frame"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("bug")])
+class InterruptingColors(tuple[tuple[int, int, int], ...]):
+    """Colors that interrupt the program as Ctrl-C does when they are drawn."""
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        signal.raise_signal(signal.SIGINT)
+        return super().__iter__()
+
+
+@pytest.mark.parametrize(
+    ("colors", "error"), [(InterruptingColors([(0, 0, 0)] * 3), KeyboardInterrupt), ((), IndexError)]
+)
 def test_a_failure_while_saving_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    tmp_path: Path, colors: tuple[tuple[int, int, int], ...], error: type[BaseException]
 ) -> None:
+    make_parse().save(tmp_path)
+    before = contents(tmp_path)
+    broken = make_parse(office=0.9)
+    broken.maps["material"] = replace(broken.material, colors=colors)  # the last level
+    with interruptible(), pytest.raises(error):
+        broken.save(tmp_path)
+    assert contents(tmp_path) == before
+
+
+@needs_file_size_limit
+def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     folder = make_parse().save(tmp_path)
     before = contents(tmp_path)
-
-    def fail(*_: object) -> None:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(render, "contact_sheet", fail)  # the last file
-        with pytest.raises(UpernetError if isinstance(error, OSError) else type(error)):
-            make_parse(office=0.9).save(tmp_path)
+    limit = max(map(len, before.values())) // 2
+    assert len(before["street/parse.json"]) < limit  # so some files are written
+    with file_size_limit(limit), pytest.raises(UpernetError, match=r"writing failed \(File too large\)"):
+        make_parse(office=0.9).save(tmp_path)
     assert contents(tmp_path) == before
     make_parse(office=0.9).save(tmp_path)
     assert contents(tmp_path).keys() == before.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +13,11 @@ from helpers.painted_network import DOG, PERSON, ROAD, SKY, PaintedNetwork, four
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
 from upernet.checkpoints import save_checkpoint
 from upernet.errors import UpernetError
 from upernet.inference import Parse, Parser, load
-from upernet.inference import parser as parser_module
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec
 from upernet.taxonomy import load_taxonomy
@@ -208,13 +209,15 @@ def test_options_that_cannot_be_are_refused() -> None:
             painted_parser(device=device)
 
 
-def test_too_little_memory_is_said(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError
+def test_too_little_memory_is_said() -> None:
+    class Large(PaintedNetwork):
+        def forward(self, images: Tensor, levels: Sequence[str]) -> dict[str, Tensor]:
+            raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(parser_module, "dense_logits", full)
-    with pytest.raises(UpernetError, match="12 x 8 pixels do not fit"):
-        parser(np.zeros((8, 12, 3), np.uint8), ["object"])
+    parser = Parser(cast(UPerNet, Large()))
+    for level in ("scene", "object"):
+        with pytest.raises(UpernetError, match="12 x 8 pixels do not fit"):
+            parser(np.zeros((8, 12, 3), np.uint8), [level])
 
 
 @pytest.fixture(scope="module")
