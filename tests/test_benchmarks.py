@@ -80,6 +80,7 @@ def test_breakdown(run: Any):
     assert {"upsample_conv3x3", "dcnv3", "all others"} <= set(seconds) and all(value > 0 for value in seconds.values())
 
 
+@pytest.mark.slow
 def test_peers_that_are_installed(run: Any):
     result = run("peers")
     assert_compared(result, "official", "fast", "official, bf16 autocast")
@@ -88,6 +89,7 @@ def test_peers_that_are_installed(run: Any):
         assert name in result["skipped"] or result["agreement"][name]["relative_error"] < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
 def test_the_memory_benchmark_reports_peaks(run: Any):
     for row in run("memory")["rows"].values():
@@ -101,6 +103,7 @@ def test_scaling(run: Any):
         assert_compared(row, "official", "fast")
 
 
+@pytest.mark.slow
 def test_cold_start(run: Any):
     result = run("cold_start")
     whole, forward = result["rows"].values()

@@ -19,6 +19,7 @@ PART_GROUPS = (PartGroup(PERSON, (0, 1, 2), 0), PartGroup(DOG, (0, 1, 3), 3))
 side = st.integers(1, 40)
 
 
+@pytest.mark.slow
 @given(parsed=st.tuples(side, side), size=st.tuples(st.integers(1, 90), st.integers(1, 90)), strip=st.integers(1, 4000))
 @settings(max_examples=40, deadline=None)
 def test_strips_equal_upsampling_everything_at_once(parsed: tuple[int, int], size: tuple[int, int], strip: int) -> None:

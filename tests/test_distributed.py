@@ -75,6 +75,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torch", "timm"])
 @pytest.mark.parametrize("case", CASES)
 def test_batch_norm_of_two_processes_equals_one_in_float64(results: list[dict], case: str, kind: str) -> None:

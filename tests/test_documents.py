@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.process
 def test_tables_are_those_of_the_result_files():
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "write_results.py", "--check"], capture_output=True, text=True

@@ -104,6 +104,7 @@ def test_no_file_of_the_package_is_large():
             assert path.stat().st_size <= 21_000_000, path
 
 
+@pytest.mark.process
 def test_wheel_contains_code_and_data(tmp_path: Path):
     if find_spec("hatchling") is None:
         pytest.skip("hatchling is not installed")
@@ -120,6 +121,7 @@ def test_wheel_contains_code_and_data(tmp_path: Path):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.process
 def test_help_lists_the_commands():
     run = subprocess.run([sys.executable, "-m", "upernet", "--help"], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr

@@ -186,7 +186,7 @@ def image_scores(logits: Tensor, supervision: str = "pooled") -> Tensor:
 def _resize_rows(logits: Tensor, rows: slice, parsed_size: Size, size: Size) -> Tensor:
     """Resize K x h x w stride-4 logits bilinearly, and return these rows of the result: K x len(rows) x W.
 
-    Pixel centres lie at half integers, and values at the edges are repeated, as in `torch.nn.functional.interpolate`.
+    Pixel centers lie at half integers, and values at the edges are repeated, as in `torch.nn.functional.interpolate`.
     """
     upper, lower, row_weight = _interpolation(rows, logits.shape[1], parsed_size[0], size[0])
     left, right, column_weight = _interpolation(slice(0, size[1]), logits.shape[2], parsed_size[1], size[1])
@@ -202,7 +202,7 @@ def _resize_rows(logits: Tensor, rows: slice, parsed_size: Size, size: Size) -> 
 
 
 def _interpolation(pixels: slice, length: int, parsed: int, full: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the two neighbouring logits of each pixel along one side, and the weight of the second.
+    """Return the two neighboring logits of each pixel along one side, and the weight of the second.
 
     Args:
         pixels: pixels of the resized map.
@@ -210,7 +210,7 @@ def _interpolation(pixels: slice, length: int, parsed: int, full: int) -> tuple[
         parsed: pixels that went through the network.
         full: pixels of the whole resized map.
     """
-    centres = torch.arange(pixels.start, pixels.stop, dtype=torch.float64) + 0.5
-    position = (centres * (parsed / full / STRIDE) - 0.5).clamp(0, length - 1)
+    centers = torch.arange(pixels.start, pixels.stop, dtype=torch.float64) + 0.5
+    position = (centers * (parsed / full / STRIDE) - 0.5).clamp(0, length - 1)
     lower = position.floor().long()
     return lower, (lower + 1).clamp(max=length - 1), (position - lower).float()

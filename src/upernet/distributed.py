@@ -116,7 +116,7 @@ def _synchronized_forward(norm: Any, x: Tensor) -> Tensor:
 class _Normalization(torch.autograd.Function):
     """(x - mean) / sqrt(variance + eps) in float32, with the mean and variance over N, H and W of all processes.
 
-    E[x^2] - E[x]^2 would lose a variance that is small beside the mean. So each process centres its values first, and
+    E[x^2] - E[x]^2 would lose a variance that is small beside the mean. So each process centers its values first, and
     the processes merge their means and sums of squared deviations (Chan et al. 1979), like torch.nn.SyncBatchNorm. The
     statistics, C numbers each, are merged in float64.
     """
@@ -125,10 +125,10 @@ class _Normalization(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
         values = x.float()
         shift = values.mean((0, 2, 3))
-        centred = values - shift[:, None, None]
-        # The mean is rounded to float32; what is left of it remains in `centred`.
-        rest = centred.mean((0, 2, 3)).double()
-        squares = centred.square().mean((0, 2, 3)).double() - rest.square()
+        centered = values - shift[:, None, None]
+        # The mean is rounded to float32; what is left of it remains in `centered`.
+        rest = centered.mean((0, 2, 3)).double()
+        squares = centered.square().mean((0, 2, 3)).double() - rest.square()
         count = rest.new_tensor([x.numel() / x.shape[1]])
         parts = torch.stack(_gather(torch.cat([shift.double() + rest, squares, count])))
         means, variances, counts = parts.tensor_split((x.shape[1], 2 * x.shape[1]), dim=1)
@@ -136,7 +136,7 @@ class _Normalization(torch.autograd.Function):
         mean = (counts * means).sum(0) / total
         variance = ((counts * (variances + (means - mean).square())).sum(0) / total).clamp(min=0)
         inverse = (variance + eps).rsqrt().float()
-        normalized = (centred - (mean - shift).float()[:, None, None]) * inverse[:, None, None]
+        normalized = (centered - (mean - shift).float()[:, None, None]) * inverse[:, None, None]
         ctx.save_for_backward(normalized, inverse, total)
         ctx.mark_non_differentiable(mean, variance, total)
         return normalized, mean, variance, total

@@ -95,6 +95,7 @@ def test_an_empty_card_is_stored_as_an_empty_mapping(model: UPerNet, tmp_path: P
         assert json.loads(str(read_weights(tmp_path / "file.safetensors").metadata["upernet"]))["card"] == {}
 
 
+@pytest.mark.slow
 def test_a_model_without_a_name_is_called_after_its_file(model: UPerNet, tmp_path: Path) -> None:
     assert load(write(tmp_path / "mine.safetensors", model, {})).card.name == "mine"
     assert load(write(tmp_path / "mine.safetensors", model, {"name": "other"})).card.name == "other"

@@ -78,6 +78,7 @@ def status(arguments: list[object]) -> object:
     return exit_.value.code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_takes_the_folder_of_a_run(
     name: str, command: Command, run_folder: Path, capsys: pytest.CaptureFixture[str]

@@ -166,7 +166,7 @@ def test_a_part_that_is_longer_than_the_file_is_thrown_away(server: Server, home
         ({}, None),
     ],
 )
-def test_only_a_file_that_can_be_recognised_is_resumed(
+def test_only_a_file_that_can_be_recognized_is_resumed(
     server: Server, headers: dict[str, str], condition: str | None
 ) -> None:
     server.headers = headers

@@ -16,7 +16,7 @@ needs_package = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, re
 
 
 @needs_package
-def test_package_weights_recognise_a_photo(tmp_path):
+def test_package_weights_recognize_a_photo(tmp_path):
     """The whole network under timm's names names ImageNet's classes: mapped in the right order, to the right layers."""
     from PIL import Image
 
@@ -55,6 +55,7 @@ def test_every_layer_of_the_package_has_its_place(number):
     assert len(loaded) == len(depthwise) and all(torch.equal(a, b) for a, b in zip(loaded, depthwise, strict=True))
 
 
+@pytest.mark.slow
 def test_weights_under_timms_own_names_fit_a_flattened_backbone(tmp_path):
     network = timm.create_model("convnext_atto")
     torch.save(network.state_dict(), tmp_path / "convnext.pth")
@@ -63,6 +64,7 @@ def test_weights_under_timms_own_names_fit_a_flattened_backbone(tmp_path):
     assert torch.equal(backbone.state_dict()["stem_0.weight"], network.state_dict()["stem.0.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "convnext_atto"])
 def test_norms_of_features_are_not_asked_of_imagenet(name, tmp_path):
     network = timm.create_model(name)

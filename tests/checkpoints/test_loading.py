@@ -135,6 +135,7 @@ def test_a_newer_format_is_refused(model, tmp_path):
         load_checkpoint(write(tmp_path / "new.safetensors", model, format=2))
 
 
+@pytest.mark.slow
 def test_buffers_that_are_computed_are_there_after_loading(tmp_path):
     """Timm keeps the index of window positions out of the weights."""
     spec = ModelSpec(
@@ -150,7 +151,7 @@ def test_buffers_that_are_computed_are_there_after_loading(tmp_path):
     (tmp_path / "swin.safetensors").unlink()
 
 
-def test_initialising_another_taxonomy_keeps_only_the_heads_that_differ(file):
+def test_initializing_another_taxonomy_keeps_only_the_heads_that_differ(file):
     other = UPerNet(SPEC, load_taxonomy("ade20k150"))
     before = other.state_dict()["heads.object.classifier.weight"].clone()
     kept = [key for key in initialize_model(other, file) if not key.startswith("auxiliary.")]
@@ -160,11 +161,13 @@ def test_initialising_another_taxonomy_keeps_only_the_heads_that_differ(file):
     assert torch.equal(other.state_dict()["fusion.conv.0.weight"], loaded.state_dict()["fusion.conv.0.weight"])
 
 
-def test_initialising_from_another_network_is_refused(file):
+def test_initializing_from_another_network_is_refused(file):
     with pytest.raises(UpernetError, match="no tensor fits"):
         initialize_model(torch.nn.Linear(2, 2), file)  # type: ignore[arg-type]
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_earlier_file(file):
     """A limit on file sizes stands for the full disk: the kernel refuses the write half-way."""
     before = file.read_bytes()
@@ -181,7 +184,7 @@ def test_a_full_disk_leaves_the_earlier_file(file):
     assert file.read_bytes() == before and [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_load_model_compares_classes_not_colours(model, tmp_path):
+def test_load_model_compares_classes_not_colors(model, tmp_path):
     changed = model.taxonomy.to_dict() | {"description": "other words"}
     for entry in changed["levels"]["scene"]["classes"]:
         entry["color"] = "#0" + entry["color"][2:]

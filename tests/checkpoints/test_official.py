@@ -24,7 +24,7 @@ from upernet.models.backbones import create_backbone
 from upernet.recipe import ModelSpec, load_recipe
 from upernet.taxonomy import load_taxonomy
 
-pytestmark = needs_reference
+pytestmark = [needs_reference, pytest.mark.golden]
 CLASSES = ("wall", "building", "sky")  # as far as this test reads
 
 
@@ -69,6 +69,7 @@ def model(file: Path, recipe: str) -> UPerNet:
     return upernet.load_model(recipe, checkpoint=file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["128x160", "97x131"])
 def test_logits_of_t_are_the_published_ones(model: UPerNet, size: str) -> None:
     facts = {key.partition("/")[2]: value for key, value in golden("t").items() if key.startswith(size)}
@@ -111,6 +112,7 @@ def test_every_published_tensor_has_one_place(variant: str) -> None:
     assert backbone_of(translated) == f"internimage_{variant}"
 
 
+@pytest.mark.slow
 def test_the_network_is_told_by_the_tensors(file: Path, model: UPerNet) -> None:
     loaded, card = load_checkpoint(file)
     assert loaded.spec.backbone == "internimage_t" and loaded.taxonomy == load_taxonomy("ade20k150")

@@ -57,6 +57,7 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 # transformers changes the windows of maps smaller than one: these are larger at every stage
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(256, 288), (233, 259)], ids=["even", "odd"])
 def test_logits_agree(peer: Any, folder: Path, size: tuple[int, int]) -> None:
     model, card = load_checkpoint(folder / "model.safetensors")
@@ -73,6 +74,7 @@ def test_logits_agree(peer: Any, folder: Path, size: tuple[int, int]) -> None:
         assert relative_error(auxiliary, expected) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_state_dict_in_memory_is_read_too(peer: Any, folder: Path, tmp_path: Path) -> None:
     torch.save(peer.state_dict(), tmp_path / "memory.pth")
     model, _ = load_checkpoint(tmp_path / "memory.pth")
@@ -82,6 +84,7 @@ def test_the_state_dict_in_memory_is_read_too(peer: Any, folder: Path, tmp_path:
     (tmp_path / "memory.pth").unlink()
 
 
+@pytest.mark.slow
 def test_class_names_come_from_the_config_beside_the_file(folder: Path, tmp_path: Path) -> None:
     assert load_checkpoint(folder / "model.safetensors")[0].taxonomy.levels["object"].names[:2] == (
         "class 0",

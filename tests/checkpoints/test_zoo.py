@@ -65,6 +65,7 @@ def counted(request: pytest.FixtureRequest) -> tuple[ZooEntry, int, int]:
     return entry, params, macs
 
 
+@pytest.mark.slow
 def test_the_networks_are_as_large_as_published(counted: tuple[ZooEntry, int, int]) -> None:
     entry, params, macs = counted
     assert entry.published is not None

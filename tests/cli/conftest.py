@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.colour_checkpoint import save_colour_checkpoint
+from helpers.color_checkpoint import save_color_checkpoint
 from helpers.command_line import Result, Run
 
 from upernet.cli.main import main
@@ -31,8 +31,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a model that reads classes off colors."""
-    path = tmp_path_factory.mktemp("model") / "colours.safetensors"
-    save_colour_checkpoint(path)
+    path = tmp_path_factory.mktemp("model") / "colors.safetensors"
+    save_color_checkpoint(path)
     return path
 
 

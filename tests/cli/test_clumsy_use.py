@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers.colour_checkpoint import beach_photo
+from helpers.color_checkpoint import beach_photo
 from helpers.command_line import Run
 from PIL import Image
 

@@ -34,6 +34,7 @@ def logits(model: UPerNet) -> torch.Tensor:
 
 
 @needs_reference
+@pytest.mark.golden
 def test_an_official_file_becomes_safetensors_and_a_recipe(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(json.dumps({"description": "d", "taxonomy": "camvid", "model": TINY_T}))
     torch.save({"state_dict": official_state("tiny_t"), "meta": {}}, tmp_path / "in.pth")
@@ -108,6 +109,7 @@ def test_a_file_that_is_no_checkpoint_leaves_nothing_behind(
     assert not [path for path in tmp_path.iterdir() if path.name != "in.pth"]
 
 
+@pytest.mark.slow
 @needs_file_size_limit
 def test_a_full_disk_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
     """The recipe is written, the weights are not."""

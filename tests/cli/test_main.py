@@ -66,6 +66,7 @@ def test_every_command_has_help(run: Run, command: str) -> None:
     assert f"Usage: upernet {command}" in result.stdout
 
 
+@pytest.mark.process
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = [sys.executable, "-m", "upernet", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -21,6 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "checkpoints"
 
 
+@pytest.mark.slow
 def test_models_as_json(run: Run, folder: Path) -> None:
     folder.mkdir()
     (folder / "upernet_internimage_s_512_160k_ade20k.pth").touch()
@@ -50,6 +51,7 @@ def test_models_as_json(run: Run, folder: Path) -> None:
     assert weights["unified_resnet50_broden"] == "none"
 
 
+@pytest.mark.slow
 def test_models_as_a_table_of_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     result = run("models")

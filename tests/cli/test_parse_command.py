@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.colour_checkpoint import beach_photo
+from helpers.color_checkpoint import beach_photo
 from helpers.command_line import Result, Run
 from helpers.full_disk import file_size_limit, needs_file_size_limit
 from PIL import Image
@@ -120,7 +120,7 @@ def test_a_broken_file_among_good_ones(photos: Path, parse: Run) -> None:
         (["in/*.tif"], "in/*.tif: the pattern matches no file"),
         (["empty"], "empty: no photos in this folder"),
         (["in/notes.txt"], "in/notes.txt: not an image"),
-        (["in", "--levels", "object,colour"], "this model has no level 'colour'; it has scene, object, part, material"),
+        (["in", "--levels", "object,color"], "this model has no level 'color'; it has scene, object, part, material"),
         (["in", "--model", "nonsense"], "unknown model 'nonsense'"),
         (["in", "--device", "nonsense"], "device 'nonsense' cannot be used"),
         (["in", "--out", "in/notes.txt"], "in/notes.txt: cannot be written"),

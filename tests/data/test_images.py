@@ -185,20 +185,20 @@ MASK = np.array([[0, 1, 2], [3, 11, 255]], dtype=np.uint8)
 
 
 def test_masks_keep_their_values(tmp_path):
-    Image.fromarray(MASK).save(tmp_path / "grey.png")
+    Image.fromarray(MASK).save(tmp_path / "gray.png")
     palette = Image.fromarray(MASK).convert("P")
     palette.putpalette(list(range(255, -1, -1)) * 3)
     palette.save(tmp_path / "palette.png")
     Image.fromarray(MASK.astype(np.uint16) * 200).save(tmp_path / "deep.png")
     Image.fromarray(MASK > 1).save(tmp_path / "bits.png")
-    assert np.array_equal(read_mask(tmp_path / "grey.png"), MASK)
+    assert np.array_equal(read_mask(tmp_path / "gray.png"), MASK)
     assert np.array_equal(read_mask(tmp_path / "palette.png"), np.asarray(palette))
     assert np.array_equal(read_mask(tmp_path / "deep.png"), MASK.astype(int) * 200)
     assert np.array_equal(read_mask(tmp_path / "bits.png"), (MASK > 1).astype(int))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_grey_masks_of_few_bits_are_not_stretched(tmp_path, depth):
+def test_gray_masks_of_few_bits_are_not_stretched(tmp_path, depth):
     values = [0, 1, 0, 1] if depth == 1 else [0, 1, 2, 3]
     bits = "".join(f"{value:0{depth}b}" for value in values).ljust(8, "0")
     row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
@@ -213,10 +213,10 @@ def test_broken_masks_are_refused(tmp_path):
         read_mask(tmp_path / "missing.png")
 
 
-def test_colours_are_no_class_numbers(tmp_path):
-    Image.fromarray(PHOTO).save(tmp_path / "colours.png")
+def test_colors_are_no_class_numbers(tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "colors.png")
     with pytest.raises(UpernetError, match="save it with one channel"):
-        read_mask(tmp_path / "colours.png")
+        read_mask(tmp_path / "colors.png")
     Image.fromarray(MASK).save(tmp_path / "lossy.jpg")
     with pytest.raises(UpernetError, match="export the mask again as PNG"):
         read_mask(tmp_path / "lossy.jpg")

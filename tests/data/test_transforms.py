@@ -156,14 +156,14 @@ def test_the_long_side_limits_the_random_size_as_published(height, width, u):
     assert abs(columns - expected[1]) <= (width * min(by_short, by_long) % 1 == Fraction(1, 2))
 
 
-@pytest.mark.parametrize(("antialias", "grey"), [(True, 128), (False, 0)])
-def test_antialias(antialias, grey):
+@pytest.mark.parametrize(("antialias", "gray"), [(True, 128), (False, 0)])
+def test_antialias(antialias, gray):
     stripes = torch.tensor([255, 0, 0, 255], dtype=torch.uint8).repeat(24).expand(3, 96, 96)
     sample = Sample(tv_tensors.Image(stripes))
     spec = Augmentation(scale=(0.25, 0.25), crop=(24, 24), photometric="none", antialias=antialias)
     outs = (augment(sample, spec, generator()), resize(sample, Resize(short_side=24, antialias=antialias)))
     for image in (out.image.short() for out in outs):
-        assert image.shape == (3, 24, 24) and (image[..., 4:-4] - grey).abs().max() <= 1
+        assert image.shape == (3, 24, 24) and (image[..., 4:-4] - gray).abs().max() <= 1
 
 
 def scattered(height: int, width: int, seed: int) -> Sample:
@@ -249,9 +249,9 @@ def test_distortions_agree_with_torchvision():
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.3, 1.0])
-def test_hue_keeps_greys_and_luma(turn):
-    grey = tv_tensors.Image(torch.full((3, 4, 4), 120, dtype=torch.uint8))
-    assert (_photometric(grey, [OFF, 0, OFF, 0, OFF, 0, 0.1, turn]).short() - 120).abs().max() <= 1
+def test_hue_keeps_grays_and_luma(turn):
+    gray = tv_tensors.Image(torch.full((3, 4, 4), 120, dtype=torch.uint8))
+    assert (_photometric(gray, [OFF, 0, OFF, 0, OFF, 0, 0.1, turn]).short() - 120).abs().max() <= 1
     color = tv_tensors.Image(torch.tensor([140, 110, 100], dtype=torch.uint8)[:, None, None].expand(3, 4, 4))
     turned = _photometric(color, [OFF, 0, OFF, 0, OFF, 0, 0.1, turn])
     luma = torch.tensor([0.299, 0.587, 0.114])
@@ -273,6 +273,7 @@ def test_short_side(size, pixels, expected):
 
 
 @needs_reference
+@pytest.mark.golden
 def test_sizes_in_testing_are_the_published_ones():
     sizes = json.loads((REFERENCE / "resize_sizes.json").read_text())
     assert len(sizes) > 50
@@ -287,6 +288,7 @@ def test_sizes_in_testing_are_the_published_ones():
 
 
 @needs_reference
+@pytest.mark.golden
 @pytest.mark.parametrize("size", ["61x83", "90x47"])
 def test_pixels_in_testing_are_the_published_ones(size):
     golden = np.load(REFERENCE / "golden" / "preprocess.npz")
@@ -297,7 +299,7 @@ def test_pixels_in_testing_are_the_published_ones(size):
             Resize(short_side=128, long_side=512, multiple=multiple, antialias=False),
         )
         difference = out.image.permute(1, 2, 0).numpy()[..., ::-1].astype(int) - golden[f"{size}/{name}"]
-        # Another resizer: at most 1 grey level in each of the passes.
+        # Another resizer: at most 1 gray level in each of the passes.
         assert abs(difference).max() <= passes and abs(difference).mean() < 0.35
 
 
@@ -337,8 +339,8 @@ def published_step_in_hsv(pixel, saturation, turn):
     return tuple(math.floor(level) for level in sectors[sector])
 
 
-grey_levels = st.integers(0, 255)
-colors = st.tuples(grey_levels, grey_levels, grey_levels)
+gray_levels = st.integers(0, 255)
+colors = st.tuples(gray_levels, gray_levels, gray_levels)
 
 
 def as_image(pixels) -> tv_tensors.Image:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.colour_network import BLUE, GREEN, RED, TAXONOMY, VIOLET, colour_network, halves, recipe, save
+from helpers.color_network import BLUE, GREEN, RED, TAXONOMY, VIOLET, color_network, halves, recipe, save
 
 from upernet.errors import UpernetError
 from upernet.evaluation.calibration import SHOW_NOTHING, calibrate, shown_labels, smallest_threshold, tally
@@ -21,8 +21,8 @@ def pairs(*pairs: tuple[float, bool]) -> torch.Tensor:
     return tally(torch.tensor(confidence, dtype=torch.float64), torch.tensor(right))
 
 
-def threshold(target: float, labelled: Sequence[torch.Tensor], negative: Sequence[torch.Tensor] = ()) -> float | None:
-    return smallest_threshold(list(labelled), list(negative), target)
+def threshold(target: float, labeled: Sequence[torch.Tensor], negative: Sequence[torch.Tensor] = ()) -> float | None:
+    return smallest_threshold(list(labeled), list(negative), target)
 
 
 def test_the_smallest_threshold_that_reaches_the_target() -> None:
@@ -52,12 +52,12 @@ def test_sources_count_equally_whatever_their_size() -> None:
 
 
 def test_negatives_together_count_as_much_as_labels_together() -> None:
-    labelled = [pairs((0.6, True), (0.9, True))]
+    labeled = [pairs((0.6, True), (0.9, True))]
     negative = [pairs((0.2, False), (0.95, False)), pairs(*[(0.7, False)] * 50)]
-    assert threshold(0.5, labelled, negative) == 0  # 1 / (1 + 1)
-    assert threshold(0.55, labelled, negative) == pytest.approx(0.201)  # 1 / (1 + 3/4)
-    assert threshold(0.6, labelled, negative) == pytest.approx(0.701)  # 1/2 / (1/2 + 1/4)
-    assert threshold(0.7, labelled, negative) is None
+    assert threshold(0.5, labeled, negative) == 0  # 1 / (1 + 1)
+    assert threshold(0.55, labeled, negative) == pytest.approx(0.201)  # 1 / (1 + 3/4)
+    assert threshold(0.6, labeled, negative) == pytest.approx(0.701)  # 1/2 / (1/2 + 1/4)
+    assert threshold(0.7, labeled, negative) is None
 
 
 def test_agrees_with_a_plain_search() -> None:
@@ -109,25 +109,25 @@ def data(tmp_path: Path) -> Path:
 def test_image_labels_stand_for_every_pixel(data: Path) -> None:
     settings = calibration({"material": 0.8}, {}, materials=MATERIALS)
     # 24 of 32 pixels are right; those that are not are dim.
-    assert calibrate(colour_network(), settings, data) == {"material": ABOVE_DIM}
+    assert calibrate(color_network(), settings, data) == {"material": ABOVE_DIM}
     settings = calibration({"material": 0.75}, {}, materials=MATERIALS)
-    assert calibrate(colour_network(), settings, data) == {"material": 0}
+    assert calibrate(color_network(), settings, data) == {"material": 0}
 
 
 def test_what_is_shown_of_negatives_is_wrong(data: Path) -> None:
     save(data / "scenes" / "held" / "night" / "a.png", halves((51, 0, 0), (51, 0, 0)))
     save(data / "materials" / "held" / "brick" / "b.png", halves(RED, RED))
     sources = {"materials": MATERIALS, "scenes": SCENES}
-    alone = calibrate(colour_network(), calibration({"material": 0.9}, {}, **sources), data)
+    alone = calibrate(color_network(), calibration({"material": 0.9}, {}, **sources), data)
     assert alone == {"material": 0}
-    both = calibrate(colour_network(), calibration({"material": 0.9}, {"material": ("scenes",)}, **sources), data)
+    both = calibrate(color_network(), calibration({"material": 0.9}, {"material": ("scenes",)}, **sources), data)
     assert both == {"material": ABOVE_DIM} and DIM < both["material"] < SURE
 
 
 def test_a_target_out_of_reach_shows_nothing_and_says_so(data: Path) -> None:
     settings = calibration({"material": 0.9}, {"material": ("scenes",)}, materials=MATERIALS, scenes=SCENES)
     with pytest.warns(UserWarning, match="material: no threshold reaches the target precision of 0.9"):
-        assert calibrate(colour_network(), settings, data) == {"material": SHOW_NOTHING}
+        assert calibrate(color_network(), settings, data) == {"material": SHOW_NOTHING}
     assert SHOW_NOTHING > 1
 
 
@@ -146,7 +146,7 @@ def test_pixel_maps_are_read_at_the_stride_of_the_logits(tmp_path: Path) -> None
     save(tmp_path / "objects" / "held" / "annotations" / "a.png", truth)
     settings = calibration({"object": 0.5, "material": 0.51}, {}, objects=source)
     # Known: 12 pixels of the 4 x 4 logits, 6 of them right and sure, 6 wrong and dim.
-    thresholds = calibrate(colour_network(), settings, tmp_path)
+    thresholds = calibrate(color_network(), settings, tmp_path)
     assert thresholds == {"object": 0, "material": ABOVE_DIM}
 
 
@@ -163,16 +163,16 @@ def test_scenes_count_per_photo_and_parts_per_pixel(data: Path) -> None:
     save(data / "people" / "held" / "images" / "a.png", halves(BLUE, VIOLET))
     save(data / "people" / "held" / "annotations" / "a.png", np.full((16, 16), 1, dtype=np.uint8))
     settings = calibration({"scene": 1.0, "part": 0.5}, {}, scenes=SCENES, people=people)
-    assert calibrate(colour_network(), settings, data) == {"scene": 0, "part": 0}
+    assert calibrate(color_network(), settings, data) == {"scene": 0, "part": 0}
 
 
 def test_no_targets_need_no_data(tmp_path: Path) -> None:
-    assert calibrate(colour_network(), recipe(materials=MATERIALS), tmp_path) == {}
+    assert calibrate(color_network(), recipe(materials=MATERIALS), tmp_path) == {}
 
 
 def test_mistakes_are_explained(data: Path) -> None:
     def run(targets: dict[str, float], negatives: dict[str, tuple[str, ...]], **sources: Any) -> None:
-        calibrate(colour_network(), calibration(targets, negatives, **sources), data)
+        calibrate(color_network(), calibration(targets, negatives, **sources), data)
 
     with pytest.raises(UpernetError, match=r"negatives\.material: there is no source 'streets'; name one of materials"):
         run({"material": 0.9}, {"material": ("streets",)}, materials=MATERIALS)
@@ -186,5 +186,5 @@ def test_mistakes_are_explained(data: Path) -> None:
 
 def test_the_same_photos_give_the_same_thresholds(data: Path) -> None:
     settings = calibration({"material": 0.55}, {"material": ("scenes",)}, materials=MATERIALS, scenes=SCENES)
-    first = calibrate(colour_network(), settings, data)
-    assert calibrate(colour_network(), settings, data) == first == {"material": ABOVE_DIM}
+    first = calibrate(color_network(), settings, data)
+    assert calibrate(color_network(), settings, data) == first == {"material": ABOVE_DIM}

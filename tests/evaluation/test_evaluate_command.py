@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.colour_checkpoint import save_colour_checkpoint, save_colour_recipe
-from helpers.colour_network import GREEN, RED, halves, save
+from helpers.color_checkpoint import save_color_checkpoint, save_color_recipe
+from helpers.color_network import GREEN, RED, halves, save
 from rich.console import Console
 
 from upernet.cli.evaluate import evaluate
@@ -29,8 +29,8 @@ SOURCES = {
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a model that reads classes off colors."""
-    path = tmp_path_factory.mktemp("model") / "colours.safetensors"
-    save_colour_checkpoint(path)
+    path = tmp_path_factory.mktemp("model") / "colors.safetensors"
+    save_color_checkpoint(path)
     return path
 
 
@@ -38,9 +38,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Create a recipe of the model, and photos for it; the number of threads is reset afterwards."""
     monkeypatch.setenv("COLUMNS", "80")
-    save_colour_recipe(tmp_path / "mine.yaml", SOURCES)
-    for label, colour in (("beach", RED), ("forest", GREEN), ("night", RED)):
-        save(tmp_path / "data" / "scenes" / "test" / label / "a.png", halves(colour, colour))
+    save_color_recipe(tmp_path / "mine.yaml", SOURCES)
+    for label, color in (("beach", RED), ("forest", GREEN), ("night", RED)):
+        save(tmp_path / "data" / "scenes" / "test" / label / "a.png", halves(color, color))
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)

@@ -9,14 +9,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from helpers.colour_network import (
+from helpers.color_network import (
     BLUE,
     GREEN,
     RED,
     TAXONOMY,
     VIOLET,
-    ColourNetwork,
-    colour_network,
+    ColorNetwork,
+    color_network,
     halves,
     recipe,
     save,
@@ -52,8 +52,8 @@ def data(tmp_path: Path) -> Path:
         names = list(OBJECT_PHOTO_CLASSES) if folder == objects else ["null", "head", "body"]
         (folder.parent / "labels.txt").write_text("".join(f"{i}\t{name}\n" for i, name in enumerate(names)))
 
-    for name, colour, label in (("a", RED, "beach"), ("b", GREEN, "beach"), ("c", BLUE, "night")):
-        save(tmp_path / "scenes" / "test" / label / f"{name}.png", halves(colour, colour, 20))
+    for name, color, label in (("a", RED, "beach"), ("b", GREEN, "beach"), ("c", BLUE, "night")):
+        save(tmp_path / "scenes" / "test" / label / f"{name}.png", halves(color, color, 20))
     photo = halves(RED, RED)
     photo[:, 4:] = 200, 255, 0
     save(tmp_path / "materials" / "test" / "brick" / "a.png", photo)
@@ -83,7 +83,7 @@ SOURCES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def result(data: Path) -> EvaluationResult:
-    return evaluate(colour_network(), recipe(**SOURCES), data)
+    return evaluate(color_network(), recipe(**SOURCES), data)
 
 
 def test_scores_of_objects_are_those_worked_out_by_hand(result: EvaluationResult) -> None:
@@ -146,19 +146,19 @@ def test_layout(result: EvaluationResult) -> None:
 
 def test_a_source_that_is_not_scored_counts_for_itself_only(data: Path) -> None:
     sources = {**SOURCES, "materials": {**SOURCES["materials"], "scored": False}}
-    result = evaluate(colour_network(), recipe(**sources), data)
+    result = evaluate(color_network(), recipe(**sources), data)
     assert "material" not in result and result["sources"]["materials"]["material"]["top1"] == 0.5
 
 
 def test_supervision_says_how_a_photo_is_read(data: Path) -> None:
     # Three quarters of the photo called brick are more green than red, though less surely so than the rest is red.
     sources = {"materials": {**SOURCES["materials"], "supervision": "broadcast"}}
-    result = evaluate(colour_network(), recipe(**sources), data)
+    result = evaluate(color_network(), recipe(**sources), data)
     assert result["material"]["per_class"]["brick"]["top1"] == 0
 
 
 def test_photos_are_brought_to_the_test_size_and_masks_are_not(data: Path) -> None:
-    model = cast(ColourNetwork, colour_network())
+    model = cast(ColorNetwork, color_network())
     sizes: list[tuple[int, ...]] = []
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
     sources = {"objects": {**SOURCES["objects"], "test_resize": {"short_side": 64}}, "scenes": SOURCES["scenes"]}
@@ -168,14 +168,14 @@ def test_photos_are_brought_to_the_test_size_and_masks_are_not(data: Path) -> No
 
 
 def test_every_level_is_scored_with_test_time_augmentation(data: Path, result: EvaluationResult) -> None:
-    # The network reads single pixels of flat colours, so a mirrored pass gives the same result.
-    mirrored = evaluate(colour_network(), recipe(**SOURCES), data, tta=TestTimeAugmentation(flip=True))
+    # The network reads single pixels of flat colors, so a mirrored pass gives the same result.
+    mirrored = evaluate(color_network(), recipe(**SOURCES), data, tta=TestTimeAugmentation(flip=True))
     assert mirrored["testing"]["flip"] and not result["testing"]["flip"]
     assert mirrored.to_dict() | {"testing": None} == result.to_dict() | {"testing": None}
 
 
 def test_only_annotated_levels_are_computed_and_the_mode_is_kept(data: Path) -> None:
-    model = cast(ColourNetwork, colour_network())
+    model = cast(ColorNetwork, color_network())
     model.train()
     steps: list[tuple[str, int, int]] = []
     result = evaluate(
@@ -190,11 +190,11 @@ def test_only_annotated_levels_are_computed_and_the_mode_is_kept(data: Path) -> 
 @pytest.mark.parametrize("split", ["test", "held_back"])
 def test_nothing_to_score_is_an_error(tmp_path: Path, split: Any) -> None:
     with pytest.raises(UpernetError, match=f"no photos of split '{split}'.*objects/{{split}}"):
-        evaluate(colour_network(), recipe(**SOURCES), tmp_path, split=split)
+        evaluate(color_network(), recipe(**SOURCES), tmp_path, split=split)
 
 
 def test_levels_that_the_model_lacks_are_an_error(data: Path) -> None:
-    model = cast(ColourNetwork, colour_network())
+    model = cast(ColorNetwork, color_network())
     values = TAXONOMY.to_dict()
     values["levels"] = {"scene": values["levels"]["scene"]}
     model.taxonomy = type(TAXONOMY).from_dict(values)
@@ -205,4 +205,4 @@ def test_levels_that_the_model_lacks_are_an_error(data: Path) -> None:
 def test_a_recipe_without_sources_is_an_error(tmp_path: Path) -> None:
     empty: Recipe = recipe()
     with pytest.raises(UpernetError, match="none"):
-        evaluate(colour_network(), empty, tmp_path)
+        evaluate(color_network(), empty, tmp_path)

@@ -7,8 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from helpers.colour_network import BLUE, GREEN, RED, VIOLET, colour_network, halves, recipe, save
+from helpers.color_network import BLUE, GREEN, RED, VIOLET, color_network, halves, recipe, save
 
 from upernet.evaluation import ConfusionMatrix, calibrate, evaluate
 from upernet.recipe import CalibrationSpec, Recipe
@@ -53,23 +54,25 @@ def process(rank: int, data: str, out: str) -> None:
     matrix = ConfusionMatrix(3)
     for row in range(rank, 4, 2):
         matrix.update(torch.full((2,), 2), torch.tensor([row % 3, -1]))
-    result = evaluate(colour_network(), settings(), data).to_dict()
-    thresholds = calibrate(colour_network(), settings(), data)
+    result = evaluate(color_network(), settings(), data).to_dict()
+    thresholds = calibrate(color_network(), settings(), data)
     values = {"counts": matrix.reduce().counts.tolist(), "result": result, "thresholds": thresholds}
     Path(out, f"{rank}.json").write_text(json.dumps(values))
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_two_processes_return_what_one_does(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
     out.mkdir()
     write_data(data)
-    alone = evaluate(colour_network(), settings(), data)
+    alone = evaluate(color_network(), settings(), data)
     torch.multiprocessing.spawn(process, (str(data), str(out)), nprocs=2)  # type: ignore[attr-defined]
     first, second = (json.loads((out / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["counts"] == [[0, 0, 2, 0], [0, 0, 1, 0], [0, 0, 1, 0]]
     assert first["result"] == json.loads(json.dumps(alone.to_dict()))
     assert first["result"]["photos"] == {"people": 5, "scenes": 1}
-    assert first["thresholds"] == calibrate(colour_network(), settings(), data)
+    assert first["thresholds"] == calibrate(color_network(), settings(), data)

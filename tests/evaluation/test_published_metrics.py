@@ -70,7 +70,7 @@ def predictions(draw: st.DrawFn) -> tuple[int, list[tuple[np.ndarray, np.ndarray
         truth = random.choice(in_truth, shape)
         truth[random.random(shape) < unknown] = IGNORE
         photos.append((random.choice(in_prediction, shape), truth))
-    photos[0][1][0, 0] = in_truth[0]  # something is labelled
+    photos[0][1][0, 0] = in_truth[0]  # something is labeled
     return classes, photos
 
 
@@ -88,9 +88,9 @@ def test_equals_the_definitions_pixel_by_pixel(case: tuple[int, list[tuple[np.nd
     for c in range(classes):
         both = sum(guess == c and label == c for guess, label in pixels)
         either = sum(guess == c or label == c for guess, label in pixels)
-        labelled = sum(label == c for _, label in pixels)
+        labeled = sum(label == c for _, label in pixels)
         ious += [both / either] if either else []
-        accuracies += [both / labelled] if labelled else []
+        accuracies += [both / labeled] if labeled else []
     result = score(classes, photos)
     assert result["miou"] == pytest.approx(sum(ious) / len(ious))
     assert result["mean_accuracy"] == pytest.approx(sum(accuracies) / len(accuracies))

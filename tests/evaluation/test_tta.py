@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.colour_network import GREEN, RED, TAXONOMY, halves, recipe, save
+from helpers.color_network import GREEN, RED, TAXONOMY, halves, recipe, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -199,7 +199,7 @@ def test_a_symmetric_network_does_not_mind_the_mirror(height: int, columns: int,
     torch.testing.assert_close(mean["object"], bilinear(logits["object"], size).softmax(1))
 
 
-def test_scales_do_not_change_a_photo_of_one_colour() -> None:
+def test_scales_do_not_change_a_photo_of_one_color() -> None:
     photo = sample(30, 50, "object", "part", scene=0, material=1)
     photo.image[:] = torch.tensor([200, 30, 90], dtype=torch.uint8)[:, None, None]
     model = network(kernel=1)

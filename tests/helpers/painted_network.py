@@ -1,4 +1,4 @@
-"""A network that reads labels from colours, and photos painted for it, so that whole label maps can be asserted.
+"""A network that reads labels from colors, and photos painted for it, so that whole label maps can be asserted.
 
 Red is 40 x object label, green is 40 x position in the object's part group, blue is 40 x material (and scene) label.
 """
@@ -25,7 +25,7 @@ def _level(name: str, names: tuple[str, ...], background: bool = False) -> Level
 
 TAXONOMY = Taxonomy(
     name="painted",
-    description="labels as colours",
+    description="labels as colors",
     levels={
         "scene": _level("scene", ("street", "office", "park")),
         "object": _level("object", ("sky", "road", "person", "dog")),
@@ -37,9 +37,9 @@ TAXONOMY = Taxonomy(
 
 
 class PaintedNetwork(nn.Module):
-    """Logits fall with the distance between a block's mean colour and the class's colour, down to -16 x `sharpness`.
+    """Logits fall with the distance between a block's mean color and the class's color, down to -16 x `sharpness`.
 
-    `sharpness` 1 gives probabilities within 1e-6 of 1 for painted colours. `sizes` records what went through.
+    `sharpness` 1 gives probabilities within 1e-6 of 1 for painted colors. `sizes` records what went through.
     """
 
     def __init__(self, taxonomy: Taxonomy = TAXONOMY, sharpness: float = 1.0):

@@ -29,6 +29,8 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_peak_memory_of_a_12_megapixel_photo(tmp_path: Path) -> None:
     coarse = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((4000, 3000)).save(tmp_path / "large.jpg")

@@ -45,7 +45,7 @@ def test_every_level_is_read_off_the_painted_photo(parser: Parser) -> None:
 
 def test_the_scene_is_ranked(parser: Parser) -> None:
     photo = paint(np.zeros((40, 40)), materials=1)
-    photo[..., 2] += 8  # towards park
+    photo[..., 2] += 8  # toward park
     scene = parser(photo).scene
     assert [name for name, _ in scene] == ["office", "park", "street"]
     assert sum(probability for _, probability in scene) == pytest.approx(1)
@@ -72,7 +72,7 @@ def test_pil_images_of_other_modes(parser: Parser, mode: str) -> None:
     assert parser(image, ["object"]).object.shares() == {"person": 1.0}
 
 
-def test_grey_pil_images(parser: Parser) -> None:
+def test_gray_pil_images(parser: Parser) -> None:
     for image in (
         Image.new("L", (32, 32), 40 * DOG),
         Image.fromarray(np.full((32, 32), 257 * 40 * DOG, np.uint16)),

@@ -77,7 +77,7 @@ def test_a_legend_fits_its_width_and_holds_all_entries(count: int, width: int, t
 
 @pytest.mark.parametrize("size", [(1, 1), (500, 3), (3, 500), (300, 200), (200, 300), (4000, 100)])
 def test_photos_of_any_shape_can_be_drawn(size: tuple[int, int]) -> None:
-    photo = Image.new("RGB", size, "grey")
+    photo = Image.new("RGB", size, "gray")
     drawn = label_map(np.zeros((size[1], size[0])))
     picture = overlay(photo, drawn)
     assert max(picture.size) >= 480
@@ -87,7 +87,7 @@ def test_photos_of_any_shape_can_be_drawn(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("levels", range(5))
 def test_sheets_grow_with_the_number_of_levels(levels: int) -> None:
-    photo = Image.new("RGB", (400, 300), "grey")
+    photo = Image.new("RGB", (400, 300), "gray")
     sheet = contact_sheet(photo, [label_map(np.zeros((300, 400)))] * levels, "title", "")
     columns = {0: 1, 1: 2, 2: 3, 3: 3, 4: 3}[levels]
     assert sheet.width == 80 + columns * 520 + (columns - 1) * 36

@@ -51,7 +51,7 @@ def test_tiles_give_the_logits_of_a_single_pass(height: int, width: int) -> None
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (31, 33)])
-def test_tiny_photos_are_filled_up_with_their_own_colours(size: tuple[int, int]) -> None:
+def test_tiny_photos_are_filled_up_with_their_own_colors(size: tuple[int, int]) -> None:
     photo = paint(np.full(size, 3))
     logits = dense_logits(PaintedNetwork(), photo, ["object"])["object"]
     assert (logits.argmax(dim=0) == 3).all()

@@ -47,6 +47,7 @@ def test_a_backbone_implements_the_protocol(name: str) -> None:
     assert len(mean) == len(std) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES[:-1])  # timm has no gradient checkpointing for HRNet
 def test_gradient_checkpointing_leaves_the_gradients_alone(name: str) -> None:
     options = {"channels": 16, "depths": (1, 1, 2, 1), "groups": (1, 2, 4, 8)} if name == "internimage_t" else None

@@ -20,6 +20,7 @@ def network() -> UPerNet:
     return UPerNet(spec, load_taxonomy("camvid")).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_inference(precision: Precision) -> None:
     if precision == "bf16" and (fault := bfloat16_unavailable()):
@@ -34,6 +35,7 @@ def test_inference(precision: Precision) -> None:
     torch.testing.assert_close(exported, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training() -> None:
     model = network()
     torch.compiler.reset()

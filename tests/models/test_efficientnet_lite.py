@@ -48,6 +48,7 @@ def test_same_features_and_description(name: str) -> None:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 97), st.integers(1, 97))
 def test_any_size(height: int, width: int) -> None:
@@ -95,6 +96,8 @@ def test_drop_path_keeps_the_mean() -> None:
     assert DropPath(0.25).eval()(torch.ones(3)).sum() == 3
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_shipped_models_load_without_slow_packages() -> None:
     """Importing them takes longer than parsing a photo."""
     script = (

@@ -75,6 +75,7 @@ def test_auxiliary_logits_only_in_training_mode(model):
     assert AUXILIARY not in model.eval()(images)
 
 
+@pytest.mark.slow
 def test_gradients_reach_what_a_level_uses_and_texture_stops_before_the_backbone(model):
     images = torch.randn(2, 3, *EVEN)
     for level in model.levels:
@@ -129,6 +130,7 @@ def test_state_dict_round_trip(model):
         assert torch.equal(expected[level], actual[level])
 
 
+@pytest.mark.slow
 def test_bf16_autocast_gives_close_logits(model):
     model.eval()
     images = torch.randn(4, 3, *EVEN)

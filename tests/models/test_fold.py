@@ -73,6 +73,7 @@ def assert_computes_the_same(model: UPerNet) -> UPerNet:
     return prepared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [*FOLDED, *OTHERS])
 def test_same_logits_with_any_backbone(backbone: str) -> None:
     model = with_statistics(UPerNet(ModelSpec(backbone=backbone, decoder_channels=16), load_taxonomy("everyday")))
@@ -85,6 +86,7 @@ def test_same_logits_with_any_backbone(backbone: str) -> None:
     assert id(model.heads["object"].classifier.weight) in shared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["everyday", "camvid", "unified_resnet50_broden"])
 def test_same_logits_of_recipes(name: str) -> None:
     prepared = assert_computes_the_same(with_statistics(upernet.create_model(name)))
@@ -102,6 +104,7 @@ needs_bfloat16 = pytest.mark.skipif(bool(bfloat16_unavailable()), reason=f"bfloa
 
 
 @needs_reference
+@pytest.mark.golden
 @needs_bfloat16
 @pytest.mark.parametrize("style", ["t", "l", "h"])
 def test_bfloat16_is_near_and_leaves_the_network_alone(style: str) -> None:

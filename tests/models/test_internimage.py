@@ -29,6 +29,7 @@ SIZES = ["2x64x96", "1x61x75"]
 
 
 @needs_reference
+@pytest.mark.golden
 @pytest.mark.parametrize("variant", [name.removeprefix("internimage_") for name in VARIANTS])
 def test_names_and_shapes_are_the_published_ones(variant):
     with torch.device("meta"):
@@ -41,6 +42,7 @@ def test_names_and_shapes_are_the_published_ones(variant):
 
 
 @needs_reference
+@pytest.mark.golden
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("style", STYLES)
 def test_small_models_of_every_style(style, size):
@@ -54,7 +56,9 @@ def test_small_models_of_every_style(style, size):
         assert relative_error(auxiliary, expected[f"{size}/aux_logits"]) < 1e-4
 
 
+@pytest.mark.slow
 @needs_reference
+@pytest.mark.golden
 @pytest.mark.parametrize("size", ["128x160", "97x131"])
 def test_internimage_t(size):
     rule, expected = load_rule(), golden("t")
@@ -71,7 +75,9 @@ def test_internimage_t(size):
     assert (full.argmax(1)[0] == expected[f"{size}/pred"]).float().mean() >= 0.9999
 
 
+@pytest.mark.slow
 @needs_reference
+@pytest.mark.golden
 @pytest.mark.parametrize("style", STYLES)
 def test_losses_gradients_and_statistics_of_one_training_pass(style):
     rule, expected = load_rule(), golden(f"tiny_{style}")
@@ -101,7 +107,9 @@ def test_losses_gradients_and_statistics_of_one_training_pass(style):
         torch.testing.assert_close(value, expected[f"after/{key}"].double(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @needs_reference
+@pytest.mark.golden
 def test_whole_dcnv3_modules():
     rule, expected = load_rule(), golden("dcnv3_module")
     names = sorted({key.split("/")[0] for key in expected})
@@ -177,7 +185,7 @@ def test_drop_path_grows_linearly_over_the_blocks():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"colour": 1}, "backbone_options of internimage_t: colour"),
+        ({"color": 1}, "backbone_options of internimage_t: color"),
         ({"depths": (1, 2)}, "backbone_options of internimage_t: depths"),
         ({"groups": (3, 6, 12, 24)}, "cannot be divided"),
     ],

@@ -14,6 +14,7 @@ from upernet.models.features import STRIDES
 from upernet.models.heads import TextureHead
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -33,6 +34,7 @@ def test_backbone_features_follow_feature_info(name):
         assert feature.shape == (1, channels, 64 // stride, 96 // stride)
 
 
+@pytest.mark.slow
 def test_swin_takes_photos_of_any_size_and_rounds_up():
     backbone = create_backbone("swin_tiny_patch4_window7_224").eval()
     with torch.inference_mode():
@@ -40,6 +42,7 @@ def test_swin_takes_photos_of_any_size_and_rounds_up():
     assert [feature.shape[2:] for feature in features] == [(16, 19), (8, 10), (4, 5), (2, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224"])
 def test_norms_of_features_have_the_epsilon_of_the_backbone(name):
     plain, normed = create_backbone(name).eval(), create_backbone(name, feature_norms=True).eval()
@@ -57,6 +60,7 @@ def test_norms_of_features_have_the_epsilon_of_the_backbone(name):
             torch.testing.assert_close(feature, scaled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224"])
 def test_an_adapted_backbone_says_where_its_features_come_from(name):
     """What freezing its first stages goes by."""
@@ -65,6 +69,7 @@ def test_an_adapted_backbone_says_where_its_features_come_from(name):
         assert isinstance(backbone.get_submodule(module), torch.nn.Module)
 
 
+@pytest.mark.slow
 def test_unknown_backbone_and_one_without_the_strides_are_refused():
     with pytest.raises(UpernetError, match="unknown backbone 'resnet5'"):
         create_backbone("resnet5")
@@ -80,7 +85,7 @@ def test_unknown_backbone_and_one_without_the_strides_are_refused():
         create_backbone("vit_tiny_patch16_224")
 
 
-def test_preprocess_normalises_pixels():
+def test_preprocess_normalizes_pixels():
     preprocess = Preprocess(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
     image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1).expand(2, 3, 4, 5)
     expected = torch.tensor([-1.0, -0.2, 1.0]).view(3, 1, 1).expand(2, 3, 4, 5)
@@ -96,6 +101,7 @@ def test_pyramid_pooling_is_the_written_out_formula():
     torch.testing.assert_close(ppm(c5), ppm.bottleneck(torch.cat([c5, one, two], dim=1)))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_pyramid_keeps_the_sizes_of_the_features(height, width):
@@ -113,7 +119,7 @@ def test_texture_at_a_pixel_depends_on_its_surroundings_only():
     head = TextureHead([3], channels=8, depth=4, num_logits=2).eval()
     feature = torch.randn(1, 3, 21, 21)
     changed = feature.clone()
-    changed[..., 5, 10] += 1  # 5 rows above the centre: outside of four 3x3 convolutions
+    changed[..., 5, 10] += 1  # 5 rows above the center: outside of four 3x3 convolutions
     with torch.inference_mode():
         before, after = head([feature]), head([changed])
     assert torch.equal(before[..., 10, 10], after[..., 10, 10])

@@ -9,7 +9,7 @@ from upernet.taxonomy import Taxonomy
 from upernet.taxonomy.palette import BACKGROUND_COLOR, default_colors
 
 
-def test_four_hundred_colours_are_well_separated() -> None:
+def test_four_hundred_colors_are_well_separated() -> None:
     colors = default_colors(400)
     assert len(set(colors)) == 400
     pairs = [(a, b) for i, a in enumerate(colors) for b in colors[:i]]
@@ -32,7 +32,7 @@ def test_a_shorter_palette_begins_a_longer_one(a: int, b: int) -> None:
     assert default_colors(long)[:short] == default_colors(short)
 
 
-def test_more_classes_than_candidates_still_get_colours() -> None:
+def test_more_classes_than_candidates_still_get_colors() -> None:
     assert len(default_colors(4000)) == 4000
 
 
@@ -45,7 +45,7 @@ channel = st.integers(0, 255)
     )
 )
 @settings(deadline=None, max_examples=30)  # fmt: skip
-def test_defaults_differ_from_given_colours(given_colors: list[tuple[int, int, int] | None]) -> None:
+def test_defaults_differ_from_given_colors(given_colors: list[tuple[int, int, int] | None]) -> None:
     classes = [
         {"name": f"c{i}", "color": "#{:02X}{:02x}{:02x}".format(*color)} if color else f"c{i}"
         for i, color in enumerate(given_colors)

@@ -37,19 +37,19 @@ MISTAKES = {
     "class of another type": ("levels:\n  scene:\n    classes:\n    - a\n    - no\n", 5, "levels.scene.classes.1", "False"),  # noqa: E501
     "name of another type": ("levels:\n  scene:\n    classes:\n    - {name: 3}\n", 4, "levels.scene.classes.0.name", "string"),  # noqa: E501
     "empty name": ("levels:\n  scene:\n    classes:\n    - ''\n", 4, "levels.scene.classes.0", "empty"),
-    "colour by name": (
+    "color by name": (
         "levels:\n  scene:\n    classes:\n    - name: a\n      color: red\n",
         5,
         "levels.scene.classes.0.color",
         "'red' is not a color",
     ),
-    "colour without quotes": (
+    "color without quotes": (
         "levels:\n  scene:\n    classes:\n    - name: a\n      color: #ff0000\n",
         5,
         "levels.scene.classes.0.color",
         "in quotes",
     ),
-    "short colour": (
+    "short color": (
         "levels:\n  scene:\n    background: {name: x, color: '#fff'}\n    classes: [a]\n",
         3,
         "levels.scene.background.color",

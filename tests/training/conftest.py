@@ -1,4 +1,4 @@
-"""Fixtures: a data folder of coloured rectangles with three kinds of annotation, and a recipe that trains on it."""
+"""Fixtures: a data folder of colored rectangles with three kinds of annotation, and a recipe that trains on it."""
 
 import numpy as np
 import pytest

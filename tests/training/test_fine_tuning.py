@@ -76,12 +76,14 @@ def losses(folder) -> list[float]:
     return [json.loads(line)["losses"]["object"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_published_schedule_lowers_the_loss(data, ade_like, tmp_path):
     train(ade_like("camvid"), data, tmp_path / "run", device="cpu", quiet=True)
     values = losses(tmp_path / "run")
     assert len(values) == 40 and sum(values[-8:]) < 0.8 * sum(values[:8])
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_memory_only(data, ade_like, tmp_path):
     short = [STAGE | {"iterations": 4}]
     for name, enabled in (("plain", False), ("checkpointed", True)):
@@ -90,6 +92,7 @@ def test_gradient_checkpointing_changes_memory_only(data, ade_like, tmp_path):
     assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "checkpointed"), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_is_fine_tuned_to_other_classes(data, ade_like, tmp_path):
     """From 150 classes to those of `everyday`: all weights but the classifiers are kept, and the others are named."""
     torch.manual_seed(0)

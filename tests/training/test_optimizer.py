@@ -62,6 +62,7 @@ def test_texture_stage_trains_the_texture_head_alone(model):
     assert model.heads["texture"].training and not model.backbone.training and not model.heads["scene"].training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("freeze", "backbone", "decoder"), [("none", True, True), ("backbone", False, True), ("all", False, False)]
 )
@@ -101,6 +102,7 @@ def test_moving_average_follows_the_formula():
 
 
 @needs_reference
+@pytest.mark.golden
 @pytest.mark.parametrize("variant", ["t", "s", "b", "l", "xl", "h"])
 def test_groups_of_the_published_recipes(variant):
     published = json.loads((REFERENCE / "optimizer" / f"optim_groups_{variant}.json").read_text())

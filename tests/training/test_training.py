@@ -27,6 +27,7 @@ def records(folder):
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
+@pytest.mark.slow
 def test_training_writes_a_model_that_loads_and_a_log_of_every_iteration(data, recipe_file, tmp_path):
     lines: list[str] = []
     path = train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True, log=lines.append)
@@ -47,6 +48,7 @@ def test_training_writes_a_model_that_loads_and_a_log_of_every_iteration(data, r
     assert {name for name in os.listdir(tmp_path / "run") if name.startswith(".")} <= {".lock"}
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(data, recipe_file, tmp_path):
     stage = {"name": "all", "iterations": 60, "sources": ["streets"], "learning_rate": 0.01}
     train(load_recipe(recipe_file(stages=[stage])), data, tmp_path / "run", device="cpu", quiet=True)
@@ -54,6 +56,8 @@ def test_training_lowers_the_loss(data, recipe_file, tmp_path):
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_bit_for_bit(data, recipe_file, tmp_path):
     """Killed with SIGKILL in the middle of an iteration, once in each stage."""
     path = recipe_file()
@@ -88,6 +92,8 @@ def test_a_killed_run_is_resumed_bit_for_bit(data, recipe_file, tmp_path):
             assert torch.equal(value, expected), key
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(data, recipe_file, tmp_path):
     """Uneven shares of a batch, and parts that only one process sees; SGD without clipping hides no wrong factor."""
     for number in (0, 2, 4):  # the first process's photos lose their trees
@@ -139,6 +145,7 @@ def test_two_runs_do_not_share_a_folder(data, recipe_file, tmp_path):
     assert (out / "log.jsonl").read_text() == "{}\n"
 
 
+@pytest.mark.slow
 def test_resuming_with_other_data_is_refused_and_with_more_workers_is_not(data, recipe_file, tmp_path):
     train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True)
     train(load_recipe(recipe_file(workers=1)), data, tmp_path / "run", device="cpu", quiet=True)
@@ -147,6 +154,8 @@ def test_resuming_with_other_data_is_refused_and_with_more_workers_is_not(data, 
         train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_state(data, recipe_file, tmp_path):
     """A limit on file sizes replaces the full disk: the kernel refuses the write half-way."""
     script = (
@@ -163,6 +172,7 @@ def test_a_full_disk_leaves_the_last_state(data, recipe_file, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "log.jsonl", "tensorboard"]
 
 
+@pytest.mark.slow
 def test_a_run_of_another_recipe_is_not_overwritten(data, recipe_file, tmp_path):
     train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True)
     before = (tmp_path / "run" / "model.safetensors").read_bytes()

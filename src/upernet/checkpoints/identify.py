@@ -102,7 +102,7 @@ def same_architecture(spec: ModelSpec, reference: ModelSpec) -> bool:
 
 
 def same_classes(a: Taxonomy, b: Taxonomy) -> bool:
-    """Return whether the channels of the logits mean the same; colours and descriptions may differ."""
+    """Return whether the channels of the logits mean the same; colors and descriptions may differ."""
     return _channels(a) == _channels(b)
 
 

@@ -1,6 +1,6 @@
 """Reading files of weights, safetensors or written by `torch.save`, as tensors by name.
 
-Formats are recognised by content, not by name; no code in a file is executed.
+Formats are recognized by content, not by name; no code in a file is executed.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _show(report: Report, console: Console) -> None:
         size = (_range(split.widths), _range(split.heights))
         table.add_row(escape(split.source), split.split, split.level, str(split.photos), str(split.annotated), *size)
     console.print(table)
-    console.print("width and height: least / median / greatest; below: share of the labelled pixels or photos")
+    console.print("width and height: least / median / greatest; below: share of the labeled pixels or photos")
     for split in report.splits:
         console.print(
             f"[bold]{escape(split.source)}/{split.split} {split.level}[/bold] {_histogram(split)}", highlight=False

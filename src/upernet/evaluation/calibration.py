@@ -43,7 +43,7 @@ def calibrate(
       out. An image label of a dense level is the label of every pixel.
     * In a source that `recipe.calibration.negatives` lists for a level, every prediction that is shown is wrong.
     * Sources with labels of the level have equal weights, whatever their size, and so have negatives; if there are
-      negatives, they weigh as much as the labelled sources together.
+      negatives, they weigh as much as the labeled sources together.
 
     A histogram of the confidences counts every pixel, so that memory is bounded and the result is reproducible.
 
@@ -74,16 +74,16 @@ def calibrate(
                 raise UpernetError(
                     f"calibration.negatives.{level}: source {name} is missing in {data_dir}; put {folder} there."
                 )
-    labelled_counts: dict[str, list[Tensor]] = {level: [] for level in targets}
+    labeled_counts: dict[str, list[Tensor]] = {level: [] for level in targets}
     negative_counts: dict[str, list[Tensor]] = {level: [] for level in targets}
     with eval_mode(model, device):
         for name, source in sources.items():
             negative = [level for level in targets if name in negatives.get(level, ())]
-            labelled = [level for level in targets if level in source.levels and level not in negative]
-            for level, counts in _count_source(model, source, labelled, negative, device, progress).items():
-                (negative_counts if level in negative else labelled_counts)[level].append(counts)
+            labeled = [level for level in targets if level in source.levels and level not in negative]
+            for level, counts in _count_source(model, source, labeled, negative, device, progress).items():
+                (negative_counts if level in negative else labeled_counts)[level].append(counts)
     return {
-        level: _threshold(level, labelled_counts[level], negative_counts[level], target)
+        level: _threshold(level, labeled_counts[level], negative_counts[level], target)
         for level, target in targets.items()
     }
 
@@ -132,16 +132,16 @@ def tally(confidence: Tensor, correct: Tensor) -> Tensor:
     return torch.bincount(correct.long() * (STEPS + 1) + step, minlength=2 * (STEPS + 1)).view(2, -1).cpu()
 
 
-def smallest_threshold(labelled: list[Tensor], negative: list[Tensor], target: float) -> float | None:
+def smallest_threshold(labeled: list[Tensor], negative: list[Tensor], target: float) -> float | None:
     """Return the smallest threshold at which the share of correct labels reaches `target`; None if there is none.
 
     Args:
-        labelled: One `tally` per source with labels.
+        labeled: One `tally` per source with labels.
         negative: One `tally` per source of negatives.
         target: Target precision in 0..1.
     """
     shown, correct = torch.zeros(STEPS + 1, dtype=torch.float64), torch.zeros(STEPS + 1, dtype=torch.float64)
-    for tallies in (labelled, negative):
+    for tallies in (labeled, negative):
         with_pixels = [counts for counts in tallies if counts.any()]
         for counts in with_pixels:
             weight = 1 / (len(with_pixels) * counts.sum().double())
@@ -156,7 +156,7 @@ def smallest_threshold(labelled: list[Tensor], negative: list[Tensor], target: f
 def _count_source(
     model: UPerNet,
     source: Source,
-    labelled: list[str],
+    labeled: list[str],
     negative: list[str],
     device: str | torch.device,
     progress: PhotoProgress | None,
@@ -166,12 +166,12 @@ def _count_source(
     Args:
         model: Model in eval mode.
         source: Source of held-back photos.
-        labelled: Levels whose labels the source has.
+        labeled: Levels whose labels the source has.
         negative: Levels of which the photos of the source show nothing.
         device: Device to compute on.
         progress: See `calibrate`.
     """
-    levels = [*labelled, *negative]
+    levels = [*labeled, *negative]
     counts = {level: torch.zeros(2, STEPS + 1, dtype=torch.int64) for level in levels}
     if not levels:
         return counts
@@ -182,7 +182,7 @@ def _count_source(
         for level in levels:
             found, shown = shown_labels(logits, level, model.taxonomy)
             correct = torch.zeros_like(shown)
-            if level in labelled:
+            if level in labeled:
                 truth = _truth(sample, level, model.taxonomy, found.labels)
                 correct, shown = found.labels == truth, shown & (truth != IGNORE)
             counts[level] += tally(found.confidence[shown], correct[shown])
@@ -191,13 +191,13 @@ def _count_source(
     return counts
 
 
-def _threshold(level: str, labelled: list[Tensor], negative: list[Tensor], target: float) -> float:
-    if not any(counts.any() for counts in labelled):
+def _threshold(level: str, labeled: list[Tensor], negative: list[Tensor], target: float) -> float:
+    if not any(counts.any() for counts in labeled):
         raise UpernetError(
             f"calibration.target_precision.{level}: no held-back photos have labels of this level; "
             "set `held_back` in a source that annotates it."
         )
-    threshold = smallest_threshold(labelled, negative, target)
+    threshold = smallest_threshold(labeled, negative, target)
     if threshold is None:
         warnings.warn(
             f"{level}: no threshold reaches the target precision of {target:g}; none of its labels will be shown.",
@@ -215,7 +215,7 @@ def _truth(sample: Sample, level: str, taxonomy: Taxonomy, like: Tensor) -> Tens
             (torch.arange(size, device=like.device) * 2 + 1) * mask_size // (2 * size)
             for size, mask_size in zip(like.shape, mask.shape, strict=True)
         )
-        truth = mask[rows[:, None], columns]  # the label at the centre of each pixel of `like`
+        truth = mask[rows[:, None], columns]  # the label at the center of each pixel of `like`
     else:
         truth = torch.full_like(like, sample.labels.get(level, IGNORE))
     if taxonomy.level(level).background and LEVEL_KINDS[level].owned_by is None:

@@ -15,7 +15,7 @@ class ConfusionMatrix:
     """Counts of (true class, predicted class) pairs, added up photo by photo.
 
     `counts` is int64, `num_classes` x (`num_classes` + 1): one row per true class, one column per predicted class, and
-    a last column for labelled pixels without a prediction (-1), which are missed but are no class's false positives.
+    a last column for labeled pixels without a prediction (-1), which are missed but are no class's false positives.
 
     Means run over the classes that occur in the truth or in the prediction (IoU) or in the truth (accuracy, which is
     undefined for other classes). So a class that is predicted but never occurs counts with an IoU of 0, and a class
@@ -35,8 +35,8 @@ class ConfusionMatrix:
         if prediction.shape != truth.shape:
             raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape")
         truth = truth.reshape(-1).to(prediction.device, torch.int64)
-        labelled = truth != IGNORE
-        truth, prediction = truth[labelled], prediction.reshape(-1)[labelled].to(torch.int64)
+        labeled = truth != IGNORE
+        truth, prediction = truth[labeled], prediction.reshape(-1)[labeled].to(torch.int64)
         if truth.numel() == 0:
             return
         for name, labels in (("truth", truth), ("prediction", prediction)):
@@ -60,12 +60,12 @@ class ConfusionMatrix:
 
     @property
     def support(self) -> Tensor:
-        """Number of labelled pixels per true class: int64, `num_classes`."""
+        """Number of labeled pixels per true class: int64, `num_classes`."""
         return self.counts.sum(1)
 
     @property
     def predicted(self) -> Tensor:
-        """Number of labelled pixels per predicted class: int64, `num_classes`."""
+        """Number of labeled pixels per predicted class: int64, `num_classes`."""
         return self.counts[:, :-1].sum(0)
 
     @property
@@ -83,7 +83,7 @@ class ConfusionMatrix:
         return self.correct.double() / self.support
 
     def pixel_accuracy(self, classes: Iterable[int] | None = None) -> float:
-        """Return the share of the labelled pixels that is predicted correctly; nan if there are none.
+        """Return the share of the labeled pixels that is predicted correctly; nan if there are none.
 
         Args:
             classes: True classes whose pixels count; None: all.

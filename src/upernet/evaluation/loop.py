@@ -36,7 +36,7 @@ def evaluate(
     A photo is resized to its source's `test_resize`. The logits are resized bilinearly to the size of the network's
     input and from there to the size of the label map; with test-time augmentation, probabilities are averaged there.
 
-    If torch.distributed is initialised, the processes divide the photos among them, and all return the same result.
+    If torch.distributed is initialized, the processes divide the photos among them, and all return the same result.
 
     Args:
         model: The model; it is moved to `device`, and its training mode is restored afterwards.

@@ -58,7 +58,7 @@ class PixelScore:
         self.matrix.reduce()
 
     def result(self) -> PixelMetrics | None:
-        """Return the metrics; None if no pixel was labelled."""
+        """Return the metrics; None if no pixel was labeled."""
         matrix = self.matrix
         classes = scored_classes(self.level)
         if not matrix.support[classes].any():
@@ -102,7 +102,7 @@ class LabelScore:
         sum_over_processes(self.in_top5)
 
     def result(self) -> LabelMetrics | None:
-        """Return the metrics; None if no photo was labelled."""
+        """Return the metrics; None if no photo was labeled."""
         photos = self.matrix.support
         if not photos.any():
             return None

@@ -37,7 +37,7 @@ class PixelClassMetrics(_Metrics):
     iou: float | None
     accuracy: float | None
     pixels: int
-    """Number of labelled pixels of the class."""
+    """Number of labeled pixels of the class."""
 
 
 class PixelMetrics(_Metrics):

@@ -133,13 +133,13 @@ def annotated_levels(sample: Sample) -> tuple[str, ...]:
 def network_input(
     model: UPerNet, sample: Sample, size: Resize | None, device: str | torch.device, scale: float = 1.0
 ) -> Tensor:
-    """Resize and normalise the photo of `sample`: float32 1 x 3 x h x w.
+    """Resize and normalize the photo of `sample`: float32 1 x 3 x h x w.
 
     As in the published evaluation, the limits of both sides are scaled and rounded down to whole pixels, and the photo
     is then fitted into them.
 
     Args:
-        model: Model whose normalisation is used.
+        model: Model whose normalization is used.
         sample: Photo of any size.
         size: Limits of the short and the long side; None: the photo's own sides.
         device: Device of the result.
@@ -157,7 +157,7 @@ def network_input(
 def sliding_window_logits(
     model: UPerNet, image: Tensor, levels: Iterable[str], tta: TestTimeAugmentation
 ) -> dict[str, Tensor]:
-    """Compute the logits of a normalised image in sliding windows, if `tta` has any and the image is larger.
+    """Compute the logits of a normalized image in sliding windows, if `tta` has any and the image is larger.
 
     The logits of each window are resized to its size and averaged where windows overlap. Image-level logits (scene)
     come from the whole image in any case.

@@ -234,7 +234,7 @@ def _array_fix(image: np.ndarray) -> str:
         scale = "(255 * array).round()" if image.dtype.kind == "f" and image.max() <= 1 else "array.clip(0, 255)"
         return f"a photo must be uint8 H x W x 3 (RGB, 0 to 255); pass {scale}.astype(numpy.uint8)"
     if image.ndim == 2:
-        return "a photo must be H x W x 3 (RGB); pass numpy.stack([array] * 3, axis=-1) for a grey one"
+        return "a photo must be H x W x 3 (RGB); pass numpy.stack([array] * 3, axis=-1) for a gray one"
     if image.ndim == 3 and image.shape[2] == 4:
         return "a photo must be H x W x 3 (RGB); pass array[..., :3]"
     if image.ndim == 3 and image.shape[0] == 3:

@@ -21,7 +21,7 @@ MULTIPLE = 32
 """Coarsest stride of a backbone; the sides of network inputs are multiples of it."""
 TILE = 768
 OVERLAP = 128
-"""Side of a tile, and smallest overlap of neighbouring tiles, in pixels."""
+"""Side of a tile, and smallest overlap of neighboring tiles, in pixels."""
 PIXEL_BUDGET = 1024 * 1024
 """Largest number of pixels of one forward pass."""
 
@@ -30,11 +30,11 @@ class Network(Protocol):
     """Interface of the model, which `upernet.models.UPerNet` implements."""
 
     def preprocess(self, image: Tensor, /) -> Tensor:
-        """Normalise images with pixel values in 0..255."""
+        """Normalize images with pixel values in 0..255."""
         ...
 
     def __call__(self, images: Tensor, levels: Sequence[str], /) -> dict[str, Tensor]:
-        """Compute logits per level of normalised images N x 3 x H x W."""
+        """Compute logits per level of normalized images N x 3 x H x W."""
         ...
 
 
@@ -52,13 +52,13 @@ def dense_logits(
     """Compute the logits of dense levels for one photo.
 
     Args:
-        network: Model that maps normalised images 1 x 3 x H x W to logits 1 x K x H/4 x W/4 per level.
+        network: Model that maps normalized images 1 x 3 x H x W to logits 1 x K x H/4 x W/4 per level.
         photo: uint8 H x W x 3, RGB, of any size from 1 x 1. The sides are padded to multiples of 32 by reflection.
         levels: Levels with one label per pixel.
         device: Device to compute on.
         pixel_budget: Largest number of pixels of one forward pass; photos with more are tiled.
         tile: Side of the tiles in pixels; a multiple of 32.
-        overlap: Smallest overlap of neighbouring tiles in pixels; a multiple of 32, less than `tile`.
+        overlap: Smallest overlap of neighboring tiles in pixels; a multiple of 32, less than `tile`.
 
     Returns:
         level -> float32 K x h x w on the CPU. Logit (i, j) covers photo pixels 4i to 4i+3, 4j to 4j+3; h and w are H/4
@@ -123,8 +123,8 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 def _blending_weights(span: slice, overlap: int) -> Tensor:
     """Return the blending weights of a tile along one side: sin^2 over each overlap, 1 in between, never 0."""
     length, ramp = (span.stop - span.start) // STRIDE, overlap // STRIDE
-    centres = torch.arange(length) + 0.5
-    distance = torch.minimum(centres, length - centres).clamp(max=ramp)
+    centers = torch.arange(length) + 0.5
+    distance = torch.minimum(centers, length - centers).clamp(max=ramp)
     return torch.sin(distance / ramp * (math.pi / 2)) ** 2
 
 

@@ -105,7 +105,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the current weights."""
+        """Move the average toward the current weights."""
         decay = min(self.decay, (1 + self.updates) / (EMA_WARMUP + self.updates))
         self.updates += 1
         for key, value in model.state_dict().items():

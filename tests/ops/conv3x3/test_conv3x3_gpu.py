@@ -130,6 +130,8 @@ for check in (not_a_number, convolution, tiles, sums, taps):
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_interpreted_kernels_as_plain_torch_in_float64() -> None:
     pytest.importorskip("triton")
     done = subprocess.run(
@@ -142,6 +144,7 @@ def test_interpreted_kernels_as_plain_torch_in_float64() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter compiles nothing")
 @pytest.mark.parametrize("dtype", ["fp32", "fp64", "bf16"])
 def test_kernels_compile_for_a_gpu(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +263,8 @@ with FakeTensorMode():
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_without_triton() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_TRITON], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

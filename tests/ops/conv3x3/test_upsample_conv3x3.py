@@ -108,6 +108,7 @@ def test_many_bands_of_coarse_rows(monkeypatch):
             torch.testing.assert_close(upsample_conv3x3(maps, weight), plain(maps, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["direct", "winograd"])
 @settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(SIZES, min_size=2, max_size=4), n=st.integers(1, 2))
@@ -125,6 +126,7 @@ def test_gradients_as_the_plain_way(kernel, sizes, n):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_finite_differences():
     torch.manual_seed(0)
     products = [torch.randn(1, *size, 9 * 16, dtype=torch.float64, requires_grad=True) for size in ((2, 3), (1, 2))]
@@ -245,6 +247,8 @@ with use_kernel(upsample_conv3x3="concat"), torch.no_grad():
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_without_numba():
     done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -393,6 +397,8 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_results_of_its_own():
     done = subprocess.run(

@@ -55,6 +55,7 @@ def assert_near(ours, exact, relative):
         assert (a - b).abs().max() <= relative * b.abs().max()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 3),

@@ -43,6 +43,7 @@ def relative_error(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max().clamp(min=1e-3)).item()
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", golden.CONFIGURATIONS)
 def test_golden(name: str, kernel: str) -> None:
@@ -319,6 +320,8 @@ with use_kernel(dcnv3="torch"):
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_without_numba() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -50,6 +50,9 @@ for dtype in (torch.float32, torch.bfloat16):
 """
 
 
+@pytest.mark.golden
+@pytest.mark.process
+@pytest.mark.slow
 def test_interpreted_kernels_meet_the_golden_facts() -> None:
     golden.read("k3_base")  # skips without the facts
     environment = os.environ | {

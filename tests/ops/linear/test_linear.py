@@ -164,6 +164,8 @@ with use_kernel(linear="numba", upsample_conv3x3="winograd"):
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_products_on_a_processor_with_few_registers(tmp_path):
     environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", FOR_ANY_PROCESSOR], env=environment, capture_output=True, text=True)

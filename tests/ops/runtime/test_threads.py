@@ -55,6 +55,7 @@ def run(script: str, **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_may_call() -> None:
     run(CALL + FORK)
@@ -71,10 +72,12 @@ def read_only_package(tmp_path: Path) -> Path:
     return copy.parent
 
 
+@pytest.mark.slow
 def test_nothing_is_writable(read_only_package: Path) -> None:
     run(CALL + NO_CACHE, PYTHONPATH=str(read_only_package), HOME=os.devnull, XDG_CACHE_HOME=os.devnull)
 
 
+@pytest.mark.slow
 def test_the_users_cache_serves_a_read_only_install(read_only_package: Path, tmp_path: Path) -> None:
     places = {
         "PYTHONPATH": str(read_only_package),
@@ -88,5 +91,6 @@ def test_the_users_cache_serves_a_read_only_install(read_only_package: Path, tmp
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk(read_only_package: Path, tmp_path: Path) -> None:
     run(FULL_DISK + CALL + NO_CACHE, PYTHONPATH=str(read_only_package), NUMBA_CACHE_DIR=str(tmp_path / "cache"))

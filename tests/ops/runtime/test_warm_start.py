@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 WORK = """
 import json, sys
 import numpy as np
 import torch
+import pytest
 import upernet
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec
@@ -41,6 +44,7 @@ def counts(cache: Path) -> dict[str, int]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_second_process_compiles_nothing(tmp_path: Path) -> None:
     assert counts(tmp_path)["misses"] > 0
     warm = counts(tmp_path)

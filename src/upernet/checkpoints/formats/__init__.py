@@ -1,4 +1,4 @@
-"""Registry of checkpoint formats: recognise the program that wrote a file, and rename its tensors to ours.
+"""Registry of checkpoint formats: recognize the program that wrote a file, and rename its tensors to ours.
 
 A format is a module with the members of `CheckpointFormat`. To add one, write the module and list it in `FORMATS`.
 """
@@ -67,7 +67,7 @@ def read_named(path: str | Path) -> NamedWeights:
     """Read a checkpoint of any format and rename its tensors.
 
     Raises:
-        UpernetError: the file cannot be read (see `read_weights`), or no known format recognises it.
+        UpernetError: the file cannot be read (see `read_weights`), or no known format recognizes it.
     """
     weights = read_weights(path)
     if named := rename_weights(weights):
@@ -82,7 +82,7 @@ def read_named(path: str | Path) -> NamedWeights:
 
 
 def rename_weights(weights: Weights) -> NamedWeights | None:
-    """Return the weights under our names, or None if no format recognises them."""
+    """Return the weights under our names, or None if no format recognizes them."""
     if NATIVE in weights.metadata:
         return NamedWeights(weights.path, NATIVE, weights.tensors, weights.metadata)
     for format_ in FORMATS:

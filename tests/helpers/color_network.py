@@ -1,4 +1,4 @@
-"""A network whose logits are a fixed function of colour, with a taxonomy and photos whose scores are known."""
+"""A network whose logits are a fixed function of color, with a taxonomy and photos whose scores are known."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ RED, GREEN, BLUE, VIOLET = (255, 0, 0), (0, 255, 0), (0, 0, 255), (100, 0, 255)
 
 TAXONOMY = Taxonomy.from_dict(
     {
-        "name": "colours",
-        "description": "Three colours at five levels.",
+        "name": "colors",
+        "description": "Three colors at five levels.",
         "levels": {
             "scene": {"classes": [{"name": name} for name in ("beach", "forest", "night")]},
             "object": {"classes": [{"name": name} for name in ("sky", "tree", "person")]},
@@ -36,7 +36,7 @@ TAXONOMY = Taxonomy.from_dict(
 )
 
 
-class ColourNetwork(nn.Module):
+class ColorNetwork(nn.Module):
     """Red, green and blue are classes 0, 1 and 2 of every level; a violet part is a body, a blue one a head."""
 
     def __init__(self) -> None:
@@ -48,25 +48,25 @@ class ColourNetwork(nn.Module):
     def forward(self, images: Tensor, levels: tuple[str, ...] = ()) -> dict[str, Tensor]:
         assert not self.training
         self.asked.append(tuple(levels))
-        colours = F.avg_pool2d(images, 4, ceil_mode=True)
-        red = colours[:, :1]
+        colors = F.avg_pool2d(images, 4, ceil_mode=True)
+        red = colors[:, :1]
         parts = torch.cat([torch.full_like(red, -1), 0.2 - red, red - 0.2], dim=1)
-        logits = dict.fromkeys(("object", "material", "texture"), 10 * colours)
-        logits |= {"scene": 10 * colours.mean((2, 3)), "part": parts}
+        logits = dict.fromkeys(("object", "material", "texture"), 10 * colors)
+        logits |= {"scene": 10 * colors.mean((2, 3)), "part": parts}
         return {level: logits[level] for level in levels}
 
 
-def colour_network() -> UPerNet:
-    return cast(UPerNet, ColourNetwork())
+def color_network() -> UPerNet:
+    return cast(UPerNet, ColorNetwork())
 
 
 def recipe(**sources: Any) -> Recipe:
-    values = {"description": "Colours.", "taxonomy": "colours", "model": {"backbone": "none"}, "sources": sources}
-    return Recipe.model_validate(values).model_copy(update={"name": "colours"})
+    values = {"description": "Colors.", "taxonomy": "colors", "model": {"backbone": "none"}, "sources": sources}
+    return Recipe.model_validate(values).model_copy(update={"name": "colors"})
 
 
 def halves(left: tuple[int, int, int], right: tuple[int, int, int], size: int = 16) -> np.ndarray:
-    """Paint a square photo of two colours."""
+    """Paint a square photo of two colors."""
     photo = np.empty((size, size, 3), dtype=np.uint8)
     photo[:, : size // 2], photo[:, size // 2 :] = left, right
     return photo

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from helpers.colour_network import BLUE, GREEN, RED, TAXONOMY
+from helpers.color_network import BLUE, GREEN, RED, TAXONOMY
 from torch import nn
 
 from upernet.checkpoints import save_checkpoint
@@ -26,7 +26,7 @@ SPEC = ModelSpec(
 
 
 @torch.no_grad()
-def colour_model() -> UPerNet:
+def color_model() -> UPerNet:
     """Build the model: red, green and blue are classes 0, 1 and 2 of every level.
 
     Every convolution hands its first channels on, so that the three colors reach the classifiers: P2 and the fused map
@@ -50,16 +50,16 @@ def colour_model() -> UPerNet:
     return model
 
 
-def save_colour_checkpoint(path: Path) -> None:
-    save_checkpoint(path, colour_model(), {"name": "colours"}, half=True)
+def save_color_checkpoint(path: Path) -> None:
+    save_checkpoint(path, color_model(), {"name": "colors"}, half=True)
 
 
-def save_colour_recipe(path: Path, sources: dict[str, dict[str, str]]) -> None:
+def save_color_recipe(path: Path, sources: dict[str, dict[str, str]]) -> None:
     """Write a recipe for the model, and its taxonomy beside it."""
-    (path.parent / "colours.yaml").write_text(yaml.safe_dump(TAXONOMY.to_dict()))
+    (path.parent / "colors.yaml").write_text(yaml.safe_dump(TAXONOMY.to_dict()))
     recipe = {
         "description": "Classes by color.",
-        "taxonomy": "colours.yaml",
+        "taxonomy": "colors.yaml",
         "model": SPEC.model_dump(mode="json"),
         "sources": sources,
     }
