@@ -38,7 +38,7 @@ test: lint types
 	$(BIN)/pytest
 
 quick: $(VENV)/installed-dev
-	$(BIN)/pytest -m "not slow" --durations 5
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto -q
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

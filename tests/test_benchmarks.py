@@ -53,6 +53,7 @@ def assert_compared(result: dict[str, Any], *alternatives: str) -> None:
         assert result["ratio"][name] == pytest.approx(first / times["median"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["operators", "training"])
 def test_official_beside_fast(run: Any, name: str):
     rows = run(name)["rows"]
@@ -61,6 +62,7 @@ def test_official_beside_fast(run: Any, name: str):
         assert_compared(row, "official", "fast")
 
 
+@pytest.mark.slow
 def test_models(run: Any):
     result = run("models")
     assert len(result["rows"]) == 3
@@ -75,6 +77,7 @@ def test_models(run: Any):
     assert limit["multiply_adds"] <= result["direct"]["multiply_adds"]
 
 
+@pytest.mark.slow
 def test_breakdown(run: Any):
     seconds = run("breakdown")["seconds"]
     assert {"upsample_conv3x3", "dcnv3", "all others"} <= set(seconds) and all(value > 0 for value in seconds.values())
@@ -96,6 +99,7 @@ def test_the_memory_benchmark_reports_peaks(run: Any):
         assert 2**27 < row["official"] < 2**33 and 2**27 < row["fast"] < 2**33
 
 
+@pytest.mark.slow
 def test_scaling(run: Any):
     groups = run("scaling", threads=2)["groups"]
     assert [len(group) for group in groups.values()] == [2, 2, 2]

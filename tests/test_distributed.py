@@ -99,6 +99,7 @@ def test_batch_norm_of_two_processes_equals_one_in_float64(results: list[dict], 
     assert first["eval"].shape == first["y"].shape
 
 
+@pytest.mark.slow
 def test_running_variance_of_a_large_mean_is_not_lost(results: list[dict]) -> None:
     x, _ = batch(*CASES["large mean, small variance"])
     norm = nn.BatchNorm2d(3, momentum=1.0).double()

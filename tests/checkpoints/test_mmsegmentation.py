@@ -151,6 +151,7 @@ def model(request: pytest.FixtureRequest) -> UPerNet:
     return model
 
 
+@pytest.mark.slow
 def test_files_of_mmsegmentation_are_recognized_and_loaded(model: UPerNet, tmp_path: Path) -> None:
     state = as_mmsegmentation(model, BACKBONES[model.spec.backbone])
     meta = {"CLASSES": NAMES, "PALETTE": [[0, 0, 0]] * 5, "mmseg_version": "0.30.0", "config": "model = dict()"}
@@ -196,6 +197,7 @@ def test_merged_patches_are_those_of_unfold() -> None:
     torch.testing.assert_close(merging(x.permute(0, 2, 3, 1)), expected)
 
 
+@pytest.mark.slow
 def test_other_window_sizes_are_refused(tmp_path: Path) -> None:
     """Tables of relative positions are neither cut nor stretched."""
     name = "swin_tiny_patch4_window7_224"

@@ -84,6 +84,7 @@ def test_logits_of_t_are_the_published_ones(model: UPerNet, size: str) -> None:
     assert (whole.argmax(1) == facts["pred"]).float().mean() > 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny_t", "tiny_l", "tiny_h"])
 def test_every_option_of_the_backbone(name: str, tmp_path: Path) -> None:
     facts = golden(name)
@@ -98,6 +99,7 @@ def test_every_option_of_the_backbone(name: str, tmp_path: Path) -> None:
         assert relative_error(auxiliary, facts[f"{size}/aux_logits"]) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["t", "s", "b", "l", "xl", "h"])
 def test_every_published_tensor_has_one_place(variant: str) -> None:
     shapes = official_shapes(variant)
@@ -122,6 +124,7 @@ def test_the_network_is_told_by_the_tensors(file: Path, model: UPerNet) -> None:
     assert not any(value.is_meta for value in [*loaded.parameters(), *loaded.buffers()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -143,6 +146,7 @@ def test_wrappers_prefixes_and_averages(wrap, tmp_path: Path) -> None:
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_half_precision_becomes_float32(tmp_path: Path) -> None:
     tiny = official_state("tiny_t")
     halved = {key: value.bfloat16() if value.is_floating_point() else value for key, value in tiny.items()}
@@ -153,6 +157,7 @@ def test_half_precision_becomes_float32(tmp_path: Path) -> None:
     assert torch.equal(weight, tiny["backbone.patch_embed.conv1.weight"].bfloat16().float())
 
 
+@pytest.mark.slow
 def test_which_tensors_may_be_missing_or_more(tmp_path: Path) -> None:
     recipe, tiny = tiny_recipe(tmp_path / "tiny.yaml"), official_state("tiny_t")
     lean = {key: value for key, value in tiny.items() if not key.startswith("auxiliary") and "num_batches" not in key}
@@ -182,6 +187,7 @@ def test_a_model_does_not_change_with_its_file(tmp_path: Path) -> None:
     assert torch.equal(model.state_dict()["fusion.conv.0.weight"], before)
 
 
+@pytest.mark.slow
 def test_another_variant_is_named_and_the_table_is_short(file: Path, tmp_path: Path) -> None:
     small = write_recipe(tmp_path / "s.yaml", backbone="internimage_s")
     with pytest.raises(UpernetError, match="looks like internimage_t, this is internimage_s") as caught:
@@ -191,6 +197,7 @@ def test_another_variant_is_named_and_the_table_is_short(file: Path, tmp_path: P
     assert len(lines) == 12 and lines[-1].startswith("  and ") and lines[-1].endswith(" more")
 
 
+@pytest.mark.slow
 def test_another_taxonomy_is_named(file: Path, tmp_path: Path) -> None:
     other = write_recipe(tmp_path / "camvid.yaml", "camvid", backbone="internimage_t")
     with pytest.raises(UpernetError, match="another taxonomy: only classifiers differ") as caught:
@@ -209,6 +216,7 @@ def test_unknown_networks_need_a_recipe(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "tiny.pth")
 
 
+@pytest.mark.slow
 def test_imagenet_backbones_start_training(tmp_path: Path) -> None:
     tiny = official_state("tiny_t")
     backbone = {key.removeprefix("backbone."): value for key, value in tiny.items() if key.startswith("backbone.")}
@@ -237,6 +245,7 @@ def test_imagenet_backbones_start_training(tmp_path: Path) -> None:
         load_backbone_weights(create_backbone("internimage_t"), "internimage_t", str(path))
 
 
+@pytest.mark.slow
 def test_a_segmentation_file_is_a_source_of_backbone_weights(file: Path, state: dict[str, Tensor]) -> None:
     backbone = create_backbone("internimage_t")
     load_backbone_weights(backbone, "internimage_t", str(file))
@@ -245,6 +254,7 @@ def test_a_segmentation_file_is_a_source_of_backbone_weights(file: Path, state: 
         load_backbone_weights(create_backbone("internimage_s"), "internimage_s", str(file))
 
 
+@pytest.mark.slow
 def test_fine_tuning_to_another_taxonomy_keeps_all_but_the_classifiers(file: Path, model: UPerNet) -> None:
     other = UPerNet(model.spec, load_taxonomy("camvid"))
     kept = initialize_model(other, file)
@@ -256,6 +266,7 @@ def test_fine_tuning_to_another_taxonomy_keeps_all_but_the_classifiers(file: Pat
         initialize_model(UPerNet(ModelSpec(backbone="internimage_s", head_channels=0), load_taxonomy("camvid")), file)
 
 
+@pytest.mark.slow
 def test_published_weights_by_name(file: Path, model: UPerNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "upernet_internimage_t_512_160k_ade20k"
     folder = tmp_path / "checkpoints"
@@ -275,6 +286,7 @@ def test_published_weights_by_name(file: Path, model: UPerNet, tmp_path: Path, m
         load_backbone_weights(model.backbone, "internimage_t", "zoo")
 
 
+@pytest.mark.slow
 def test_a_published_file_without_a_name_gets_its_recipe(file: Path, model: UPerNet, tmp_path: Path) -> None:
     parser = upernet.load(file)
     assert parser.card.name == "upernet_internimage_t_512_160k_ade20k" and parser.short_side == 512

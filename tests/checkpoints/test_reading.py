@@ -83,6 +83,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         read_weights(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", WRITERS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -73,6 +73,7 @@ def test_the_networks_are_as_large_as_published(counted: tuple[ZooEntry, int, in
     assert macs == pytest.approx(entry.published.macs, rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FACTS.is_file(), reason="needs the reference facts in ../shared/reference/macs.json")
 def test_the_networks_are_as_large_as_the_authors_code_counts(counted: tuple[ZooEntry, int, int]) -> None:
     entry, params, macs = counted

@@ -11,6 +11,7 @@ from helpers.command_line import Run
 from upernet.ops import PLAIN, dcnv3, linear, recorded_decisions, use_kernel
 
 
+@pytest.mark.slow
 def test_json(run: Run) -> None:
     done = run("bench", "camvid", "--size", "64x96", "--batch", "2", "--repeats", "2", "--compare", "--json")
     assert done.status == 0
@@ -36,6 +37,7 @@ def test_explanation(run: Run) -> None:
     assert any("lateral: torch, " in line and "(channels are not a multiple of 16)" in line for line in laterals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -24,6 +24,7 @@ def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "photo.png"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["..jpg", "...jpg", "....jpg"])
 def test_names_of_dots_stay_below_the_output_folder(photo: Path, parse: Run, name: str) -> None:
     Path(name).write_bytes(photo.read_bytes())
@@ -33,6 +34,7 @@ def test_names_of_dots_stay_below_the_output_folder(photo: Path, parse: Run, nam
     assert (folder / "parse.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_user_is_left_alone(photo: Path, parse: Run) -> None:
     Path("photo").mkdir()
     Path("photo/object.png").write_text("mine")
@@ -41,12 +43,14 @@ def test_a_folder_of_the_user_is_left_alone(photo: Path, parse: Run) -> None:
     assert Path("photo-2/parse.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_photo_without_suffix_beside_its_results(photo: Path, parse: Run) -> None:
     photo.rename("scan")
     assert parse("scan", "--out", ".").status == 0
     assert Path("scan-2/parse.json").is_file()
 
 
+@pytest.mark.slow
 def test_empty_folders_among_those_of_a_pattern(photo: Path, parse: Run) -> None:
     for name in ("a", "b"):
         Path("in", name).mkdir(parents=True)
@@ -63,6 +67,7 @@ def test_a_pipe_is_refused_without_waiting(photo: Path, parse: Run) -> None:
     assert "pipe.jpg: is a pipe or a device" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", ["", " ", ","])
 def test_no_level(photo: Path, parse: Run, levels: str) -> None:
     result = parse("photo.png", "--levels", levels)
@@ -70,6 +75,7 @@ def test_no_level(photo: Path, parse: Run, levels: str) -> None:
     assert "no level is asked for" in result.stderr
 
 
+@pytest.mark.slow
 def test_json_even_if_nothing_was_found(photo: Path, parse: Run) -> None:
     result = parse("missing.jpg", "--json")
     assert result.status == 2
@@ -105,6 +111,7 @@ def test_images_of_32_bits(parser: Parser, mode: str) -> None:
     assert parser(Image.new(mode, (40, 30))).object.labels.shape == (30, 40)
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_training_run(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model.safetensors", create_model("camvid"), {"name": "mine"})
     (tmp_path / "state.safetensors").write_bytes(b"")

@@ -33,6 +33,7 @@ def logits(model: UPerNet) -> torch.Tensor:
         return model(torch.randn(1, 3, 64, 75))["object"]
 
 
+@pytest.mark.slow
 @needs_reference
 @pytest.mark.golden
 def test_an_official_file_becomes_safetensors_and_a_recipe(run: Run, tmp_path: Path) -> None:
@@ -55,6 +56,7 @@ def test_an_official_file_becomes_safetensors_and_a_recipe(run: Run, tmp_path: P
     assert load_recipe(recipe) == mine.model_copy(update={"name": "out"})
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_shipped_model_comes_with_its_sources(run: Run, tmp_path: Path) -> None:
     model = upernet.create_model("camvid").eval()
     save_checkpoint(tmp_path / "in.safetensors", model, {"name": "mine"}, auxiliary=True)
@@ -66,6 +68,7 @@ def test_the_recipe_of_a_shipped_model_comes_with_its_sources(run: Run, tmp_path
     assert card.name == "mine" and torch.equal(logits(loaded), logits(model))
 
 
+@pytest.mark.slow
 def test_a_taxonomy_of_ones_own_is_written_beside(run: Run, tmp_path: Path) -> None:
     classes = {"name": "mine", "levels": {"object": {"classes": ["cup", "spoon", "no", "1"]}}}
     spec = ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=None)
@@ -83,6 +86,7 @@ def test_a_taxonomy_of_ones_own_is_written_beside(run: Run, tmp_path: Path) -> N
     assert upernet.load(folder / "in.safetensors").model.taxonomy == model.taxonomy
 
 
+@pytest.mark.slow
 def test_files_that_are_there_stay(run: Run, tmp_path: Path) -> None:
     spec = ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=None)
     save_checkpoint(tmp_path / "in.safetensors", UPerNet(spec, load_taxonomy("camvid")), {})

@@ -50,6 +50,7 @@ def test_mistakes_in_the_program_are_not_hidden() -> None:
         main_module.main(["--help"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["nonsense"], ["parse"], ["parse", "photo.jpg", "--nonsense"]])
 def test_usage_errors(run: Run, arguments: list[str]) -> None:
     result = run(*arguments)
@@ -58,6 +59,7 @@ def test_usage_errors(run: Run, arguments: list[str]) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["parse", "models", "train", "evaluate", "data", "download", "convert"])
 def test_every_command_has_help(run: Run, command: str) -> None:
     assert command in run("--help").stdout
@@ -66,6 +68,7 @@ def test_every_command_has_help(run: Run, command: str) -> None:
     assert f"Usage: upernet {command}" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = [sys.executable, "-m", "upernet", "--help"]

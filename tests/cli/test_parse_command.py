@@ -38,6 +38,7 @@ def sentences(result: Result) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_a_folder_with_all_below_it(photos: Path, parse: Run) -> None:
     result = parse("in")
     assert result.status == 0 and not sentences(result)
@@ -46,6 +47,7 @@ def test_a_folder_with_all_below_it(photos: Path, parse: Run) -> None:
     assert "in/a.JPG -> parses/a\n  A beach scene (100 %).\n  The photo shows sky (50 %)" in result.stdout
 
 
+@pytest.mark.slow
 def test_results_are_not_parsed_again(photos: Path, parse: Run) -> None:
     parse(".", "--out", "in/results")
     before = sorted((photos / "in" / "results").rglob("*"))
@@ -53,6 +55,7 @@ def test_results_are_not_parsed_again(photos: Path, parse: Run) -> None:
     assert sorted((photos / "in" / "results").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_files_and_patterns_each_once(photos: Path, parse: Run) -> None:
     result = parse("in/b.png", "in/*.[pJ]*", "in/**/*.webp", "--json")
     assert result.status == 0
@@ -60,6 +63,7 @@ def test_files_and_patterns_each_once(photos: Path, parse: Run) -> None:
     assert [Path(path).as_posix() for path in paths] == ["in/b.png", "in/a.JPG", "in/deep/er/a.webp"]
 
 
+@pytest.mark.slow
 def test_json_is_one_object_and_saves_only_if_asked(photos: Path, parse: Run) -> None:
     content = json.loads(parse("in/b.png", "--json").stdout)
     assert content["failures"] == []
@@ -76,6 +80,7 @@ def test_some_levels(photos: Path, parse: Run) -> None:
     assert "part.png" in files and "material.png" not in files
 
 
+@pytest.mark.slow
 def test_short_side(photos: Path, parse: Run) -> None:
     for side in (0, 32):
         assert parse("in/b.png", "--short-side", side, "--out", f"at{side}").status == 0
@@ -84,6 +89,7 @@ def test_short_side(photos: Path, parse: Run) -> None:
     assert (native != reduced).any()
 
 
+@pytest.mark.slow
 def test_threads(photos: Path, parse: Run) -> None:
     before = torch.get_num_threads()
     try:
@@ -98,6 +104,7 @@ def test_threads(photos: Path, parse: Run) -> None:
     assert refused.status == 2 and "--threads" in refused.stderr and "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_broken_file_among_good_ones(photos: Path, parse: Run) -> None:
     good = (photos / "in" / "b.png").read_bytes()
     (photos / "in" / "cut.png").write_bytes(good[: len(good) // 2])
@@ -113,6 +120,7 @@ def test_a_broken_file_among_good_ones(photos: Path, parse: Run) -> None:
     assert [failure["path"] for failure in failures] == ["missing.jpg", "in/cut.png", "in/empty.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -137,6 +145,7 @@ def test_nothing_can_be_done(photos: Path, parse: Run, arguments: list[str], com
     assert (photos / "in" / "notes.txt").read_text() == "no photo"
 
 
+@pytest.mark.slow
 @needs_file_size_limit
 def test_a_full_disk_is_reported_and_earlier_results_stay(photos: Path, parse: Run) -> None:
     parse("in/b.png")

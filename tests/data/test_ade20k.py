@@ -181,6 +181,7 @@ def test_the_numbers_of_the_full_data_set_belong_to_the_benchmarks_names():
         assert (synonyms[classes[number]] == name) if number in classes else (name not in synonyms.values())
 
 
+@pytest.mark.slow
 @needs_data
 def test_real_photos_of_the_full_data_set(tmp_path):
     sample = SHARED / "data" / "ade20k_full_sample"
@@ -331,6 +332,7 @@ def test_a_member_longer_than_it_says_is_not_unpacked(tmp_path):
     assert not list((tmp_path / "out").rglob("*.jpg"))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
 def test_any_damage_is_one_sentence(changes):

@@ -151,6 +151,7 @@ def test_class_folders_can_label_several_levels(tmp_path: Path) -> None:
     assert spec.supervision_by_level == {"scene": "pooled", "texture": "broadcast"}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(
     seed=st.integers(0, 2**31),

@@ -46,6 +46,7 @@ def test_passes_and_seeds_differ():
     assert BatchSampler(1, {"a": (50, None, 50)}).plan(0) != passes[0]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(seed=seeds, weights=st.lists(st.floats(0.1, 10), min_size=2, max_size=4))
 def test_sources_are_drawn_in_proportion_to_their_weights(seed, weights):
@@ -105,6 +106,7 @@ def assert_equal(first, second):
     assert all(torch.equal(first.labels[level], second.labels[level]) for level in first.labels)
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_for_any_number_of_workers_and_after_resume(sources):
     sampler = sampler_of(sources)
     state = torch.get_rng_state()

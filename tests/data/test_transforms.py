@@ -272,6 +272,7 @@ def test_short_side(size, pixels, expected):
         assert (out.image[channel].short() - out.maps[level]).abs().max() <= 1 + size[0] / expected[0]
 
 
+@pytest.mark.slow
 @needs_reference
 @pytest.mark.golden
 def test_sizes_in_testing_are_the_published_ones():
@@ -351,6 +352,7 @@ def as_pixels(image) -> list[tuple[int, ...]]:
     return [tuple(pixel) for pixel in torch.as_tensor(image)[:, 0].T.tolist()]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(pixels=st.lists(colors, min_size=1, max_size=60), saturation=st.floats(0.5, 1.5), turn=st.integers(-18, 17))
 def test_a_step_in_hsv_follows_the_published_definition(pixels, saturation, turn):

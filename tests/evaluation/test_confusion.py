@@ -26,6 +26,7 @@ def label_maps(draw: st.DrawFn) -> tuple[int, torch.Tensor, torch.Tensor]:
     return num_classes, torch.from_numpy(prediction), torch.from_numpy(truth)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(label_maps())
 def test_agrees_with_torchmetrics(maps: tuple[int, torch.Tensor, torch.Tensor]) -> None:

@@ -51,6 +51,7 @@ def run(folder: Path, checkpoint: Path | None, **options: Any) -> None:
     evaluate(str(folder / "mine.yaml"), folder / "data", weights, device="cpu", threads=1, **options)
 
 
+@pytest.mark.slow
 def test_writes_the_scores_and_prints_tables(
     folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +64,7 @@ def test_writes_the_scores_and_prints_tables(
     assert max(map(len, printed.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_test_time_augmentation_is_written_and_printed(
     folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +76,7 @@ def test_test_time_augmentation_is_written_and_printed(
     assert "augmentation: scales 0.5, 1, 1.5; mirrored photos; windows of 48 pixels every 32 pixels." in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -115,6 +115,7 @@ def test_one_pass_resizes_twice(height: int, width: int, short_side: int, multip
         assert torch.equal(label_map(logits[level], (height, width), via_sizes), twice[0].argmax(0))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(sides, sides, st.booleans(), seeds)
 def test_several_passes_average_probabilities(height: int, width: int, flip: bool, seed: int) -> None:
@@ -288,6 +289,7 @@ def test_the_stride_is_two_thirds_of_the_window() -> None:
     assert TestTimeAugmentation((0.5, 0.75, 1, 1.25, 1.5, 1.75), flip=True).num_passes == 12
 
 
+@pytest.mark.slow
 def test_a_real_network_on_a_folder(tmp_path: Path) -> None:
     labels = tmp_path / "objects"
     save(labels / "test" / "images" / "a.png", halves(RED, GREEN, 48))

@@ -164,6 +164,7 @@ def test_levels_with_many_classes_are_saved_with_16_bits(tmp_path: Path) -> None
     assert json.loads((folder / "parse.json").read_text())["object"]["unsure"] == 65535
 
 
+@pytest.mark.slow
 def test_photos_of_one_name_keep_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = ["a.jpg", "b/a.png", "b/c/a.jpg"]
     monkeypatch.chdir(tmp_path)
@@ -175,6 +176,7 @@ def test_photos_of_one_name_keep_apart(tmp_path: Path, monkeypatch: pytest.Monke
     assert saved["path"] == "../../b/a.png"
 
 
+@pytest.mark.slow
 def test_parses_of_arrays_never_replace_each_other_unless_named(tmp_path: Path) -> None:
     assert [make_parse(None).save(tmp_path).name for _ in range(2)] == ["photo", "photo-2"]
     assert [make_parse(None).save(tmp_path, "frame").name for _ in range(2)] == ["frame", "frame"]
@@ -188,6 +190,7 @@ class InterruptingColors(tuple[tuple[int, int, int], ...]):
         return super().__iter__()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("colors", "error"), [(InterruptingColors([(0, 0, 0)] * 3), KeyboardInterrupt), ((), IndexError)]
 )
@@ -203,6 +206,7 @@ def test_a_failure_while_saving_changes_nothing(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 @needs_file_size_limit
 def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     folder = make_parse().save(tmp_path)

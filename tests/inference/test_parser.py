@@ -229,6 +229,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_load_takes_a_file_or_its_directory(checkpoint: Path) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (90, 131, 3), dtype=np.uint8)
     for path in (checkpoint, str(checkpoint), checkpoint.parent):

@@ -75,6 +75,7 @@ def test_a_legend_fits_its_width_and_holds_all_entries(count: int, width: int, t
     assert legend.size[1] == legend.rows * legend.line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (500, 3), (3, 500), (300, 200), (200, 300), (4000, 100)])
 def test_photos_of_any_shape_can_be_drawn(size: tuple[int, int]) -> None:
     photo = Image.new("RGB", size, "gray")

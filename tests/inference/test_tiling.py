@@ -18,6 +18,7 @@ from upernet.inference.tiling import dense_logits, image_logits, tiles
 sides = st.integers(1, 60).map(lambda n: 32 * n)
 
 
+@pytest.mark.slow
 @given(height=sides, width=sides, tile=st.integers(2, 12), overlap=st.integers(1, 11))
 @settings(max_examples=200, deadline=None)
 def test_tiles_cover_every_pixel_and_overlap(height: int, width: int, tile: int, overlap: int) -> None:

@@ -29,6 +29,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_backbone_implements_the_protocol(name: str) -> None:
     with torch.device("meta"):
@@ -74,6 +75,7 @@ def test_every_name_has_one_family_and_own_families_come_before_timm() -> None:
     assert len(markers) == len(set(markers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "feature_norms"),
     [

@@ -30,6 +30,7 @@ def pair(name: str) -> tuple[EfficientNetLite, nn.Module]:
     return ours, theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_same_features_and_description(name: str) -> None:
     ours, theirs = pair(name)
@@ -59,6 +60,7 @@ def test_any_size(height: int, width: int) -> None:
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_same_gradients_and_statistics(checkpointed: bool) -> None:
     ours, theirs = pair("tf_efficientnet_lite0")

@@ -28,6 +28,7 @@ def model(request) -> UPerNet:
     return build_model(recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", upernet.list_models())
 def test_every_model_is_made_by_name(name):
     with torch.device("meta"):
@@ -40,6 +41,7 @@ def stride4(size: int) -> int:
     return (size + 3) // 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [EVEN, ODD], ids=["even", "odd"])
 def test_logits_have_the_promised_shapes(model, size):
     model.eval()
@@ -53,6 +55,7 @@ def test_logits_have_the_promised_shapes(model, size):
         assert values.dtype == torch.float32 and values.isfinite().all()
 
 
+@pytest.mark.slow
 def test_only_asked_levels_are_returned_and_agree_with_the_full_pass(model):
     model.eval()
     images = torch.randn(1, 3, *EVEN)
@@ -69,6 +72,7 @@ def test_unknown_level_is_refused(model):
         model(torch.zeros(1, 3, *EVEN), levels=["smell"])
 
 
+@pytest.mark.slow
 def test_auxiliary_logits_only_in_training_mode(model):
     images = torch.randn(2, 3, *EVEN)
     assert (AUXILIARY in model.train()(images)) == (model.auxiliary is not None)
@@ -97,6 +101,7 @@ def test_gradients_reach_what_a_level_uses_and_texture_stops_before_the_backbone
             assert all(used) if level in users else not any(used)
 
 
+@pytest.mark.slow
 def test_auxiliary_head_sends_its_gradient_into_c4(model):
     if model.auxiliary is None:
         pytest.skip("this model has no level object, so no auxiliary head")
@@ -107,6 +112,7 @@ def test_auxiliary_head_sends_its_gradient_into_c4(model):
     assert not any(p.grad is not None for p in model.ppm.parameters())
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_mode_differ_and_evaluation_is_repeatable(model):
     images = torch.randn(2, 3, *EVEN)
     level = model.levels[-1]
@@ -119,6 +125,7 @@ def test_training_and_evaluation_mode_differ_and_evaluation_is_repeatable(model)
         assert any(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_state_dict_round_trip(model):
     torch.manual_seed(1)
     other = UPerNet(model.spec, model.taxonomy)

@@ -144,6 +144,7 @@ def test_nothing_is_folded_in_a_network_that_is_no_backbone() -> None:
     assert prepare_for_inference(network) is network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "swin_tiny_patch4_window7_224"])
 def test_a_timm_backbone_is_still_copied_and_pickled(name: str) -> None:
     backbone = create_backbone(name).eval()
@@ -157,6 +158,7 @@ def test_a_timm_backbone_is_still_copied_and_pickled(name: str) -> None:
                 torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 def test_timms_modules_are_folded_whatever_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     import timm.models._efficientnet_blocks as blocks
     from timm.models import resnet

@@ -28,6 +28,7 @@ STYLES = ["t", "l", "h"]
 SIZES = ["2x64x96", "1x61x75"]
 
 
+@pytest.mark.slow
 @needs_reference
 @pytest.mark.golden
 @pytest.mark.parametrize("variant", [name.removeprefix("internimage_") for name in VARIANTS])
@@ -41,6 +42,7 @@ def test_names_and_shapes_are_the_published_ones(variant):
     assert ours == official_shapes(variant)
 
 
+@pytest.mark.slow
 @needs_reference
 @pytest.mark.golden
 @pytest.mark.parametrize("size", SIZES)

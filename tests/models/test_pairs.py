@@ -174,6 +174,7 @@ def test_the_search_leaves_no_trace() -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_pairs_that_efficientnet_lite_lists_are_those_of_a_run(name: str) -> None:
     backbone = create_backbone(name).eval()

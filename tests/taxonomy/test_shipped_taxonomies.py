@@ -33,6 +33,7 @@ def test_every_shipped_taxonomy_is_sound(name: str) -> None:
         assert taxonomy.num_logits("part") == start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_broden_names_are_the_references(level: str, reference: Reference) -> None:
     names = reference("broden_taxonomy.json")[level]

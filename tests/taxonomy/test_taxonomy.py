@@ -110,6 +110,7 @@ def taxonomies(draw: st.DrawFn) -> dict[str, Any]:
     return {"name": "drawn", "description": draw(st.text(max_size=10)), "levels": levels}
 
 
+@pytest.mark.slow
 @given(taxonomies())
 @settings(deadline=None, max_examples=50)
 def test_round_trip(values: dict[str, Any]) -> None:

@@ -101,6 +101,7 @@ def test_moving_average_follows_the_formula():
     assert float(average.state["weight"]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @needs_reference
 @pytest.mark.golden
 @pytest.mark.parametrize("variant", ["t", "s", "b", "l", "xl", "h"])
@@ -120,6 +121,7 @@ def test_groups_of_the_published_recipes(variant):
         assert assigned[name] == (pytest.approx(lr, rel=1e-9), weight_decay), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -155,6 +157,7 @@ def test_layer_decay_is_timms_with_the_decoder_in_place_of_the_classifier(name):
         assert rates[id(parameter)] == pytest.approx(scale), name
 
 
+@pytest.mark.slow
 def test_norms_of_features_learn_as_fast_as_the_decoder():
     spec = ModelSpec(backbone="convnext_atto", feature_norms=True, decoder_channels=8)
     model = UPerNet(spec, load_taxonomy("camvid"))
@@ -164,12 +167,14 @@ def test_norms_of_features_learn_as_fast_as_the_decoder():
     assert {rates[id(parameter)] for parameter in model.ppm.parameters()} == {1.0}
 
 
+@pytest.mark.slow
 def test_layer_decay_needs_a_backbone_with_numbered_layers():
     model = UPerNet(ModelSpec(backbone="poolformer_s12", decoder_channels=8), load_taxonomy("camvid"))
     with pytest.raises(UpernetError, match="layer_decay: timm does not group the layers of poolformer_s12"):
         create_optimizer(model, stage(layer_decay=0.9))
 
 
+@pytest.mark.slow
 def test_frozen_stages_need_a_backbone_whose_features_end_with_a_layer():
     model = UPerNet(ModelSpec(backbone="xception41", decoder_channels=8), load_taxonomy("camvid"))
     with pytest.raises(UpernetError, match="does not tell which layers make a feature"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import product
 
+import pytest
 import torch
 from torch.nn import functional
 
@@ -14,6 +15,7 @@ SEED_ACROSS_STAGES = 1_000_003 // 7
 """Iteration of stage 0 whose seed used to be close to that of iteration 0 of stage 1."""
 
 
+@pytest.mark.slow
 def test_dropout_differs_between_stages_iterations_and_processes() -> None:
     iterations = [*range(50), *range(SEED_ACROSS_STAGES, SEED_ACROSS_STAGES + 10)]
     masks: Counter[bytes] = Counter()

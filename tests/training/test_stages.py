@@ -51,6 +51,7 @@ def test_stages_keep_their_numbers_and_draw_other_photos(open_them):
     assert [first.sampler.plan(i).seeds for i in range(4)] != [second.sampler.plan(i).seeds for i in range(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "processes", "message"),
     [

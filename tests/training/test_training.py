@@ -134,6 +134,7 @@ def test_two_processes_give_the_losses_of_one(data, recipe_file, tmp_path):
         assert b["losses"] == pytest.approx(a["losses"], rel=2e-4), a["iteration"]
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(data, recipe_file, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
@@ -181,6 +182,7 @@ def test_a_run_of_another_recipe_is_not_overwritten(data, recipe_file, tmp_path)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_fine_tuning_names_the_heads_that_are_newly_initialized(data, recipe_file, tmp_path):
     path = train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True)
     text = recipe_file.recipe | {"taxonomy": "camvid"}
@@ -205,6 +207,7 @@ def test_fine_tuning_names_the_heads_that_are_newly_initialized(data, recipe_fil
     assert lines[0].endswith("newly initialized: heads.object.classifier.")
 
 
+@pytest.mark.slow
 def test_training_errors_say_what_to_do(data, recipe_file, tmp_path):
     with pytest.raises(UpernetError, match="has no training section"):
         train(load_recipe("unified_resnet50_broden"), data, tmp_path / "run")
@@ -222,6 +225,7 @@ def test_training_errors_say_what_to_do(data, recipe_file, tmp_path):
     assert not (tmp_path / "hot" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_bf16_autocast_trains(data, recipe_file, tmp_path):
     stage = {"name": "all", "iterations": 2, "sources": ["streets"], "learning_rate": 0.001}
     path = recipe_file(stages=[stage])

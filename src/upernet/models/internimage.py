@@ -11,11 +11,10 @@ from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
-from upernet.errors import UpernetError
 from upernet.models.features import STRIDES, DropPath, Feature, FeatureInfo
 from upernet.models.initialization import initialize
 from upernet.models.layers import Linear
@@ -30,7 +29,7 @@ from upernet.models.protocol import (
     num_filters,
 )
 from upernet.ops import dcnv3, grouped_softmax, linear, mlp
-from upernet.settings import Settings
+from upernet.settings import Settings, check_settings
 
 Positive = Annotated[int, Field(ge=1, le=4096)]
 
@@ -94,13 +93,8 @@ def create_internimage(name: str, options: Mapping[str, OptionValue], drop_path:
     Raises:
         UpernetError: `InternImageSpec` does not have an option, or a value is out of range.
     """
-    try:
-        spec = InternImageSpec.model_validate({**VARIANTS[name], "drop_path_rate": drop_path, **options})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UpernetError(f"backbone_options of {name}: {key} {first['msg']}; see InternImageSpec.") from None
-    return InternImage(spec)
+    values = {**VARIANTS[name], "drop_path_rate": drop_path, **options}
+    return InternImage(check_settings(values, InternImageSpec, f"backbone_options of {name}"))
 
 
 class InternImage(nn.Module):

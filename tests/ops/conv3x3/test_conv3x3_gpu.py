@@ -180,6 +180,7 @@ def maps_on(device: str, dtype: torch.dtype = torch.float32) -> tuple[list[torch
     return maps, torch.empty(20, 72, 3, 3, device=device, dtype=dtype, requires_grad=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_chosen_on_gpus_by_users_who_opt_in(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")

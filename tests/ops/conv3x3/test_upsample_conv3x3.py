@@ -41,6 +41,7 @@ def arguments(sizes, n=1, channels=16, width=16, dtype=torch.float32):
     return maps, torch.randn(width, channels * len(sizes), 3, 3, dtype=dtype) / (9 * channels * len(sizes)) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 @settings(max_examples=40, deadline=None)
 @given(
@@ -67,6 +68,7 @@ def test_as_the_plain_way_in_float64(kernel, sizes, n, last, relu, threads):
     torch.testing.assert_close(y.double(), expected.relu() if relu else expected, rtol=0, atol=5e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     size=SIZES,
@@ -164,6 +166,7 @@ def test_nothing_outside_the_maps_is_read():
     assert torch.ops.upernet.upsample_taps_gradient(surrounded(9, 7, 16), 3, 2).isfinite().all()
 
 
+@pytest.mark.slow
 def test_operators_are_registered_as_torch_wants_them():
     products = [torch.randn(1, 2, 3, 144, requires_grad=True), torch.randn(1, 1, 1, 144, requires_grad=True)]
     torch.library.opcheck(torch.ops.upernet.upsample_taps.default, (products, 5, 4))
@@ -177,6 +180,7 @@ def test_operators_are_registered_as_torch_wants_them():
         torch.library.opcheck(torch.ops.upernet.upsample_conv3x3.default, arguments_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [32, 64])
 def test_traced_as_one_operator(width):
     numba_unavailable.cache_clear()

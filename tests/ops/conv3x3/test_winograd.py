@@ -29,6 +29,7 @@ def reference(x, weight, scale=None, shift=None, relu=False):
     return y.relu() if relu else y
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 2),
@@ -140,6 +141,7 @@ def test_inference_tensors_that_change_after_a_pass():
         torch.testing.assert_close(upsample_conv3x3([x], weight).double(), reference(x, weight), rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_forms_are_kept_with_the_weight_and_no_longer():
     weight = nn.Parameter(torch.randn(16, 32, 3, 3))
     forms = [PackedWeights(weight).winograd([range(0, 32)]), PackedWeights(weight).taps(range(16, 32))]

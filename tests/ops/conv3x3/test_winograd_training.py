@@ -75,6 +75,7 @@ def test_as_torchs_convolution(n, size, channels, memory_format, block, dtype, t
     assert_near(ours, exact, 2e-5 if dtype == torch.float32 else 1e-13)
 
 
+@pytest.mark.slow
 def test_wide_convolutions_round_little():
     ours, exact = both_ways(*arguments((40, 40), (256, 256)))
     for a, b in zip(ours, exact, strict=True):
@@ -146,6 +147,7 @@ def test_gradients_agree_with_finite_differences():
         assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 
+@pytest.mark.slow
 def test_operators_are_registered_as_torch_wants_them():
     x, weight, grad = rows(*arguments((5, 6)), requires_grad=True)
     torch.library.opcheck(conv3x3.default, (x, weight, False))

@@ -60,6 +60,7 @@ def test_golden(name: str, kernel: str) -> None:
             torch.testing.assert_close(gradient, facts[key], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_kernels_agree(data: st.DataObject) -> None:
@@ -95,6 +96,7 @@ def test_kernels_agree(data: st.DataObject) -> None:
                 assert relative_error(ours.double(), reference) < (1e-9 if dtype == torch.float64 else 2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_equals_the_sum_over_all_pixels(kernel: str) -> None:
     """Bilinear sampling written as a sum over the whole image; places on the border and far outside it included."""
@@ -114,6 +116,7 @@ def test_equals_the_sum_over_all_pixels(kernel: str) -> None:
             torch.testing.assert_close(out, expected[a, b].expand_as(out), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_gradients_by_finite_differences(kernel: str) -> None:
     x, offset, mask = (t.requires_grad_() for t in tensors(size=(3, 4), channels=2, points=9, spread=3.0))
@@ -204,6 +207,7 @@ def test_empty_batch() -> None:
     assert torch.autograd.grad(out.sum(), x)[0].shape == x.shape
 
 
+@pytest.mark.slow
 def test_is_a_proper_operator() -> None:
     x, offset, mask = tensors()
     geometry = ((3, 3), (1, 1), (1, 1), (1, 1), 2, 1.0, False)
@@ -212,6 +216,7 @@ def test_is_a_proper_operator() -> None:
     torch.library.opcheck(torch.ops.upernet.dcnv3_backward.default, (x.clone(), x, offset, mask, *geometry))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_to_one_node(dynamic: bool) -> None:
     x, offset, mask = (t.requires_grad_() for t in tensors())

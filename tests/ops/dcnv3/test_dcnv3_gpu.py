@@ -65,6 +65,7 @@ def test_interpreted_kernels_meet_the_golden_facts() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter compiles nothing")
 @pytest.mark.parametrize(("dtype", "remove_center"), [("fp32", False), ("bf16", True), ("fp64", True)])
 def test_kernels_compile_for_a_gpu(
