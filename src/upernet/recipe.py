@@ -166,7 +166,7 @@ MaskFolderAnnotation = Annotated[
 
 
 class SourceSpec(Settings):
-    """What the settings of all kinds of data sources have in common.
+    """The settings that all kinds of data sources have in common.
 
     The fields of the subclass's `AnnotationSpec` are shorthand: with `level`, they describe the only level that the
     source annotates.
@@ -306,8 +306,8 @@ class StageSpec(Settings):
     sources: tuple[str, ...] | dict[str, Annotated[float, Field(gt=0)]]
     """The sources that are sampled; as a mapping, with their weights in this stage."""
     trains: Literal["all"] | LevelName = "all"
-    """What is trained: everything, or the head of a level with all else frozen in eval mode, as the paper does for
-    texture (section 3.3)."""
+    """The parameters to train: all, or those of the head of a level, with all else frozen in eval mode, as in the paper
+    for textures (section 3.3)."""
     learning_rate: float = Field(gt=0)
     backbone_learning_rate_factor: float = Field(default=1.0, ge=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)

@@ -38,7 +38,7 @@ TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 _httpx: Any = import_module(HfHubHTTPError.__bases__[0].__module__)
 """The client's HTTP library: httpx, or httpx2 since version 2 of huggingface_hub."""
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (_httpx.HTTPError, _httpx.InvalidURL)
-"""What the HTTP library raises."""
+"""Exceptions of the HTTP library."""
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes that have arrived and of the whole file (None if the server does not say)."""
@@ -53,7 +53,7 @@ class _TemporaryError(DownloadError):
 
 
 class _State(Settings):
-    """What is known of an unfinished download, in `PART.json`."""
+    """The state of an unfinished download, in `PART.json`."""
 
     url: str
     validator: str

@@ -52,7 +52,7 @@ CHUNK = 2**20
 HUB_URL = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/resolve/([\w.-]+)/(.+)")
 """Address of a file on the Hub: repository, revision, file."""
 HUB_ERRORS = (OSError, ValueError, EntryNotFoundError, *CONNECTION_ERRORS)
-"""What the Hub's client raises: for connections, the disk, names that are not valid, and files that do not exist."""
+"""Exceptions of the Hub's client: for connections, the disk, invalid names, and files that do not exist."""
 REASONS: tuple[tuple[type[Exception], str], ...] = (
     (GatedRepoError, "its owner must grant you access; ask for it on the Hub and set HF_TOKEN"),
     (RepositoryNotFoundError, "no such repository, or it is private; check the name, or set HF_TOKEN"),
@@ -60,14 +60,14 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
     (LocalEntryNotFoundError, "the Hub cannot be reached; check the connection and HF_ENDPOINT"),
     (EntryNotFoundError, "no such file in the repository; check its name"),
 )
-"""What is wrong and what to do, by the kind of error; the first that fits holds."""
+"""Messages for the kinds of errors; the first kind that matches counts."""
 hf_hub_download = cast(Callable[..., str], _untyped_download)
 USUAL_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a repository, in order of preference."""
 
 
 class _Record(Settings):
-    """What is known of a verified file, in `FILE.json`."""
+    """The record of a verified file, in `FILE.json`."""
 
     url: str
     sha256: str

@@ -22,7 +22,7 @@ from upernet.taxonomy import Taxonomy, load_taxonomy
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a checkpoint holds."""
+    """The model that a checkpoint holds."""
 
     name: str
     """Name of the model in errors."""

@@ -1,1 +1,1 @@
-"""Data: decoding, samples, sources, augmentation, and which photo is drawn when."""
+"""Data: decoding, samples, sources, augmentation and sampling."""

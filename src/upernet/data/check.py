@@ -22,22 +22,22 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something to put right: its place, and one sentence with the fix."""
+    """A problem in the data: its place, and one sentence with the fix."""
 
     source: str
     split: str
     text: str
     file: str = ""
-    """The (first) file that has it."""
+    """The first file that has it."""
     count: int = 1
-    """How many files have it."""
+    """Number of files that have it."""
     values: tuple[int, ...] = ()
     """Mask values that are not mapped."""
 
 
 @dataclass
 class SplitReport:
-    """What one level of one split of a source contains."""
+    """The labels of one level in one split of a source."""
 
     source: str
     split: str
@@ -46,19 +46,19 @@ class SplitReport:
     annotated: int = 0
     """Photos with a label or a readable mask of this level."""
     unit: str = "photos"
-    """What `labels` counts: `pixels` or `photos`."""
+    """Unit of `labels`: `pixels` or `photos`."""
     labels: dict[str, int] = field(default_factory=dict[str, int])
     """Class of the taxonomy -> count, for every class that the source maps to."""
     unknown: int = 0
     """Number of pixels or photos that are mapped to unknown; masks that do not exist are not counted."""
     widths: tuple[int, int, int] | None = None
-    """Least, median and greatest width of the photos (upright)."""
+    """Smallest, median and largest width of the upright photos in pixels."""
     heights: tuple[int, int, int] | None = None
 
 
 @dataclass
 class Report:
-    """The outcome of `check`."""
+    """The result of `check`."""
 
     recipe: str
     data: str

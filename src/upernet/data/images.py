@@ -125,7 +125,7 @@ def _refuse_non_file(file: ImageFile, name: str) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where there is none or the EXIF block is damaged (the pixels are still good)."""
+    """Return the EXIF orientation, 1..8; 1 if there is none or it is damaged, because the pixels are still good."""
     try:
         value = image.getexif().get(0x0112, 1)
     except Exception:  # Pillow's EXIF parser raises many types

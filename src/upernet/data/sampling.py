@@ -58,7 +58,7 @@ class BatchSampler:
         self._orders: dict[str, tuple[int, np.ndarray]] = {}
 
     def plan(self, iteration: int) -> BatchPlan:
-        """Return the plan of `iteration` (from 0), whatever was asked for before."""
+        """Return the plan of `iteration` (from 0); it does not depend on earlier calls."""
         self._know(iteration)
         name = self._names[int(self._choices[iteration])]
         size, _, batch_size = self.sources[name]
@@ -69,7 +69,7 @@ class BatchSampler:
         return BatchPlan(name, indices, seeds)
 
     def _know(self, iteration: int) -> None:
-        """Extend `_choices` (source of an iteration) and `_earlier` (how often it was drawn before) to `iteration`."""
+        """Extend `_choices` (source of an iteration) and `_earlier` (how often it came before) to `iteration`."""
         if iteration < len(self._choices):
             return
         length = max(1024, 2 * (iteration + 1))

@@ -149,7 +149,7 @@ def _uniform(count: int, generator: torch.Generator) -> list[float]:
 
 
 def _nearest(labels: Tensor, height: int, width: int) -> tv_tensors.Mask:
-    """Resize by the nearest pixel center; unlike torchvision's NEAREST it is not off by half a pixel from bilinear."""
+    """Resize by the nearest pixel center; unlike torchvision's NEAREST, this is not half a pixel off from bilinear."""
     rows, columns = labels.shape[-2:]
     if (rows, columns) == (height, width):
         return tv_tensors.Mask(labels)
@@ -239,7 +239,7 @@ def _turn_in_hsv(pixels: np.ndarray, saturation: float, turn: int) -> np.ndarray
     level = value.astype(np.float32) / np.float32(30 * 255)
     turned = np.empty_like(pixels)
     for channel, opposite in zip(turned, (90, 150, 30), strict=True):
-        # What a channel loses of `value` grows from 60 to 30 units away from the hue opposite to it, and then stays.
+        # What a channel loses of `value` grows from 60 to 30 units away from the opposite hue, and then stays constant.
         # The shorter way round suffices even where `hue` is not within 0..179.
         distance = np.abs(hue - np.int16(opposite))
         loss = (60 - np.minimum(distance, 180 - distance)).clip(0, 30)
@@ -249,12 +249,12 @@ def _turn_in_hsv(pixels: np.ndarray, saturation: float, turn: int) -> np.ndarray
 
 
 def _select(mask: npt.NDArray[np.bool_], chosen: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Select as `np.where`, for int16; a fifth of its time on masks that change from pixel to pixel."""
+    """Do the same as `np.where` for int16, in a fifth of the time on masks that change from pixel to pixel."""
     bits: npt.NDArray[np.int16] = -mask.astype(np.int16)
     return other ^ ((chosen ^ other) & bits)
 
 
 def _divide(dividend: np.ndarray, divisor: np.ndarray, factor: int) -> np.ndarray:
-    """Return `factor * dividend / divisor` rounded, by a reciprocal with 12 bits after the point; 0 / 0 is 0."""
+    """Return `factor * dividend / divisor` rounded through a reciprocal with 12 fractional bits; 0 / 0 is 0."""
     reciprocal = np.rint(np.divide(np.float32(factor * 4096), np.maximum(divisor, 1).astype(np.float32)))
     return np.floor((dividend.astype(np.float32) * reciprocal + np.float32(2048)) * np.float32(1 / 4096))

@@ -1,4 +1,4 @@
-"""What can be recognized: the levels of perception, their classes, and which parts belong to which object."""
+"""Taxonomies: the levels of perception, their classes, and which parts belong to which object."""
 
 from upernet.taxonomy.levels import LEVEL_KINDS, LEVELS, LevelKind, LevelName
 from upernet.taxonomy.taxonomy import (

@@ -1,4 +1,4 @@
-"""`Taxonomy`: what can be recognized."""
+"""`Taxonomy`: the classes of each level that a model recognizes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class PartGroup:
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """What can be recognized: any subset of `LEVELS`, in that order, and which parts belong to which object.
+    """A taxonomy: any subset of `LEVELS`, in that order, and which parts belong to which object.
 
     `part_groups` is sorted by object label, whatever the order in the file.
     """

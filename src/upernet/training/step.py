@@ -23,7 +23,7 @@ from upernet.training.stages import Stage
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one update reports.
+    """The report of one update.
 
     Attributes:
         losses: Losses by name, over the labels of all processes; empty if no pixel or photo had a label.

@@ -26,7 +26,7 @@ DATASETS = {
 
 @dataclass
 class Prepared:
-    """The outcome of preparing a data set."""
+    """The result of preparing a data set."""
 
     folder: Path
     origin: str
@@ -36,7 +36,7 @@ class Prepared:
     written: dict[str, int] = field(default_factory=dict[str, int])
     """Split -> those of them that were not there before."""
     note: str = ""
-    """What a user of the data should know."""
+    """A note for users of the data."""
 
 
 def prepare(

@@ -31,7 +31,7 @@ from upernet.taxonomy import load_taxonomy
 BENCHMARK, FULL = "MIT Scene Parsing Benchmark", "full ADE20K"
 SPLITS = ("training", "validation")
 SHORT_SIDE = 512
-"""Pixels that the short side of larger photos was reduced to when the benchmark was made from the full ADE20K."""
+"""Short side in pixels to which larger photos were reduced when the benchmark was made from the full ADE20K."""
 
 FULL_NUMBERS = (
     *(2978, 312, 2420, 976, 2855, 447, 2131, 165, 3055, 1125, 350, 2377, 1831, 838, 774, 2684, 1610, 1910, 687, 471),
@@ -46,7 +46,7 @@ FULL_NUMBERS = (
 """Number of the benchmark's classes 1..150 among the objects of the full ADE20K: the table by which the benchmark was
 made (`convertFromADE` in the repository CSAILVision/sceneparsing). Releases of 2016 and 2021 number alike."""
 MERGED = {783: 15, 533: 36, 246: 89}
-"""Further objects that the same table counts to one of the classes: double doors, closets, and a kind of booth."""
+"""Further objects that the same table assigns to one of the classes: double doors, closets, and a kind of booth."""
 
 _BENCHMARK_PHOTO = re.compile(r"(?P<root>(?:.*/)?)images/(?P<split>training|validation)/(?P<stem>\w[\w.-]*)\.jpg")
 _FULL_PHOTO = re.compile(r"(?:.*/)?images/(?:ADE/)?(?P<split>training|validation)/(?:[^/]+/)+(?P<stem>\w[\w.-]*)\.jpg")
@@ -154,7 +154,7 @@ def _check(archives: Sequence[Archive], items: list[_Item]) -> None:
 
 
 def _check_classes(where: str, table: str) -> None:
-    """Whether the benchmark's table (Idx, ..., Name; tabs between them) numbers the classes as the taxonomy does."""
+    """Check that the table of the benchmark (Idx, ..., Name; tab-separated) has the classes of the taxonomy."""
     rows = [line.split("\t") for line in table.splitlines()[1:] if line.strip()]
     listed = [(row[0].strip(), row[-1].partition(",")[0].strip()) for row in rows]
     expected = [(str(value), name) for value, name in enumerate(_names()[1:], 1)]
@@ -168,7 +168,7 @@ def _names() -> tuple[str, ...]:
 
 
 def _claim(folder: Path, origin: str) -> None:
-    """Begin the folder, or see that it was begun from the same release: photos have the same names in both."""
+    """Create the folder, or check that it is from the same release, because photos have the same names in both."""
     mark = folder / "origin.txt"
     if mark.is_file() and (earlier := mark.read_text(encoding="utf-8", errors="replace").strip()) != origin:
         raise UpernetError(f"{folder}: was prepared from the {earlier}, not the {origin}; give another folder.")
@@ -177,7 +177,7 @@ def _claim(folder: Path, origin: str) -> None:
 
 
 def _write(item: _Item, folder: Path, origin: str) -> bool:
-    """Write what is not there yet; whether there was anything."""
+    """Write the files that do not exist yet; return whether there were any."""
     photo = folder / item.split / "images" / f"{item.stem}.jpg"
     mask = folder / item.split / "annotations" / f"{item.stem}.png"
     if origin == BENCHMARK:

@@ -1,4 +1,4 @@
-"""How a source annotates one level: by masks, or by one label per photo; and what these labels imply."""
+"""Annotations of one level by a source: masks or image labels, and the labels of other levels that they imply."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from upernet.taxonomy.levels import LEVEL_KINDS
 
 @dataclass(frozen=True)
 class Photo:
-    """A listed photo and what was found with it."""
+    """A listed photo, with its masks and image labels."""
 
     path: Path
     masks: Mapping[str, Path | None] = field(default_factory=dict[str, "Path | None"])

@@ -1,4 +1,4 @@
-"""One folder of photos per class, as ImageNet is laid out."""
+"""One folder of photos per class, as in ImageNet."""
 
 from __future__ import annotations
 

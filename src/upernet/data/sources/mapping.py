@@ -15,7 +15,7 @@ from upernet.taxonomy import IGNORE, Level, Taxonomy
 OUTSIDE = -2
 """Entry of a table for a value that the source does not map."""
 MAX_VALUE = 65535
-"""Largest value of a mask."""
+"""Largest value in a mask."""
 
 
 def read_label_names(folders: Sequence[Path]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""What all kinds of sources share: folders and splits, listing, annotated and implied levels."""
+"""The base of all kinds of sources: folders and splits, listing, annotated and implied levels."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Source(ABC):
         )
 
     def read_photo(self, photo: Photo) -> Image.Image:
-        """Decode the photo alone. Raises as `read_image`."""
+        """Decode the photo alone. Raises the errors of `read_image`."""
         return read_image(photo.path)
 
     @abstractmethod
@@ -98,7 +98,7 @@ class Source(ABC):
         """Return all photos of `folders`, sorted, whatever the split."""
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the files as far as their names tell, each with the fix."""
+        """Return what is wrong with the files as far as their names show, each with the fix."""
         if not self.photos:
             places = " and ".join(str(folder) for folder in self.folders)
             if self._holds_back:
