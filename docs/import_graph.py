@@ -74,7 +74,7 @@ def without_implied(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     }
 
 
-def drawing() -> list[str]:
+def graph_lines() -> list[str]:
     """Return the graph as Mermaid code, which GitHub and most documentation tools draw; an arrow means "imports"."""
     graph = import_graph()
     rooms = {room: graph[room] - LEAVES for room in graph if room not in LEAVES and room != "__main__"}
@@ -87,4 +87,4 @@ def drawing() -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(drawing()))
+    print("\n".join(graph_lines()))

@@ -132,7 +132,7 @@ def update(text: str) -> str:
             "camvid_val": camvid_val,
             "ade20k": ade20k,
             "internimage_t_camvid": internimage_t_camvid,
-            "import_graph": import_graph.drawing,
+            "import_graph": import_graph.graph_lines,
             **benchmark_tables.TABLES,
         }
         lines = pages[match[2]]() if match[2] in pages else details(match[2])

@@ -154,3 +154,10 @@ def test_mistakes_in_sources_name_the_kind(tmp_path: Path, source: dict[str, Any
     with pytest.raises(UpernetError) as caught:
         load_recipe(path)
     assert str(caught.value).startswith(f"{path}:{line}: sources.a") and message in str(caught.value)
+
+
+def test_a_truth_value_of_yaml_is_no_class() -> None:
+    source = {"kind": "label_folder", "path": "x", "level": "scene", "classes": {True: "street"}}
+    values = {"description": "", "taxonomy": "camvid", "model": {"backbone": "resnet18"}, "sources": {"a": source}}
+    with pytest.raises(ValueError, match="truth value"):
+        Recipe.model_validate(values)

@@ -116,7 +116,10 @@ class AnnotationSpec(Settings):
     def _values_are_names_too(cls, classes: Any) -> Any:
         """Turn keys into text: YAML reads the mask value `7` as a number."""
         if isinstance(classes, dict):
-            items = cast("dict[Any, Any]", classes).items()
+            items = list(cast("dict[Any, Any]", classes).items())
+            for key, _ in items:
+                if isinstance(key, bool):
+                    raise ValueError(f"YAML reads {str(key).lower()} (and yes, no, on, off) as a truth value; quote it")
             return {str(key) if isinstance(key, int) else key: value for key, value in items}
         return classes
 
@@ -328,9 +331,7 @@ class StageSpec(Settings):
 
 
 class TrainingSpec(Settings):
-    """The training: its stages, one after another, and what they share."""
-
-    """How a recipe is trained: its stages, and what they have in common."""
+    """The training: its stages, one after another, and what they have in common."""
 
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"

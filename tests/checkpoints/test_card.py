@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from upernet.checkpoints import ModelCard, load_checkpoint, save_checkpoint
+from upernet.checkpoints import ModelCard, check_card, load_checkpoint, save_checkpoint
 from upernet.errors import UpernetError
 from upernet.inference import Parser, load
 from upernet.models import UPerNet
@@ -102,3 +102,8 @@ def test_an_empty_card_is_stored_as_an_empty_mapping(model: UPerNet, tmp_path: P
 def test_a_model_without_a_name_is_called_after_its_file(model: UPerNet, tmp_path: Path) -> None:
     assert load(write(tmp_path / "mine.safetensors", model, {})).card.name == "mine"
     assert load(write(tmp_path / "mine.safetensors", model, {"name": "other"})).card.name == "other"
+
+
+def test_cards_of_earlier_versions_are_read():
+    card = check_card({"name": None, "description": None, "short_side": 384.0, "thresholds": None, "origin": None})
+    assert (card.name, card.short_side, dict(card.thresholds)) == ("", 384, {})

@@ -116,7 +116,7 @@ def test_every_command_refuses_in_the_same_words(
 def test_a_model_without_weights(name: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert status(command(name, "unified_resnet50_broden")) == 2
     error = capsys.readouterr().err
-    assert "no weights of unified_resnet50_broden are shipped or published; give a checkpoint file" in error
+    assert "unified_resnet50_broden has no bundled or published weights; give a checkpoint file" in error
     assert "`upernet train unified_resnet50_broden`" in error and "=" not in error
 
 

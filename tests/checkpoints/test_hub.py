@@ -298,7 +298,7 @@ def test_the_next_address_is_tried_when_one_fails(server: Server) -> None:
 def test_the_hash_of_the_first_download_holds_for_the_next(server: Server, home: Path) -> None:
     fetch(server.entry()).unlink()
     server.content = OTHER
-    with pytest.raises(UpernetError, match=r"not the right file .* then delete .*tiny\.pth\.json"):
+    with pytest.raises(UpernetError, match=r"not the right file .* delete .*tiny\.pth\.json"):
         fetch(server.entry())
     (home / "tiny.pth.json").unlink()
     assert fetch(server.entry()).read_bytes() == OTHER

@@ -134,7 +134,7 @@ def test_a_tensor_alone_and_a_network_are_no_state_dict(tmp_path: Path) -> None:
         read_weights(tmp_path / "tensor")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "network")
     with pytest.raises(
-        UpernetError, match=r"refused, for reading it needs code \(torch\.nn\.modules\.linear\.Linear\)"
+        UpernetError, match=r"refused because reading it would run code \(torch\.nn\.modules\.linear\.Linear\)"
     ):
         read_weights(tmp_path / "network")
 
@@ -159,7 +159,7 @@ def test_code_is_refused_and_not_run(zipped: bool, place: str, tmp_path: Path) -
         content = {"state_dict": TENSORS | {"b": evil}} if place == "tensor" else {"state_dict": TENSORS, "args": evil}
         torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
         with pytest.raises(
-            UpernetError, match=rf"refused, for reading it needs code \(({name})\).*save the state dict"
+            UpernetError, match=rf"refused because reading it would run code \(({name})\).*save the state dict"
         ):
             read_weights(tmp_path / "evil.pth")
         assert not (tmp_path / "was_run").exists()

@@ -92,7 +92,7 @@ def test_files_that_are_there_stay(run: Run, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "in.safetensors", UPerNet(spec, load_taxonomy("camvid")), {})
     (tmp_path / "out.yaml").write_text("mine")
     result = run("convert", tmp_path / "in.safetensors", tmp_path / "out")
-    assert result.status == 2 and "out.yaml: is there already" in result.stderr and "--force" in result.stderr
+    assert result.status == 2 and "out.yaml: already exists" in result.stderr and "--force" in result.stderr
     assert (tmp_path / "out.yaml").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors", "out.yaml"]
     assert run("convert", tmp_path / "in.safetensors", tmp_path / "out", "--force").status == 0

@@ -81,7 +81,7 @@ def test_a_photo_without_a_mask_is_unknown_only_if_the_level_is_optional(
     (folder / "parts" / "002.png").unlink()
     annotations = ANNOTATIONS | {"part": ANNOTATIONS["part"] | {"optional": optional}}
     if not optional:
-        with pytest.raises(UpernetError, match=r"002\.png: has no mask .*parts/002\.png; add it or take the photo"):
+        with pytest.raises(UpernetError, match=r"002\.png: has no mask .*parts/002\.png; add it or remove the photo"):
             open_several(tmp_path, annotations)
         return
     source = open_several(tmp_path, annotations)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.folders import TAXONOMY, save_photo, source_spec
+from helpers.folders import TAXONOMY, make_mask_folder, save_photo, source_spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -184,3 +184,30 @@ def test_any_bytes_are_rows_or_one_sentence(tmp_path: Path, folder: Path, conten
             message = str(error)
         assert message.startswith(f"{folder / name}:") and "\n" not in message
         assert all(row.photo.is_relative_to(folder) for row in rows)
+
+
+@pytest.mark.parametrize("file", [".", "./", "./."])
+def test_a_row_that_names_the_folder_names_no_photo(tmp_path: Path, folder: Path, file: str) -> None:
+    (folder / "labels.csv").write_text(f"file,label\n{file},street\n")
+    with pytest.raises(UpernetError, match=r"labels\.csv:2: names no photo"):
+        open_table(tmp_path)
+
+
+def test_a_repeated_key_is_refused(tmp_path: Path, folder: Path) -> None:
+    (folder / "labels.jsonl").write_text('{"file": "a.jpg", "file": "b.jpg", "label": "street"}\n')
+    with pytest.raises(UpernetError, match=r"labels\.jsonl:1: the key 'file' appears twice"):
+        open_table(tmp_path, table="labels.jsonl")
+
+
+def test_a_table_with_a_name_that_no_file_can_have(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(UpernetError, match="cannot be read"):
+        open_table(tmp_path, table="a\0.csv")
+
+
+def test_an_optional_table_that_lists_none_of_the_photos_is_a_mistake(tmp_path: Path) -> None:
+    make_mask_folder(tmp_path)
+    save_photo(tmp_path / "set/train/elsewhere.png")
+    (tmp_path / "set/train/scenes.csv").write_text("file,label\nelsewhere.png,street\n")
+    annotations = {"object": {}, "scene": {"table": "scenes.csv", "optional": True}}
+    with pytest.raises(UpernetError, match=r"scenes\.csv: no photo of source mine has a row"):
+        open_source("mine", source_spec(level=None, annotations=annotations), TAXONOMY, tmp_path, "train")

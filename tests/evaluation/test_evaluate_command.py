@@ -97,7 +97,7 @@ def test_options_that_cannot_be(options: list[str], sentence: str, capsys: pytes
 
 
 def test_no_shipped_weights(folder: Path) -> None:
-    with pytest.raises(UpernetError, match=r"no weights of .*mine\.yaml are shipped or published"):
+    with pytest.raises(UpernetError, match=r"mine\.yaml has no bundled or published weights"):
         run(folder, None)
 
 

@@ -100,3 +100,12 @@ def test_broken_results_are_refused() -> None:
         EvaluationResult.from_dict({key: value for key, value in RESULT.items() if key not in ("weak", "split")})
     with pytest.raises(UpernetError, match="pixel_accuracy"):
         LevelMetrics.from_dict({"miou": 0.5, "per_class": {}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sources": []}, {"weak": {"a": []}}, {"photos": [1]}, {"skipped": None}, {"testing": {}}, {"object": None}],
+)
+def test_results_with_values_of_the_wrong_type_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(UpernetError, match="give the JSON that `upernet evaluate` wrote"):
+        EvaluationResult.from_dict({**RESULT, **change})

@@ -85,3 +85,8 @@ def test_overrides_are_seen_by_compiled_code() -> None:
     with use_kernel(linear="other"), pytest.raises(Exception, match="linear has no kernel other"):
         torch.compile(linear, backend="eager", fullgraph=True)(x, weight)
     torch.compiler.reset()
+
+
+def test_operators_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="no operator conv3x3; they are dcnv3"), use_kernel(conv3x3="torch"):
+        pass

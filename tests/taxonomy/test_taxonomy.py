@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upernet.errors import UpernetError
-from upernet.taxonomy import LEVELS, Level, PartGroup, Taxonomy, list_taxonomies, load_taxonomy
+from upernet.taxonomy import LEVEL_KINDS, LEVELS, Level, LevelKind, PartGroup, Taxonomy, list_taxonomies, load_taxonomy
 
 ROOM = """\
 description: A room.
@@ -145,3 +145,9 @@ def test_values_are_frozen(room: Taxonomy) -> None:
     level: Any = Level("scene", ("a",), ((1, 2, 3),), background=False)
     with pytest.raises(AttributeError):
         level.names = ()
+
+
+def test_the_table_of_levels_is_what_the_code_relies_on() -> None:
+    assert sum(kind.owned_by is not None for kind in LEVEL_KINDS.values()) <= 1
+    with pytest.raises(ValueError, match="a dense level needs a map at stride 4"):
+        LevelKind("depth", dense=True, reads="ppm", owned_by=None, loss_weight=1.0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from upernet.errors import UpernetError
 from upernet.recipe import Recipe
@@ -30,10 +30,18 @@ class ModelCard(BaseModel):
     origin: str | None = None
     """Format of the file that the model was loaded from, if it was not the native one."""
 
-    @field_validator("thresholds", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _replace_null(cls, thresholds: object) -> object:
-        return {} if thresholds is None else thresholds
+    def _read_earlier_cards(cls, values: object) -> object:
+        """Accept null for values that are not known, and whole numbers as floats, which earlier versions wrote."""
+        if not isinstance(values, dict):
+            return values
+        defaults: dict[Any, Any] = {"name": "", "description": "", "thresholds": {}}
+        read = {
+            key: defaults.get(key) if value is None else value for key, value in cast("dict[Any, Any]", values).items()
+        }
+        side = read.get("short_side")
+        return read | {"short_side": int(side)} if isinstance(side, float) and side.is_integer() else read
 
     def to_dict(self) -> dict[str, object]:
         """Return the keys that were given, as JSON can hold them."""

@@ -97,7 +97,7 @@ def _summarize(model: UPerNet, card: ModelCard) -> str:
 def _refuse_overwriting(files: list[Path], force: bool) -> None:
     for path in files:
         if path.exists() and not force:
-            raise UpernetError(f"{path}: is there already; give another OUT, or --force to overwrite it.")
+            raise UpernetError(f"{path}: already exists; give another OUT, or --force to overwrite it.")
 
 
 def _write_yaml(path: Path, content: dict[str, object]) -> None:

@@ -56,7 +56,9 @@ def find_checkpoint(reference: str | os.PathLike[str], backbones: bool = False) 
     if text and (Path(text).suffix or Path(text).parent != Path()):
         raise UpernetError(f"{text}: no such checkpoint file.")
     known = ", ".join(list_models())
-    raise UpernetError(f"unknown model {_shorten(text)!r}: give one of {known}, or a checkpoint file.")
+    raise UpernetError(
+        f"unknown model {_shorten(text)!r}: give one of {known}, a checkpoint file, a folder or hf://OWNER/NAME."
+    )
 
 
 def recipe_of(reference: str | os.PathLike[str]) -> Recipe | None:
@@ -105,7 +107,7 @@ def published_checkpoint(name: str) -> Path | None:
 def missing_weights(name: str) -> UpernetError:
     """Return the error that nobody has published weights of model `name`."""
     return UpernetError(
-        f"no weights of {name} are shipped or published; give a checkpoint file, or train the model with "
+        f"{name} has no bundled or published weights; give a checkpoint file, or train the model with "
         f"`upernet train {name}`."
     )
 
@@ -120,9 +122,9 @@ def _fetch_from_hub(reference: str) -> Path:
     place, at, revision = reference.removeprefix(HUB).partition("@")
     owner, _, rest = place.partition("/")
     name, _, file = rest.strip("/").partition("/")
-    if not owner or not name or (at and not revision):
+    if not owner or not name or (at and not revision) or revision.endswith(SUFFIXES):
         raise UpernetError(
-            f"{reference}: write hf://OWNER/NAME or hf://OWNER/NAME/FILE, and @REVISION after it if any."
+            f"{reference}: write hf://OWNER/NAME or hf://OWNER/NAME/FILE, optionally followed by @REVISION."
         )
     from upernet.checkpoints.hub import fetch_hub
 

@@ -1,7 +1,7 @@
 """Resumable downloads, through the HTTP client of huggingface_hub.
 
 What has arrived stays in a file `part`, and is not requested again as long as the server still has the same file. The
-client's own `hf_hub_download` starts over when a process was interrupted, which is too dear for files of gigabytes.
+client's own `hf_hub_download` starts over when a process was interrupted, which is too costly for files of gigabytes.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Download:
         try:
             self._check_size(source.stat().st_size)
             file = open(source, "rb")  # noqa: SIM115 (closed below; errors of the copy are those of the target)
-        except OSError as error:
-            raise DownloadError(error.strerror or str(error)) from None
+        except (OSError, ValueError) as error:
+            raise DownloadError(getattr(error, "strerror", None) or str(error)) from None
         with file, self._disk(), open(self.part, "wb") as part:
             shutil.copyfileobj(file, part)
 
@@ -137,6 +137,8 @@ class Download:
                 total = self._receive(response, known)
         except OfflineModeIsEnabled:
             raise DownloadError("downloads are off (HF_HUB_OFFLINE)") from None
+        except (ImportError, ValueError) as error:  # a proxy or a token of the environment that the client cannot use
+            raise DownloadError(f"{error}; check the proxy and the other settings in the environment") from None
         except CONNECTION_ERRORS as error:
             raise _connection_error(error) from None
         if total not in (None, self.size):
@@ -157,7 +159,7 @@ class Download:
         """Append the body to `part`, or start over; return the size that the whole file must have, if it is known."""
         headers: Mapping[str, str] = response.headers
         if headers.get("Content-Type", "").partition(";")[0].strip().lower() in ("text/html", "application/xhtml+xml"):
-            raise DownloadError("a web page came instead of weights (of a login or an error?)")
+            raise DownloadError("a web page came instead of weights (perhaps a login or error page)")
         if response.status_code == 206:
             if known is None or not _continues(headers, known, self.size):
                 self.discard()

@@ -51,7 +51,9 @@ from upernet.settings import Settings
 CHUNK = 2**20
 HUB_URL = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/resolve/([\w.-]+)/(.+)")
 """Address of a file on the Hub: repository, revision, file."""
-HUB_ERRORS = (OSError, ValueError, EntryNotFoundError, *CONNECTION_ERRORS)
+ODD_ANSWERS = (TypeError, KeyError, AttributeError)
+"""Exceptions of the Hub's client when a server does not answer as the Hub does."""
+HUB_ERRORS = (OSError, ValueError, ImportError, EntryNotFoundError, *ODD_ANSWERS, *CONNECTION_ERRORS)
 """Exceptions of the Hub's client: for connections, the disk, invalid names, and files that do not exist."""
 REASONS: tuple[tuple[type[Exception], str], ...] = (
     (GatedRepoError, "its owner must grant you access; ask for it on the Hub and set HF_TOKEN"),
@@ -59,6 +61,7 @@ REASONS: tuple[tuple[type[Exception], str], ...] = (
     (RevisionNotFoundError, "no such revision; give a branch, a tag or a commit after @"),
     (LocalEntryNotFoundError, "the Hub cannot be reached; check the connection and HF_ENDPOINT"),
     (EntryNotFoundError, "no such file in the repository; check its name"),
+    *((kind, "the server does not answer as the Hub does; check HF_ENDPOINT") for kind in ODD_ANSWERS),
 )
 """Messages for the kinds of errors; the first kind that matches counts."""
 hf_hub_download = cast(Callable[..., str], _untyped_download)
@@ -179,7 +182,8 @@ def _choose_checkpoint(names: list[str], reference: str) -> str:
             return name
     if len(found) == 1:
         return found[0]
-    listed = ", ".join(found) or "none"
+    more = f", ... ({len(found)} in all)" if len(found) > 10 else ""
+    listed = ", ".join(found[:10]) + more or "none"
     raise UpernetError(f"{reference}: the repository must hold one checkpoint (found: {listed}); add /FILE.")
 
 
@@ -216,9 +220,9 @@ def _download(
             kept = f" (the first {download.kept} bytes are kept)" if download.kept else ""
             failures.append(f"{url}: {error}{kept}")
             continue
-        origin = "" if entry.sha256 else f", unless the publisher replaced it: then delete {_record_file(path)}"
+        origin = "" if entry.sha256 else f"; if the publisher replaced the file, delete {_record_file(path)}"
         try:
-            remedy = f"the download was deleted; try again, or another UPERNET_MIRROR{origin}"
+            remedy = f"the download was deleted; try again or set another UPERNET_MIRROR{origin}"
             sha256 = _verify(download.part, expected, url, remedy)
             download.part.replace(path)
             return url, sha256
@@ -243,7 +247,11 @@ def _mirrored(entry: ZooEntry) -> tuple[str, ...]:
     mirror = os.environ.get("UPERNET_MIRROR")
     if not mirror:
         return (entry.url, *entry.mirrors)
-    if urlsplit(mirror).scheme not in ("http", "https", "file"):
+    try:
+        scheme = urlsplit(mirror).scheme
+    except ValueError as error:
+        raise UpernetError(f"UPERNET_MIRROR={mirror}: {error}; correct the address.") from None
+    if scheme not in ("http", "https", "file"):
         raise UpernetError(f"UPERNET_MIRROR={mirror}: must begin with https://, http:// or file://.")
     return (f"{mirror.rstrip('/')}/{entry.file}",)
 
@@ -254,14 +262,18 @@ def _is_offline() -> bool:
 
 @contextmanager
 def _lock(path: Path) -> Generator[None, None, None]:
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            yield
+        lock.acquire()  # pyright: ignore[reportUnknownMemberType]
     except OSError as error:
         raise UpernetError(
             f"{path}: cannot be kept there ({error.strerror or error}); set UPERNET_HOME to another folder."
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_unchanged(path: Path, entry: ZooEntry) -> bool:
@@ -295,7 +307,7 @@ def _verify(path: Path, expected: str | None, source: str, remedy: str) -> str:
     with open(path, "rb") as file:
         start = file.peek(64).lstrip()[:1]
         if start in (b"", b"<"):
-            what = "a web page (of a login or an error?)" if start else "an empty file"
+            what = "a web page (perhaps a login or error page)" if start else "an empty file"
             raise UpernetError(f"{source}: {what} instead of weights; {remedy}.")
         while chunk := file.read(CHUNK):
             digest.update(chunk)

@@ -94,7 +94,7 @@ def _rename_in_order(state: Mapping[str, Tensor], name: str, path: Path) -> dict
     if len(target) != len(state) or any(
         a.shape != b.shape or key.rpartition(".")[2] != other.rpartition(".")[2] for (key, a), (other, b) in pairs
     ):
-        raise UpernetError(f"{path}: the weights are of another network than {name}; give weights of {name}.")
+        raise UpernetError(f"{path}: the weights are from a network other than {name}; give weights of {name}.")
     return {key: value for (key, _), (_, value) in pairs}
 
 

@@ -121,7 +121,7 @@ def _check_agreement(file: NamedWeights, info: ModelInfo, recipe: Recipe) -> Non
         _match_tensors(file, wanted, _instantiate(file, wanted))
     if not is_same:
         raise UpernetError(
-            f"{file.path}: of another taxonomy ({info.taxonomy.name}) than {recipe.name}; load it by upernet.load."
+            f"{file.path}: of another taxonomy ({info.taxonomy.name}) than {recipe.name}; load it with upernet.load."
         )
 
 
@@ -138,7 +138,7 @@ def _instantiate(file: NamedWeights, info: ModelInfo) -> UPerNet:
             return UPerNet(spec, info.taxonomy)
     except (UpernetError, RuntimeError, TypeError, MemoryError, OverflowError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise UpernetError(f"{file.path}: {info.name} is of no network that can be made ({reason}).") from error
+        raise UpernetError(f"{file.path}: {info.name} describes a network that cannot be built ({reason}).") from error
 
 
 def _match_tensors(file: NamedWeights, info: ModelInfo, model: UPerNet) -> dict[str, Tensor]:

@@ -130,7 +130,7 @@ def _read_torch(path: Path, is_zip: bool) -> tuple[dict[str, Tensor], dict[str, 
             raise UpernetError(f"{path}: {_damage('no whole pickle')}.") from error
         name = next(filter(None, asked.groups())) if asked else "an object"
         raise UpernetError(
-            f"{path}: refused, for reading it needs code ({name}), which could do anything; if you trust the file, "
+            f"{path}: refused because reading it would run code ({name}), which could do anything; if you trust it, "
             "load it with the program that wrote it and save the state dict alone with torch.save."
         ) from error
     except Exception as error:  # torch raises many types for damaged files
@@ -193,5 +193,5 @@ def _explain_content(start: bytes) -> str:
         return "a pointer of Git LFS instead of weights; run `git lfs pull` in its folder"
     text = start.decode("utf-8", errors="replace").strip()
     if text.startswith("<") or ("\ufffd" not in text[:-3] and text.isprintable()):
-        return f"text instead of weights (it begins with {text[:24]!r}); fetch it again, and look at its address"
+        return f"text instead of weights (it begins with {text[:24]!r}); download it again and check the URL"
     return "not weights that upernet can read (safetensors, or written by torch.save)"

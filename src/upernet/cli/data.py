@@ -30,11 +30,11 @@ def _data() -> None:
 
 @app.command("check")
 def check_command(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .yaml file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
     data: Annotated[Path, typer.Option(help="Directory that holds the recipe's data sets.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file, too.")] = None,
 ) -> None:
-    """Scan the labels and photos of a recipe and say what to put right.
+    """Scan the labels and photos of a recipe and report what to fix.
 
     Exit status: 0 if all is well, 1 if there are problems.
     """
@@ -58,7 +58,7 @@ def check_command(
 )
 def prepare_command(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help=f"Which data set: {', '.join(DATASETS)}.")],
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Where its folder is made; --data of other commands.")],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for its folder; --data of other commands.")],
     archives: Annotated[
         list[Path] | None,
         typer.Option("--from", metavar="PATH", help="A downloaded zip, or the folder it was unpacked to; repeatable."),
@@ -99,7 +99,7 @@ def _show(report: Report, console: Console) -> None:
             f"[bold]{escape(split.source)}/{split.split} {split.level}[/bold] {_histogram(split)}", highlight=False
         )
     for text in report.missing:
-        console.print(f"not there: {text}", markup=False, highlight=False)
+        console.print(f"missing: {text}", markup=False, highlight=False)
     for problem in report.problems[:SHOWN_PROBLEMS]:
         more = f" ({problem.count} files)" if problem.count > 1 else ""
         console.print(f"[red]problem[/red] {escape(problem.source)}/{problem.split}: {escape(problem.text + more)}")

@@ -193,6 +193,16 @@ class EvaluationResult(Mapping[str, Any]):
             raise UpernetError(
                 f"evaluation result without {', '.join(missing)}; give the JSON that `upernet evaluate` wrote."
             )
+        try:
+            return cls._from_checked_keys(values)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise UpernetError(
+                f"evaluation result with a value of the wrong type ({error}); give the JSON that `upernet evaluate` "
+                "wrote."
+            ) from None
+
+    @classmethod
+    def _from_checked_keys(cls, values: Json) -> EvaluationResult:
         testing: Json = values["testing"]
         return cls(
             levels=_levels_from_dict({key: metrics for key, metrics in values.items() if key not in _KEYS}),

@@ -13,7 +13,7 @@ from upernet.ops import lateral, resize_like, upsample_conv3x3
 
 
 class ConvBnRelu(nn.Sequential):
-    """Convolution that keeps the size, batch norm, ReLU."""
+    """A convolution that keeps the size, a batch norm and a ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
@@ -26,7 +26,7 @@ class ConvBnRelu(nn.Sequential):
 
 
 class Conv3x3BnRelu(ConvBnRelu):
-    """3x3 convolution of maps, each brought to the size of the first and concatenated; batch norm, ReLU."""
+    """A 3x3 convolution of maps that are resized to the first one and concatenated, a batch norm and a ReLU."""
 
     bfloat16_layers: ClassVar[tuple[str, ...]] = ("0",)
 
@@ -34,7 +34,7 @@ class Conv3x3BnRelu(ConvBnRelu):
         super().__init__(in_channels, out_channels, 3)
 
     def forward(self, input: Tensor, *others: Tensor) -> Tensor:
-        """N x C_k x h_k x w_k each -> N x D x h_1 x w_1."""
+        """Map features N x C_k x h_k x w_k to N x D x h_1 x w_1."""
         conv, norm, relu = self.parts
         maps = (input, *others)
         if _is_constant(norm):
@@ -43,7 +43,7 @@ class Conv3x3BnRelu(ConvBnRelu):
 
 
 class Lateral(ConvBnRelu):
-    """A map through a 1x1 convolution, batch norm and ReLU, and a coarser map that is added to it."""
+    """A lateral connection: 1x1 convolution, batch norm and ReLU, plus the resized coarser map."""
 
     bfloat16_layers: ClassVar[tuple[str, ...]] = ("0",)
 
@@ -51,7 +51,7 @@ class Lateral(ConvBnRelu):
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, input: Tensor, coarse: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """N x C x H x W, N x D x h x w -> N x D x H x W."""
+        """Map N x C x H x W and the coarser N x D x h x w to N x D x H x W."""
         conv, norm, relu = self.parts
         if _is_constant(norm):
             return lateral(input, conv.weight, *_scale_and_shift(norm), coarse)
@@ -65,13 +65,13 @@ def _is_constant(norm: nn.BatchNorm2d) -> bool:
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the factor and the summand per channel, D each, that the batch norm amounts to in eval mode."""
+    """Return the scale and shift per channel, D each, to which the batch norm amounts in eval mode."""
     scale = norm.weight * (norm.get_buffer("running_var") + norm.eps).rsqrt()
     return scale, norm.bias - norm.get_buffer("running_mean") * scale
 
 
 class PyramidPooling(nn.Module):
-    """Pyramid pooling module: C5 and its s x s averages, brought back to C5's size, through one 3x3 convolution."""
+    """Pyramid pooling module: a 3x3 convolution of C5 and its s x s averages, resized to C5."""
 
     def __init__(self, in_channels: int, channels: int, pool_scales: Sequence[int] = (1, 2, 3, 6)):
         super().__init__()
@@ -80,7 +80,7 @@ class PyramidPooling(nn.Module):
         self.bottleneck = Conv3x3BnRelu(in_channels + len(self.pool_scales) * channels, channels)
 
     def forward(self, c5: Tensor) -> Tensor:
-        """N x C5 x H/32 x W/32 -> N x D x H/32 x W/32."""
+        """Map C5, N x C x H/32 x W/32, to N x D x H/32 x W/32."""
         pooled = [
             conv(F.adaptive_avg_pool2d(c5, scale)) for scale, conv in zip(self.pool_scales, self.pooled, strict=True)
         ]
@@ -88,7 +88,7 @@ class PyramidPooling(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Top-down path: each C2..C4 enters through a 1x1 convolution, takes the coarser sum, leaves through a 3x3 one."""
+    """Feature pyramid: each of C2..C4 passes a 1x1 convolution, adds the coarser sum, and passes a 3x3 convolution."""
 
     def __init__(self, in_channels: Sequence[int], channels: int):
         super().__init__()
@@ -96,7 +96,7 @@ class FeaturePyramid(nn.Module):
         self.output = nn.ModuleList(Conv3x3BnRelu(channels, channels) for _ in in_channels)
 
     def forward(self, features: Sequence[Tensor], p5: Tensor) -> list[Tensor]:
-        """[C2, C3, C4] and P5 -> [P2, P3, P4, P5] of D channels, at strides 4, 8, 16, 32."""
+        """Map [C2, C3, C4] and P5 to [P2, P3, P4, P5], with D channels, at strides 4, 8, 16, 32."""
         pyramid, top = [p5], p5
         for feature, enter, output in reversed(list(zip(features, self.lateral, self.output, strict=True))):
             top = enter(feature, top)
@@ -105,12 +105,12 @@ class FeaturePyramid(nn.Module):
 
 
 class Fusion(nn.Module):
-    """[P2, P3, P4, P5] at P2's size, concatenated, through one 3x3 convolution."""
+    """Fusion: a 3x3 convolution of P2..P5, which are resized to P2 and concatenated."""
 
     def __init__(self, channels: int, levels: int = 4):
         super().__init__()
         self.conv = Conv3x3BnRelu(levels * channels, channels)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """-> N x D x H/4 x W/4."""
+        """Map P2..P5 to the fused map, N x D x H/4 x W/4."""
         return self.conv(*pyramid)

@@ -29,7 +29,11 @@ PLAIN = {
 }
 """Kernels of the published implementation, which benchmarks compare with: `with use_kernel(**PLAIN): ...`."""
 
+OPERATORS = (*PLAIN, "upsample_taps")
+"""Names that `use_kernel` takes; `upsample_taps` is a step of `upsample_conv3x3`."""
+
 __all__ = [
+    "OPERATORS",
     "PLAIN",
     "Choice",
     "Decision",

@@ -82,7 +82,14 @@ def use_kernel(**kernels: str) -> Iterator[None]:
     The override applies to this thread only, and to the backward pass of whatever the block computes, on whichever
     thread and whenever that runs. A kernel that cannot process the given tensors raises an error; there is no fallback.
     A function that `torch.compile` has compiled keeps the kernels that it was compiled with.
+
+    Raises:
+        ValueError: There is no such operator.
     """
+    from upernet.ops import OPERATORS  # imported here because the operators import this module
+
+    if unknown := kernels.keys() - set(OPERATORS):
+        raise ValueError(f"use_kernel: no operator {', '.join(sorted(unknown))}; they are {', '.join(OPERATORS)}")
     token = _overrides.set({**_overrides.get(), **kernels})
     try:
         yield

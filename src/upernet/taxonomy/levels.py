@@ -27,6 +27,10 @@ class LevelKind:
     loss_weight: float
     """Default weight of the level's loss (section 4.1)."""
 
+    def __post_init__(self) -> None:
+        if self.dense and self.reads == "ppm":
+            raise ValueError(f"level {self.name}: a dense level needs a map at stride 4, and `ppm` has stride 32")
+
 
 LEVEL_KINDS: dict[str, LevelKind] = {
     kind.name: kind
@@ -38,7 +42,8 @@ LEVEL_KINDS: dict[str, LevelKind] = {
         LevelKind("texture", dense=True, reads="backbone", owned_by=None, loss_weight=1.0),
     )
 }
-"""Every level, in the order in which taxonomies, logits and results list them."""
+"""Every level, in the order in which taxonomies, logits and results list them. At most one level has an owner, because
+a taxonomy has one list of part groups."""
 
 LEVELS: tuple[str, ...] = tuple(LEVEL_KINDS)
 

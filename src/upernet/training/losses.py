@@ -65,7 +65,7 @@ class LevelLosses:
         return factor * self.spec.auxiliary if detail == AUXILIARY else factor
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: Mapping[str, str]) -> dict[str, Ratio]:
-        """Losses of `logits` (of the levels that `batch` annotates) as ratios; 0 / 0 where no label is known.
+        """Compute the losses of the levels that `batch` annotates, as ratios; 0 / 0 where no label is known.
 
         Args:
             logits: what the model returned, N x K (x h x w).

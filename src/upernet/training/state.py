@@ -115,7 +115,8 @@ class SavedState:
             ) from error
         if content["identity"] != identity:
             raise UpernetError(
-                f"{path.parent}: holds a run of another recipe or other data; give another --out, or delete it."
+                f"{path.parent}: holds a run of another recipe, other data or another version of upernet; "
+                "give another --out, or delete it."
             )
         self.position = Position(content["stage"], content["iteration"])
         self.average_updates: int = content["average_updates"]

@@ -52,7 +52,7 @@ class LevelAnnotation(ABC):
         self.level = level
         self.spec = spec
         if level.name in spec.implies:
-            raise UpernetError(f"{where}.implies: {level.name} is the source's own level; take it out.")
+            raise UpernetError(f"{where}.implies: {level.name} is the source's own level; remove it.")
         self.image_labels: dict[str, int] = {}
         self.implied: dict[str, np.ndarray] = {}
         for name, implied in spec.implies.items():
@@ -187,7 +187,7 @@ class LevelLabels(LevelAnnotation):
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """Empty: a photo has one label."""
+        """No level: a photo has one label."""
         return ()
 
     def label_of(self, name: str, place: str, noun: str = "class") -> int:
@@ -207,7 +207,7 @@ class LevelLabels(LevelAnnotation):
         """Return one sentence for each name that is not mapped."""
         return [
             f"{found} is not mapped to a class of level {self.level.name}; map it by the key {name!r} of "
-            f"{self.where}.classes (null: leave it out), correct it, or move it away."
+            f"{self.where}.classes (null: leave it out), correct it, or remove it."
             for name, found in self._unmapped.items()
         ]
 

@@ -34,7 +34,9 @@ def read_label_names(folders: Sequence[Path]) -> dict[int, str]:
         tables.append(_read_labels_file(file) if file else {})
     for folder, table in zip(folders, tables, strict=True):
         if table != tables[0]:
-            raise UpernetError(f"{folder}: its labels.txt differs from that of {folders[0]}; make them two sources.")
+            raise UpernetError(
+                f"{folder}: its labels.txt differs from that of {folders[0]}; split them into two sources."
+            )
     return tables[0]
 
 
@@ -103,6 +105,8 @@ def value_table(where: str, spec: MaskValueSpec, level: Level, names: Mapping[in
     named = set(names.values())
     for key in spec.classes or ():
         if _is_value(key) and key not in named:
+            if str(int(key)) != key and str(int(key)) in (spec.classes or ()):
+                raise UpernetError(f"{where}.classes.{key}: the value {int(key)} appears twice; keep one of the keys.")
             table[int(key)] = labels[key]
     for value in spec.ignore:
         if 0 <= value <= MAX_VALUE:

@@ -39,18 +39,22 @@ class MaskFolder(Source):
         folder = self._mask_folder(missing[0].parent, annotation.spec)
         if annotation.optional:
             where = f"{annotation.where}.folder"
-            return [f"{folder}: no photo of source {self.name} has a mask in there; correct {where} or add masks."]
-        more = f" (and so have {len(missing)} photos of source {self.name})" if len(missing) > 1 else ""
-        return [f"{missing[0]}: has no mask {folder / missing[0].stem}.png{more}; add it or take the photo away."]
+            return [
+                f"{folder}: no photo of source {self.name} has a mask in this folder; correct {where} or add masks."
+            ]
+        more = f" ({len(missing)} photos of source {self.name} have none)" if len(missing) > 1 else ""
+        return [f"{missing[0]}: has no mask {folder / missing[0].stem}.png{more}; add it or remove the photo."]
 
     def _missing_rows(self, annotation: LevelLabels) -> list[str]:
         spec = annotation.spec
         missing = [photo.path for photo in self.photos if annotation.level.name not in photo.labels]
-        if not missing or not isinstance(spec, TableSpec) or spec.optional:
+        if not missing or not isinstance(spec, TableSpec) or (spec.optional and len(missing) < len(self.photos)):
             return []
-        more = f" (and so have {len(missing)} photos of source {self.name})" if len(missing) > 1 else ""
+        if spec.optional:
+            return [f"{spec.table}: no photo of source {self.name} has a row; give paths such as images/1.jpg."]
+        more = f" ({len(missing)} photos of source {self.name} have none)" if len(missing) > 1 else ""
         return [
-            f"{missing[0]}: has no row in {spec.table}{more}; add it, take the photo away, or set "
+            f"{missing[0]}: has no row in {spec.table}{more}; add it, remove the photo, or set "
             f"{annotation.where}.optional."
         ]
 

@@ -104,7 +104,7 @@ class Source(ABC):
             if self._holds_back:
                 share = f"sources.{self.name}.held_back"
                 return [f"{places}: none of its photos fall into split {self.split}; change {share} or add photos."]
-            return [f"{places}: no photos of source {self.name} in there; {self.layout}."]
+            return [f"{places}: no photos of source {self.name} in this folder; {self.layout}."]
         return []
 
     def empty_folders(self) -> list[Path]:
@@ -121,7 +121,7 @@ class Source(ABC):
             for implied in annotation.spec.implies:
                 where = f"{annotation.where}.implies.{implied}"
                 if implied in self.annotations:
-                    raise UpernetError(f"{where}: the source annotates level {implied} itself; take it out.")
+                    raise UpernetError(f"{where}: the source annotates level {implied} itself; remove it.")
                 if implied in by:
                     raise UpernetError(f"{where}: level {by[implied]} implies {implied}, too; keep one of the two.")
                 by[implied] = level

@@ -68,8 +68,8 @@ def _read_text(path: Path) -> str:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UpernetError(f"{path}: no such file; put the table of labels there or correct `table`.") from None
-    except OSError as error:
-        raise UpernetError(f"{path}: cannot be read ({error.strerror}); check the file.") from None
+    except (OSError, ValueError) as error:
+        raise UpernetError(f"{path}: cannot be read ({error}); check the name and the file.") from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -118,7 +118,9 @@ def _read_jsonl(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple
         if not line.strip():
             continue
         try:
-            values: Any = json.loads(line)
+            values: Any = json.loads(line, object_pairs_hook=_without_repeats)
+        except _RepeatedKeyError as error:
+            raise UpernetError(f"{path}:{number}: the key {error} appears twice; keep one.") from None
         except (ValueError, RecursionError):
             raise UpernetError(f"{path}:{number}: is not JSON; write one JSON object per line.") from None
         if not isinstance(values, dict):
@@ -135,6 +137,18 @@ def _read_jsonl(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple
         yield number, cells
 
 
+class _RepeatedKeyError(ValueError):
+    """A JSON object has a key twice; the text is the key."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(repr(next(key for key in keys if keys.count(key) > 1)[:40]))
+    return values
+
+
 def _column_problem(column: str, known: Sequence[str]) -> str:
     if column in known:
         return f"has several columns {column!r}; keep one"
@@ -146,7 +160,7 @@ def _column_problem(column: str, known: Sequence[str]) -> str:
 def _photo(place: str, folder: Path, file: str) -> Path:
     """Return the path of the photo that a row names."""
     relative = PurePosixPath(file.replace("\\", "/"))
-    if not file:
+    if not relative.parts:
         raise UpernetError(f"{place}: names no photo; fill in the column {FILE!r}.")
     if relative.is_absolute() or ".." in relative.parts or ":" in relative.parts[0]:
         raise UpernetError(
