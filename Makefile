@@ -16,6 +16,8 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 OUT := demo-output
+# One process per core, so each computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -q
 BENCHMARKS := operators models breakdown peers training memory scaling cold_start
 
 .PHONY: help demo test quick lint format types bench docs
@@ -35,10 +37,10 @@ demo: $(VENV)/installed
 	@ls -d $(OUT)/*/
 
 test: lint types
-	$(BIN)/pytest
+	$(PYTEST)
 
 quick: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto -q
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
