@@ -196,7 +196,7 @@ def test_functions_by_a_harmless_name_are_not_called(tmp_path: Path) -> None:
             return getattr, (Path, "cwd")
 
     torch.save({"state_dict": TENSORS, "log": ByGetattr()}, tmp_path / "file")
-    with pytest.raises(UpernetError, match=r"needs code \(pathlib\.Path\)"):
+    with pytest.raises(UpernetError, match=r"would run code \(pathlib\.Path\)"):
         read_weights(tmp_path / "file")
 
 

@@ -38,7 +38,7 @@ def test_a_state_restores_weights_moments_and_average(tmp_path: Path) -> None:
 def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     save_state(path, "this run", Position(), nn.Linear(2, 2), None, None)
-    with pytest.raises(UpernetError, match="another recipe or other data"):
+    with pytest.raises(UpernetError, match="another recipe, other data or another version"):
         SavedState(path, "another run")
     path.write_bytes(b"not safetensors")
     with pytest.raises(UpernetError, match="not the state of a training run; delete it"):
