@@ -113,7 +113,7 @@ def test_nothing_is_made_of_the_size_that_a_file_claims(model, tmp_path, channel
         if key == "auxiliary_channels":  # the file has no such head
             assert load_checkpoint(path)[0].auxiliary is None
         else:
-            with pytest.raises(UpernetError, match=r"do not fit its own description|no network that can be made"):
+            with pytest.raises(UpernetError, match=r"do not fit its own description|a network that cannot be built"):
                 load_checkpoint(path)
 
 
