@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.color_checkpoint import save_color_checkpoint
 from helpers.command_line import Result, Run
 
 from upernet.cli.main import main
@@ -26,14 +25,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     threads = torch.get_num_threads()
     yield run
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a model that reads classes off colors."""
-    path = tmp_path_factory.mktemp("model") / "colors.safetensors"
-    save_color_checkpoint(path)
-    return path
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.color_checkpoint import save_color_checkpoint, save_color_recipe
+from helpers.color_checkpoint import save_color_recipe
 from helpers.color_network import GREEN, RED, halves, save
 from rich.console import Console
 
@@ -24,14 +24,6 @@ SOURCES = {
     "scenes": {"kind": "label_folder", "path": "scenes/{split}", "level": "scene"},
     "elsewhere": {"kind": "label_folder", "path": "elsewhere/{split}", "level": "material"},
 }
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a model that reads classes off colors."""
-    path = tmp_path_factory.mktemp("model") / "colors.safetensors"
-    save_color_checkpoint(path)
-    return path
 
 
 @pytest.fixture

@@ -9,10 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from upernet.checkpoints import ZooEntry
+import pytest
+
+from upernet.checkpoints import ZooEntry, http
+from upernet.checkpoints.hub import fetch
 
 AnyServer = TypeVar("AnyServer", bound="Server")
 CONTENT = b"PK\3\4" + bytes(range(256)) * 400
@@ -182,3 +186,14 @@ class HubHandler(Handler):
 
     def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
         self.answer(status, {"X-Error-Code": code, "Content-Length": "0", **(headers or {})}, b"")
+
+
+def fetch_with(entry: ZooEntry, retries: int, timeout: float = 30.0) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http, "RETRIES", retries)
+        patch.setattr(http, "TIMEOUT", timeout)
+        return fetch(entry)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))

@@ -88,8 +88,8 @@ def use_kernel(**kernels: str) -> Iterator[None]:
     """
     from upernet.ops import OPERATORS  # imported here because the operators import this module
 
-    if unknown := kernels.keys() - set(OPERATORS):
-        raise ValueError(f"use_kernel: no operator {', '.join(sorted(unknown))}; they are {', '.join(OPERATORS)}")
+    if unknown := [name for name in kernels if name not in OPERATORS]:
+        raise ValueError(f"use_kernel: no operator {', '.join(unknown)}; they are {', '.join(OPERATORS)}")
     token = _overrides.set({**_overrides.get(), **kernels})
     try:
         yield
