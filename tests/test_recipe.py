@@ -12,7 +12,7 @@ import yaml
 from upernet.data.sources import Source
 from upernet.errors import UpernetError
 from upernet.evaluation.calibration import check_calibration
-from upernet.recipe import AnySourceSpec, Recipe, list_recipes, load_recipe
+from upernet.recipe import AnySourceSpec, Recipe, data_folder, list_recipes, load_recipe
 from upernet.taxonomy import load_taxonomy
 
 
@@ -62,6 +62,16 @@ def test_a_taxonomy_beside_the_recipe_is_found(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("description: mine\nlevels: {object: {classes: [a, b]}}\n")
     recipe = load_recipe(write(tmp_path, taxonomy="own.yaml"))
     assert load_taxonomy(recipe.taxonomy).level("object").names == ("a", "b")
+
+
+def test_the_folder_of_the_data_is_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    recipe = load_recipe(write(tmp_path, data="photos"))
+    assert data_folder(recipe, None) == tmp_path / "photos"
+    assert data_folder(recipe, "elsewhere") == Path("elsewhere")
+    assert data_folder(load_recipe(write(tmp_path, data="/absolute")), None) == Path("/absolute")
+    with pytest.raises(UpernetError, match="recipe mine does not say where its data is; give --data DIR, or set"):
+        data_folder(load_recipe(write(tmp_path)), None)
 
 
 def test_mistakes_name_file_line_and_key(tmp_path: Path) -> None:

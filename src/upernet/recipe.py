@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -369,6 +370,8 @@ class Recipe(Settings):
     model: ModelSpec
     parse_short_side: int | None = Field(default=None, ge=32)
     """Short side in pixels to which larger photos are reduced before they are parsed. None: photos keep their size."""
+    data: str | None = None
+    """Folder that contains the folders of the sources, relative to the recipe; `--data` overrides it."""
     sources: dict[str, AnySourceSpec] = {}
     loss: LossSpec = LossSpec()
     training: TrainingSpec | None = None
@@ -406,7 +409,23 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
                 f"{', '.join(list_recipes())}."
             )
     recipe = read_settings(path, Recipe)
-    taxonomy = recipe.taxonomy
+    taxonomy, data = recipe.taxonomy, recipe.data
     if taxonomy.endswith((".yaml", ".yml")):
         taxonomy = str(path.parent / taxonomy)
-    return recipe.model_copy(update={"name": path.stem, "taxonomy": taxonomy})
+    if data is not None:
+        data = os.path.abspath(path.parent / Path(data).expanduser())
+    return recipe.model_copy(update={"name": path.stem, "taxonomy": taxonomy, "data": data})
+
+
+def data_folder(recipe: Recipe, given: str | Path | None) -> Path:
+    """Return the folder with the data of a recipe: the given one or, if that is None, the recipe's own.
+
+    Raises:
+        UpernetError: Neither is set.
+    """
+    folder = given if given is not None else recipe.data
+    if folder is None:
+        raise UpernetError(
+            f"recipe {recipe.name} does not say where its data is; give --data DIR, or set `data` in the recipe."
+        )
+    return Path(folder)

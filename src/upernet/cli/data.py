@@ -14,7 +14,7 @@ from rich.table import Table
 
 from upernet.data.prepare import DATASETS
 from upernet.files import write_text
-from upernet.recipe import load_recipe
+from upernet.recipe import data_folder, load_recipe
 
 if TYPE_CHECKING:
     from upernet.data.check import Report, SplitReport
@@ -31,7 +31,10 @@ def _data() -> None:
 @app.command("check")
 def check_command(
     recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
-    data: Annotated[Path, typer.Option(help="Directory that holds the recipe's data sets.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the data sets of the recipe.", show_default="the recipe's `data`"),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file, too.")] = None,
 ) -> None:
     """Scan the labels and photos of a recipe and report what to fix.
@@ -40,11 +43,11 @@ def check_command(
     """
     from upernet.data.check import check
 
+    chosen = load_recipe(recipe)
+    folder = data_folder(chosen, data)
     with Progress(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("reading masks, then photos", total=None)
-        report = check(
-            load_recipe(recipe), data, lambda done, total: bar.update(task, completed=done, total=total, refresh=False)
-        )
+        report = check(chosen, folder, lambda done, total: bar.update(task, completed=done, total=total, refresh=False))
     if json_file is not None:
         write_text(json_file, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
     _show(report, Console())

@@ -12,7 +12,10 @@ from upernet.recipe import Split
 
 def evaluate(
     recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
-    data: Annotated[Path, typer.Option(help="Directory with the data sets of the recipe.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the data sets of the recipe.", show_default="the recipe's `data`"),
+    ] = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -63,11 +66,12 @@ def evaluate(
     from upernet.evaluation import evaluate as score
     from upernet.evaluation.report import tables
     from upernet.files import atomic_path
-    from upernet.recipe import load_recipe
+    from upernet.recipe import data_folder, load_recipe
 
     if threads is not None:
         torch.set_num_threads(threads)
     chosen = load_recipe(recipe)
+    folder = data_folder(chosen, data)
     if device is not None:
         usable_device(device)
     if json is not None and json.is_dir():
@@ -83,7 +87,7 @@ def evaluate(
             def show(source: str, done: int, total: int) -> None:
                 bar.update(tasks[source], completed=done, total=total, visible=True)
 
-            result = score(model, chosen, data, split, world.device, show, tta)
+            result = score(model, chosen, folder, split, world.device, show, tta)
         if file is not None:
             file.write_text(dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     leave_world()
@@ -93,7 +97,7 @@ def evaluate(
             console.print(table)
         if result.skipped:
             names = ", ".join(result.skipped)
-            console.print(f"Skipped sources without {split} photos in {data}: {names}.", markup=False)
+            console.print(f"Skipped sources without {split} photos in {folder}: {names}.", markup=False)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

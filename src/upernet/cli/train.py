@@ -10,8 +10,14 @@ import typer
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
-    data: Annotated[Path, typer.Option(help="Directory with the data sets of the recipe.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished run in it is resumed.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the data sets of the recipe.", show_default="the recipe's `data`"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; an unfinished run in it is resumed.", show_default="runs/RECIPE"),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...", show_default="cuda if available")
     ] = None,
@@ -31,7 +37,18 @@ def train(
 
     Under torchrun, several processes share each batch.
     """
-    from upernet.recipe import load_recipe
+    from upernet.recipe import data_folder, load_recipe
     from upernet.training import train as run
 
-    run(load_recipe(recipe), data, out, device=device, initialize_from=init, half=half, quiet=quiet, log=typer.echo)
+    chosen = load_recipe(recipe)
+    folder = out or Path("runs", chosen.name)
+    run(
+        chosen,
+        data_folder(chosen, data),
+        folder,
+        device=device,
+        initialize_from=init,
+        half=half,
+        quiet=quiet,
+        log=typer.echo,
+    )
