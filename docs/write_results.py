@@ -74,13 +74,13 @@ def details(name: str) -> list[str]:
                 lines.append(f"| {source} ({result['photos'][source]} photos) | {level} | {kind} | {metrics(values)} |")
     for level in LEVELS:
         if level in result:
-            key = "iou" if "miou" in result[level] else "accuracy"
+            key = "iou" if "miou" in result[level] else "top1"
             classes = [
                 f"{label} {values[key]:.2f}"
                 for label, values in result[level]["per_class"].items()
                 if values.get(key) is not None
             ]
-            lines += ["", f"{level}, {'IoU' if key == 'iou' else 'accuracy'} per class: {', '.join(classes)}."]
+            lines += ["", f"{level}, {'IoU' if key == 'iou' else 'top-1 accuracy'} per class: {', '.join(classes)}."]
     return lines
 
 
@@ -115,7 +115,7 @@ def ade20k() -> list[str]:
 
 
 def internimage_t_camvid(width: int = 30) -> list[str]:
-    """Return the loss of the short training run of docs/recipes, averaged over `width` iterations each."""
+    """Return the loss of the short training run of the recipe of this name, averaged over `width` iterations each."""
     log = (ROOT / "docs" / "results" / "internimage_t_camvid.log.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line)["loss"] for line in log]
     means = [sum(losses[i : i + width]) / width for i in range(0, len(losses), width)]
