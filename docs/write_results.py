@@ -16,6 +16,7 @@ from typing import Any
 
 import benchmark_tables
 import import_graph
+import recipe_reference
 
 from upernet.taxonomy import LEVELS
 
@@ -133,6 +134,7 @@ def update(text: str) -> str:
             "ade20k": ade20k,
             "internimage_t_camvid": internimage_t_camvid,
             "import_graph": import_graph.graph_lines,
+            "recipe_reference": recipe_reference.reference_lines,
             **benchmark_tables.TABLES,
         }
         lines = pages[match[2]]() if match[2] in pages else details(match[2])
