@@ -11,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import model_validator
 
-from upernet.errors import UpernetError, shorten
+from upernet.errors import UpernetError, nearest_name, shorten
 from upernet.settings import (
     Number,
     Settings,
     SettingsError,
     Whole,
     check_settings,
-    nearest,
     parse_settings,
     read_settings,
 )
@@ -179,9 +178,9 @@ def test_every_fault_of_a_file_is_listed() -> None:
 
 
 def test_a_key_is_recognized_by_its_initials() -> None:
-    assert nearest("lr", ["loss", "learning_rate"]) == "learning_rate"
-    assert nearest("learn_rate", ["loss", "learning_rate"]) == "learning_rate"
-    assert nearest("x", ["loss", "learning_rate"]) is None
+    assert nearest_name("lr", ["loss", "learning_rate"]) == "learning_rate"
+    assert nearest_name("learn_rate", ["loss", "learning_rate"]) == "learning_rate"
+    assert nearest_name("x", ["loss", "learning_rate"]) is None
 
 
 @pytest.mark.parametrize("value", [True, "1", 1.0, None])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -13,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails
 
-from upernet.errors import UpernetError, shorten
+from upernet.errors import UpernetError, did_you_mean, nearest_name, shorten
 from upernet.yaml_document import line_of, parse_yaml, read_yaml
 
 SHOWN_FAULTS = 10
@@ -103,14 +102,6 @@ def check_settings(values: Any, model: type[SettingsType], source: str, root: ya
     raise UpernetError("\n".join(lines + more))
 
 
-def nearest(name: object, known: Iterable[str]) -> str | None:
-    """Return the one of the `known` names that was probably meant: it looks alike, or has these initials (`lr`)."""
-    known, text = list(known), str(name)[:100]
-    near = difflib.get_close_matches(text, known, n=1)
-    initials = [other for other in known if "_" in other and "".join(word[0] for word in other.split("_")) == text]
-    return next(iter(near + initials), None)
-
-
 @dataclass
 class _Fault:
     """A fault of the values."""
@@ -177,7 +168,7 @@ def _explain(error: ErrorDetails, values: Any, owners: Mapping[int, type[Setting
 
 
 def _explain_unknown_key(location: tuple[Any, ...], owner: type[Settings] | None) -> _Fault:
-    meant = nearest(location[-1], owner.model_fields) if owner and location else None
+    meant = nearest_name(str(location[-1]), owner.model_fields) if owner and location else None
     fix = f" (did you mean {meant!r}?)" if meant else "; correct its spelling or remove it"
     return _Fault(location, (owner or Settings).unknown_key() + fix, meant=meant)
 
@@ -189,9 +180,7 @@ def _explain_tag(error: ErrorDetails, location: list[Any]) -> _Fault:
     if error["type"] == "union_tag_not_found":
         return _Fault(tuple(location), _MESSAGES["missing"], missing=True)
     known = re.findall("'([^']+)'", context["expected_tags"])
-    meant = nearest(context["tag"], known)
-    suggestion = f" (did you mean {meant!r}?)" if meant else ""
-    return _Fault(tuple(location), f"expected one of {', '.join(known)}{suggestion}")
+    return _Fault(tuple(location), f"expected one of {', '.join(known)}{did_you_mean(context['tag'], known)}")
 
 
 def _shown_key(key: Any) -> str:
