@@ -192,7 +192,15 @@ def test_a_whole_number_is_nothing_else(value: object) -> None:
     with pytest.raises(UpernetError) as caught:
         check_settings({"tones": value, "weight": True}, Bell, "bell")
     tones, weight = str(caught.value).splitlines()
-    assert tones.startswith("bell: tones: ") and weight == "bell: weight: expected a number, not true."
+    assert tones.startswith("bell: tones: ") and weight == "bell: weight: should be a valid number."
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.e-4", "+1e-4", ".1e-3", "1.0e-4", "0.0001"])
+def test_numbers_have_exponents(text: str) -> None:
+    class Bell(Settings):
+        weight: Number
+
+    assert parse_settings(f"weight: {text}", Bell, "bell").weight == 1e-4
 
 
 nested: list[object] = ["x"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails
 
 from upernet.errors import UpernetError, did_you_mean, nearest_name, shorten
@@ -19,16 +19,10 @@ SHOWN_FAULTS = 10
 """How many faults of a file an error lists."""
 
 
-def _no_truth_value(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, not {str(value).lower()}")
-    return value
-
-
-Whole = Annotated[int, Field(strict=True), BeforeValidator(_no_truth_value)]
+Whole = Annotated[int, Field(strict=True)]
 """A whole number; neither text nor 1.0 nor `yes`, which pydantic would take for one."""
-Number = Annotated[float, BeforeValidator(_no_truth_value)]
-"""A finite number."""
+Number = Annotated[float, Field(strict=True)]
+"""A finite number; neither text nor `yes`."""
 Name = Annotated[str, Field(max_length=200)]
 """A name that errors and results show."""
 
@@ -127,7 +121,9 @@ def _faults(errors: list[ErrorDetails], values: Any, owners: Mapping[int, type[S
             other.message += f", or {fault.message}"
     outer = {place[:length] for place in by_place for length in range(len(place))}
     meant = {(*fault.location[:-1], fault.meant) for fault in by_place.values() if fault.meant}
-    found = [fault for place, fault in by_place.items() if place not in outer and not (fault.missing and place in meant)]
+    found = [
+        fault for place, fault in by_place.items() if place not in outer and not (fault.missing and place in meant)
+    ]
     return sorted(found, key=lambda fault: fault.missing)
 
 
@@ -164,7 +160,7 @@ def _explain(error: ErrorDetails, values: Any, owners: Mapping[int, type[Setting
         return _explain_unknown_key(tuple(location), owners.get(id(parent)))
     if error["loc"][-1:] == ("[key]",):
         kind = "invalid_key"
-    return _Fault(tuple(location), _MESSAGES.get(kind) or re.sub("^(Value error, |Input )", "", error["msg"]))
+    return _Fault(tuple(location), _MESSAGES.get(kind) or re.sub(r"^(Value error, |\w+ (?=should))", "", error["msg"]))
 
 
 def _explain_unknown_key(location: tuple[Any, ...], owner: type[Settings] | None) -> _Fault:

@@ -102,6 +102,12 @@ class _Loader(yaml.SafeLoader):
             raise _problem(f"{value} is not a value of the type {kind}", node) from error
 
 
+_Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+"""1e-4 is a number as in YAML 1.2; PyYAML asks for 1.0e-4."""
+
+
 def _problem(text: str, node: yaml.Node) -> yaml.YAMLError:
     return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
 
