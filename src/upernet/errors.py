@@ -1,6 +1,10 @@
-"""The one exception type that users meet, and what makes any text safe to print."""
+"""The one exception type that users meet, suggestions in its messages, and what makes any text safe to print."""
 
+from __future__ import annotations
+
+import difflib
 import re
+from collections.abc import Iterable
 
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0 and C1 control characters: line ends, terminal escapes, ...
@@ -14,6 +18,12 @@ class UpernetError(Exception):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'NAME'?)"`` with the most similar of `known`; "" if none is similar."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def printable(text: object) -> str:
