@@ -71,7 +71,7 @@ def test_a_color_that_is_not_listed_names_the_fix(tmp_path):
     with pytest.raises(UpernetError, match=r"row 5, column 7: color #010203 is not listed in sources\.mine\.colors"):
         open_train(tmp_path)[0]
     with pytest.raises(UpernetError, match=r"color #6b8e23 \(bush\) is not mapped to a class of level object"):
-        open_train(tmp_path, classes={})[0]
+        open_train(tmp_path, classes={}, colors={**COLORS, "1,2,3": None})[0]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,15 @@ def read_color_mask(path: str | os.PathLike[str]) -> np.ndarray:
     return _decode(path, lambda image: _colors(image, path))
 
 
+def image_size(file: ImageFile) -> tuple[int, int]:
+    """Return width and height of the upright photo in pixels, from its header. Raises the errors of `read_image`."""
+
+    def read(image: Image.Image) -> tuple[int, int]:
+        return image.size[::-1] if _orientation(image) >= 5 else image.size  # pyright: ignore[reportReturnType]
+
+    return _decode(file, read)
+
+
 def is_photo(path: Path) -> bool:
     """Return whether the name looks like that of a photo; hidden files never do."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
