@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, did_you_mean
 from upernet.settings import Settings, SettingsError, read_settings
 from upernet.taxonomy import LEVEL_KINDS, LevelName
 
@@ -461,9 +461,10 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if path.suffix not in (".yaml", ".yml"):
         path = RECIPES / f"{name_or_path}.yaml"
         if not path.is_file():
+            known = list_recipes()
             raise UpernetError(
-                f"unknown recipe {str(name_or_path)!r}: give the path of a .yaml file or one of "
-                f"{', '.join(list_recipes())}."
+                f"unknown recipe {str(name_or_path)!r}{did_you_mean(str(name_or_path), known)}: give the path of a "
+                f".yaml file or one of {', '.join(known)}."
             )
     recipe = read_settings(path, Recipe)
     taxonomy, data = recipe.taxonomy, recipe.data
