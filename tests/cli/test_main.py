@@ -138,7 +138,7 @@ def test_mistakes_in_the_program_are_not_hidden() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["nonsense"], ["parse"], ["parse", "photo.jpg", "--nonsense"]])
+@pytest.mark.parametrize("arguments", [["parse"], ["parse", "photo.jpg", "--nonsense"]])
 def test_usage_errors(run: Run, arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.status == 2
