@@ -62,6 +62,14 @@ def find_checkpoint(reference: str | os.PathLike[str], backbones: bool = False) 
     )
 
 
+def check_reference(reference: str | os.PathLike[str], backbones: bool = False) -> None:
+    """Raise the error that `find_checkpoint` would, as far as it shows without a download."""
+    text = os.fspath(reference)
+    is_published = zoo_entry(text) is not None and (backbones or text in list_models())
+    if not text.startswith(HUB) and not is_published:
+        find_checkpoint(text, backbones)
+
+
 def recipe_of(reference: str | os.PathLike[str]) -> Recipe | None:
     """Return the recipe that `reference` implies: that of a model by name; None for everything else.
 

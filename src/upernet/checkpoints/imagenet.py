@@ -14,6 +14,7 @@ from upernet.checkpoints.architecture import backbone_of
 from upernet.checkpoints.formats import rename_weights
 from upernet.checkpoints.reading import read_weights
 from upernet.checkpoints.shapes import compare_shapes, is_optional, shape_error
+from upernet.checkpoints.zoo import known_entry
 from upernet.errors import UpernetError
 
 
@@ -55,6 +56,18 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
         looks = backbone_of(named.tensors) if named else None
         raise shape_error(path, f"backbone {name}", wrong, f"the file looks like {looks}" if looks else "")
     backbone.load_state_dict(own | state)
+
+
+def check_backbone_weights(name: str, source: str) -> None:
+    """Check that the ImageNet weights of the backbone `name` exist, as far as that shows without a download.
+
+    Raises:
+        UpernetError: there is no such package, file or published checkpoint.
+    """
+    if source == "zoo":
+        known_entry(name)
+    elif source != "timm":
+        _find_weights(name, source)
 
 
 def _find_weights(name: str, source: str) -> Path:
@@ -100,7 +113,7 @@ def _rename_in_order(state: Mapping[str, Tensor], name: str, path: Path) -> dict
 
 def _file_in_package(package: str) -> Path:
     """Return the only .pth file of an installed Python package."""
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # a.b would import a
     folders = (spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders for file in Path(folder).rglob("*.pth")]
     if len(files) != 1:

@@ -24,7 +24,9 @@ class Problem:
     """A problem in the data: its place, and one sentence with the fix."""
 
     source: str
+    """A source of the recipe, or `recipe`: a setting that training would refuse."""
     split: str
+    """Empty for the recipe."""
     text: str
     file: str = ""
     """The first file that has it."""
