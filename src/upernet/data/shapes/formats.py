@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from upernet.data.images import MAX_PIXELS
+from upernet.data.image_limits import MAX_PIXELS
 from upernet.data.shapes.drawing import Points, ShapesFile
 from upernet.errors import UpernetError
 
