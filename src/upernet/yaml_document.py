@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import yaml
 
-from upernet.errors import UpernetError, shorten
+from upernet.errors import UpernetError, plain, shorten
 from upernet.files import refuse_special_file
 
 MAX_BYTES = 4 * 2**20
@@ -155,8 +155,8 @@ def _refuse_repeated_keys(root: yaml.Node, source: str) -> None:
                 if not isinstance(key, yaml.ScalarNode):
                     continue
                 if key.value in seen:
-                    line, name = key.start_mark.line + 1, shorten(key.value).strip("'\"")
-                    raise UpernetError(f"{source}:{line}: {name}: the key appears twice.")
+                    line = key.start_mark.line + 1
+                    raise UpernetError(f"{source}:{line}: {plain(key.value)}: the key appears twice.")
                 seen.add(key.value)
         elif isinstance(node, yaml.SequenceNode):
             waiting.extend(node.value)
