@@ -44,8 +44,8 @@ class Archive:
             size = self.sizes[name]
             if size > MAX_FILE or size > max(2**20, MAX_RATIO * self.packed_sizes[name]):
                 raise UpernetError(
-                    f"{self.path}: {plain(name, 200)} would unpack to {size:,} bytes, which no photo or label map does; "
-                    "download the archive again from its publisher."
+                    f"{self.path}: {plain(name, 200)} would unpack to {size:,} bytes, which no photo or label map "
+                    "does; download the archive again from its publisher."
                 )
         total = sum(self.sizes[name] for name in names)
         if total > MAX_TOTAL:
