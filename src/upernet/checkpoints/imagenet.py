@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,7 +78,7 @@ def _find_weights(name: str, source: str) -> Path:
         return fetch(name)
     if source.startswith("package:"):
         return _file_in_package(source.removeprefix("package:"))
-    if not Path(source).is_file():
+    if not os.path.isfile(source):
         raise UpernetError(f"{source}: no such file with weights for backbone {name}.")
     return Path(source)
 

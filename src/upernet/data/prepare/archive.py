@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import zipfile
@@ -76,7 +77,7 @@ def open_archive(path: Path) -> Generator[Archive, None, None]:
     Raises:
         UpernetError: There is nothing, it is neither, or the archive is damaged or not to be trusted.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
         yield Archive(path, sizes, sizes, lambda name: (path / name).open("rb"))
         return
