@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, plain
 from upernet.recipe import Recipe
 
 KEY_LENGTH = 40
@@ -74,11 +74,6 @@ def check_card(values: Mapping[str, object] | ModelCard | None, prefix: str = "c
         return ModelCard.model_validate({} if values is None else dict(values))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(_printable(str(part)) for part in first["loc"])
+        key = ".".join(plain(str(part), KEY_LENGTH) for part in first["loc"])
         reason = first["msg"][:1].lower() + first["msg"][1:]
         raise UpernetError(f"{prefix}not valid ({key}: {reason}); correct the card and write it again.") from None
-
-
-def _printable(key: str) -> str:
-    short = key if len(key) <= KEY_LENGTH else f"{key[:KEY_LENGTH]}..."
-    return short if short.isprintable() else ascii(short)

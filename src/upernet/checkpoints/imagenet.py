@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from upernet.checkpoints.architecture import backbone_of
 from upernet.checkpoints.formats import rename_weights
 from upernet.checkpoints.reading import read_weights
 from upernet.checkpoints.shapes import compare_shapes, is_optional, shape_error
+from upernet.checkpoints.zoo import known_entry
 from upernet.errors import UpernetError
 
 
@@ -57,6 +59,18 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
     backbone.load_state_dict(own | state)
 
 
+def check_backbone_weights(name: str, source: str) -> None:
+    """Check that the ImageNet weights of the backbone `name` exist, as far as that shows without a download.
+
+    Raises:
+        UpernetError: there is no such package, file or published checkpoint.
+    """
+    if source == "zoo":
+        known_entry(name)
+    elif source != "timm":
+        _find_weights(name, source)
+
+
 def _find_weights(name: str, source: str) -> Path:
     if source == "zoo":
         from upernet.checkpoints.hub import fetch
@@ -64,7 +78,7 @@ def _find_weights(name: str, source: str) -> Path:
         return fetch(name)
     if source.startswith("package:"):
         return _file_in_package(source.removeprefix("package:"))
-    if not Path(source).is_file():
+    if not os.path.isfile(source):
         raise UpernetError(f"{source}: no such file with weights for backbone {name}.")
     return Path(source)
 
@@ -100,7 +114,7 @@ def _rename_in_order(state: Mapping[str, Tensor], name: str, path: Path) -> dict
 
 def _file_in_package(package: str) -> Path:
     """Return the only .pth file of an installed Python package."""
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # a.b would import a
     folders = (spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders for file in Path(folder).rglob("*.pth")]
     if len(files) != 1:
