@@ -157,7 +157,7 @@ def _reliability(metrics: LevelMetrics, level: LevelCounts) -> tuple[float | Non
 
 
 def _file_name(level: LevelCounts) -> str:
-    return f"{level.level}-labels" if level.kind == "labels" and level.level != "scene" else level.level
+    return level.title.replace(" (image labels)", "-labels")
 
 
 def _save(path: Path, image: Image.Image) -> None:
