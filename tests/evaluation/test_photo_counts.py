@@ -33,7 +33,7 @@ def counts(photos: int = 4, seed: int = 0) -> PhotoCounts:
 
 
 def test_matrices_of_photos_add_up_to_that_of_all() -> None:
-    level = counts().levels[0]
+    level = counts().levels[1]
     total = ConfusionMatrix(3)
     for photo in range(4):
         total += level.matrix([photo])
@@ -48,8 +48,8 @@ def test_matrices_of_photos_add_up_to_that_of_all() -> None:
 
 def test_a_level_knows_its_photos() -> None:
     found = counts()
-    assert [level.photos() for level in found.levels] == [[0, 1, 2, 3], [1, 3]]
-    assert [level.title for level in found.levels] == ["object", "scene"]
+    assert [level.photos() for level in found.levels] == [[1, 3], [0, 1, 2, 3]]
+    assert [level.title for level in found.levels] == ["scene", "object"]
 
 
 def test_a_file_holds_everything_without_pickled_objects(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from upernet.distributed import gather_over_processes
 from upernet.errors import UpernetError
 from upernet.evaluation.confusion import ConfusionMatrix
 from upernet.files import atomic_path
-from upernet.taxonomy import LEVEL_KINDS
+from upernet.taxonomy import LEVEL_KINDS, LEVELS
 
 Kind = Literal["pixels", "parts", "labels"]
 KINDS = get_args(Kind)
@@ -192,7 +192,8 @@ class PhotoCounter:
             key=lambda entry: (order[entry[0].source], entry[0].position),
         )
         levels: list[LevelCounts] = []
-        for (level, kind), (names, groups) in classes.items():
+        for level, kind in sorted(classes, key=lambda key: (LEVELS.index(key[0]), KINDS.index(key[1]))):
+            names, groups = classes[level, kind]
             cells = [
                 np.insert(found[level, kind], 0, number, axis=0)
                 for number, (_, found) in enumerate(photos)

@@ -34,7 +34,7 @@ SUMMARY = {
     "ece": "calibration error",
     "top1": "top-1",
     "top5": "top-5",
-    "top1_ece": "calibration error (labels)",
+    "top1_ece": "top-1 calibration error",
 }
 """Metric of a level -> its name in the line above the table."""
 
