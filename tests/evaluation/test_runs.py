@@ -5,23 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from helpers.color_checkpoint import save_color_checkpoint, save_color_recipe
-from helpers.color_network import BLUE, GREEN, RED, halves, save
+from helpers.color_network import RED, halves, save
+from helpers.color_runs import save_color_data, save_color_run
+from helpers.shared import DATA, needs_data
 
 from upernet.cli.main import main
 from upernet.evaluation.folder import read_evaluation
+from upernet.evaluation.report import SUMMARY
+from upernet.evaluation.tables import CLASS_COLUMNS, PHOTO_COLUMNS
 
-SOURCES = {
-    "objects": {"kind": "mask_folder", "path": "objects/{split}", "level": "object"},
-    "scenes": {"kind": "label_folder", "path": "scenes/{split}", "level": "scene"},
-}
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -47,36 +46,16 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
 def run(tmp_path: Path) -> Path:
     """Create the folder of a training run, and its data with photos of val alone."""
     folder = tmp_path / "runs" / "colors"
-    folder.mkdir(parents=True)
-    save_color_recipe(folder / "recipe.yaml", SOURCES)
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(recipe.read_text() + f"data: {tmp_path / 'data'}\n")
-    save_color_checkpoint(folder / "model.safetensors")
-    (folder / "state.safetensors").write_bytes(b"")
-    for number, wrong_rows in enumerate((0, 16, 32)):
-        save(tmp_path / "data/objects/val/images" / f"{number}.png", halves(RED, GREEN, 64))
-        truth = np.zeros((64, 64), np.uint8)
-        truth[:, 32:] = 1
-        truth[:wrong_rows] = 2
-        save(tmp_path / "data/objects/val/annotations" / f"{number}.png", truth)
-    (tmp_path / "data/objects/labels.txt").write_text("0\tsky\n1\ttree\n2\tperson\n")
-    save(tmp_path / "data/scenes/val/beach/a.png", halves(RED, RED, 64))
-    save(tmp_path / "data/scenes/val/night/b.png", halves(BLUE, BLUE, 64))
+    save_color_run(folder, tmp_path / "data")
+    save_color_data(tmp_path / "data")
     return folder
 
 
 @pytest.fixture
-def other(run: Path) -> Path:
-    """Copy the run, with a model that takes the first two classes for each other."""
+def other(run: Path, tmp_path: Path) -> Path:
+    """Create a run whose model takes the first two classes for each other."""
     folder = run.with_name("other")
-    shutil.copytree(run, folder)
-    from upernet.checkpoints import load_checkpoint, save_checkpoint
-
-    model, card = load_checkpoint(folder / "model.safetensors")
-    with torch.no_grad():
-        classifier = model.heads["object"].classifier
-        classifier.weight[:2] = classifier.weight[:2].flip(0)
-    save_checkpoint(folder / "model.safetensors", model, card)
+    save_color_run(folder, tmp_path / "data", swapped=True)
     return folder
 
 
@@ -156,7 +135,7 @@ def test_runs_are_compared_and_evaluated_if_need_be(run: Path, other: Path, call
     assert written["object"]["per_class"]["sky"]["second"] == 0 and written["object"]["per_class"]["sky"]["significant"]
     assert written["scene"]["top1"]["difference"] == 0
     rows = list(csv.DictReader((tmp_path / "difference" / "comparison.csv").open(newline="")))
-    assert [row["class"] for row in rows[:3]] == ["mIoU", "sky", "tree"]
+    assert [row["class"] for row in rows if row["level"] == "object"] == ["mIoU", "sky", "tree", "person"]
     assert "runs/other" in (tmp_path / "difference" / "index.html").read_text()
 
 
@@ -186,3 +165,42 @@ def test_folders_and_files_of_evaluations_are_compared(run: Path, other: Path, c
     status, _, error = call("compare", "a", "data")
     assert status == 2 and "data: neither the folder of a training run nor that of an evaluation" in error
     assert error.count("\n") == 1
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_metrics_run(call: Call, tmp_path: Path) -> None:
+    for name in ("streets", "streets_longer"):
+        save_color_run(tmp_path / "runs" / name, tmp_path / "data", swapped=name == "streets")
+    save_color_data(tmp_path / "data")
+    save_color_data(tmp_path / "data", "test")
+    (tmp_path / "colors.yaml").write_text((tmp_path / "runs" / "streets" / "colors.yaml").read_text())
+    (tmp_path / "my_recipe.yaml").write_text((tmp_path / "runs" / "streets" / "recipe.yaml").read_text())
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    commands = [line.split("#")[0].split() for block in blocks for line in block.splitlines()]
+    assert len(commands) >= 4
+    for program, *arguments in commands:
+        assert program == "upernet"
+        status, _, error = call(*arguments)
+        assert status == 0, (arguments, error)
+    for written in ("runs/streets/evaluation/test/index.html", "difference/index.html", "scores/index.html"):
+        assert (tmp_path / written).is_file(), written
+
+
+@needs_data
+@pytest.mark.slow
+def test_the_code_of_the_page_on_metrics_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").symlink_to(DATA)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("photos=20", "photos=3"), names)
+    assert names["matrix"].counts.sum() > 300_000
+
+
+def test_the_page_on_metrics_names_every_metric_and_file() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for name in (*SUMMARY.values(), *CLASS_COLUMNS, *PHOTO_COLUMNS):
+        assert f"`{name}`" in page or f"**{name}**" in page, name

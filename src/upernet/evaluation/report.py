@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from upernet.errors import printable
 from upernet.evaluation.results import EvaluationResult, LevelMetrics
 from upernet.evaluation.tta import TestTimeAugmentation
 
@@ -72,7 +73,7 @@ def _table(heading: str, metrics: LevelMetrics) -> Group:
     for key in columns:
         table.add_column(COLUMNS[key], justify="right", no_wrap=True)
     for name, row in rows.items():
-        table.add_row(name, *(_cell(row, key) for key in columns))
+        table.add_row(Text(printable(name)), *(_cell(row, key) for key in columns))
     summary = [f"{SUMMARY[key]} {fraction(values[key])}" for key in SUMMARY if key in values]
     return Group(Text(f"{heading}: {_wrapped(summary, len(heading) + 2)}", style="bold"), table, "")
 
