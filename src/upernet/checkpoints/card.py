@@ -12,6 +12,8 @@ from upernet.recipe import Recipe
 
 KEY_LENGTH = 40
 """Longest part of a key, in characters, that an error shows."""
+LARGEST_SIDE = 1_000_000
+"""Largest side of a photo in pixels that a card can ask for."""
 
 
 class ModelCard(BaseModel):
@@ -23,7 +25,7 @@ class ModelCard(BaseModel):
     """Name of the model, as results show it."""
     description: str = ""
     """One sentence for people."""
-    short_side: Annotated[int, Field(ge=1)] | None = None
+    short_side: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
     """Pixels that the short side of larger photos is reduced to before parsing; None: photos keep their size."""
     thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     """Level -> probability below which a label is unsure."""
