@@ -125,7 +125,7 @@ def test_each_level_has_its_supervision(tmp_path: Path) -> None:
         (
             MASKS | {"kind": "mask_foldr"},
             7,
-            "kind: expected one of mask_folder, camvid, label_folder, label_table (did you mean 'mask_folder'?).",
+            "kind: expected one of mask_folder, camvid, polygons, label_folder, label_table (did you mean",
         ),
         (
             MASKS | {"level": "object", "clases": {}},
