@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
@@ -16,11 +17,13 @@ from upernet.data.image_limits import MAX_PIXELS, excess
 from upernet.errors import UpernetError
 
 _REDUCE = "reduce it, cut it into pieces, or export it as PNG"
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "BMP", "GIF", "PPM")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "BMP", "GIF", "PPM", "HEIF")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".avif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm")
 )
 """Suffixes, in lower case, of the photos in a folder."""
+HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+"""Suffixes, in lower case, of photos that need pillow-heif."""
 
 ImageFile = str | os.PathLike[str] | BinaryIO
 Result = TypeVar("Result")
@@ -44,7 +47,7 @@ def read_image(file: ImageFile) -> Image.Image:
     """Decode a photo: a path, or a file open for binary reading.
 
     Takes JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF (first frame) and PPM; gray, palette, CMYK, alpha (composited on white)
-    and 16-bit gray (scaled to 8 bits).
+    and 16-bit gray (scaled to 8 bits); HEIC where pillow-heif is installed.
 
     Returns:
         A loaded PIL image of mode RGB, turned upright by its EXIF orientation.
@@ -90,7 +93,18 @@ def image_size(file: ImageFile) -> tuple[int, int]:
 
 def is_photo(path: Path) -> bool:
     """Return whether the name looks like that of a photo; hidden files never do."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    suffix = path.suffix.lower()
+    return (suffix in SUFFIXES or (suffix in HEIC_SUFFIXES and reads_heic())) and not path.name.startswith(".")
+
+
+@cache
+def reads_heic() -> bool:
+    """Return whether pillow-heif is installed, after registering it with Pillow."""
+    try:
+        import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        return False
+    return True
 
 
 def _decode(file: ImageFile, read: Callable[[Image.Image], Result], decodes: bool = True) -> Result:
@@ -114,6 +128,10 @@ def _decode(file: ImageFile, read: Callable[[Image.Image], Result], decodes: boo
             limit = MAX_PIXELS // 1_000_000
             raise UpernetError(f"{name}: has more than {limit} megapixels and was not decoded; {_REDUCE}.") from None
         except UnidentifiedImageError:
+            if _is_heic(file) and not reads_heic():
+                raise UpernetError(
+                    f"{name}: is a HEIC photo, which needs pillow-heif; run: pip install 'upernet[heic]'."
+                ) from None
             kinds = "JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or PPM"
             raise UpernetError(f"{name}: not an image that can be read; give a {kinds} file.") from None
         except MemoryError:
@@ -130,7 +148,22 @@ def _decode(file: ImageFile, read: Callable[[Image.Image], Result], decodes: boo
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    reads_heic()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _is_heic(file: ImageFile) -> bool:
+    """Return whether a file begins as HEIC does (ISO 23008-12, 10.2): a box `ftyp` with a brand of HEVC images."""
+    try:
+        if isinstance(file, (str, os.PathLike)):
+            with open(file, "rb") as opened:
+                start = opened.read(12)
+        else:
+            file.seek(0)
+            start = file.read(12)
+    except (OSError, ValueError):
+        return False
+    return start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
 def _name(file: ImageFile) -> str:
