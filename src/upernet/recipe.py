@@ -331,6 +331,22 @@ class StageSpec(Settings):
     """source -> augmentation in this stage, where it differs from that of the source."""
 
 
+class ValidationSpec(Settings):
+    """Validation during training: it shows whether the model learns, and the best model is kept."""
+
+    every: int | None = Field(default=None, ge=1)
+    """Number of iterations from one validation to the next. None: a tenth of the run."""
+    split: Literal["held_back", "val"] | None = None
+    """Photos to score. None: `val`, unless more sources have photos held back; no validation without either."""
+    metric: str | None = None
+    """`LEVEL.METRIC` that decides which model is the best, such as `object.miou`. None: the first metric of `object` or,
+    if it is not annotated, of the first level that is."""
+    photos: int | None = Field(default=100, ge=1)
+    """Number of photos per source, spread over all of them. None: all."""
+    patience: int | None = Field(default=None, ge=1)
+    """Number of validations in a row without a better one after which the stage ends. None: it never ends early."""
+
+
 class TrainingSpec(Settings):
     """The training: its stages, one after another, and what they have in common."""
 
@@ -347,6 +363,10 @@ class TrainingSpec(Settings):
     """Name of a recipe, or a checkpoint, whose weights are used where names and shapes agree."""
     workers: int = Field(default=1, ge=0)
     checkpoint_every: int = Field(default=200, ge=1)
+    validation: ValidationSpec | None = ValidationSpec()
+    """None: no validation; the result is the last model."""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] | None = None
+    """Where losses, scores and pictures also go. None: TensorBoard, if it is installed."""
     stages: tuple[StageSpec, ...]
 
 
