@@ -9,7 +9,7 @@ import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-LEAVES = frozenset({"devices", "distributed", "errors", "files", "recipe", "settings", "taxonomy"})
+LEAVES = frozenset({"devices", "distributed", "errors", "files", "recipe", "rle", "settings", "taxonomy"})
 """Rooms that any other may import; they import only each other."""
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "upernet"
 

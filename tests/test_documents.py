@@ -26,3 +26,20 @@ def test_links_and_pictures_of_the_documents_exist():
     for page, link in links:
         if "://" not in link:
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_code_of_the_library_page_runs(tmp_path: Path):
+    blocks = python_blocks(ROOT / "docs" / "library.md")
+    assert len(blocks) >= 7
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    miou = float(done.stdout.split()[0])
+    assert miou > 0.9, "the training loop of the page does not learn"

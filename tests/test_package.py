@@ -139,5 +139,6 @@ def test_public_names_are_there():
     import upernet
 
     for name in upernet.__all__:
-        assert getattr(upernet, name) is not None and name in dir(upernet)
+        assert getattr(upernet, name) is not None
+    assert dir(upernet) == sorted([*upernet.__all__, "__version__"])
     assert set(upernet.__all__) == set(upernet._HOME)

@@ -6,48 +6,86 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from upernet.checkpoints import load_model
+    from upernet.checkpoints import create_backbone, create_model, load_model, save_checkpoint
+    from upernet.data.sample import Batch, Sample
+    from upernet.data.transforms import augment, resize
+    from upernet.decoding import label_map
     from upernet.errors import UpernetError
-    from upernet.evaluation import evaluate
-    from upernet.inference import Parse, Parser, load
+    from upernet.evaluation import ConfusionMatrix, EvaluationResult, evaluate
+    from upernet.inference import LabelMap, Parse, Parser, load
     from upernet.inference.bench import bench
-    from upernet.models import UPerNet, create_model, list_models
-    from upernet.recipe import Recipe, load_recipe
-    from upernet.taxonomy import Taxonomy
+    from upernet.models import UPerNet, list_models
+    from upernet.recipe import Augmentation, LossSpec, ModelSpec, Recipe, Resize, load_recipe
+    from upernet.taxonomy import Taxonomy, list_taxonomies, load_taxonomy
     from upernet.training import train
+    from upernet.training.losses import LevelLosses
 
 __version__ = "0.1.0"
 __all__ = [
+    "Augmentation",
+    "Batch",
+    "ConfusionMatrix",
+    "EvaluationResult",
+    "LabelMap",
+    "LevelLosses",
+    "LossSpec",
+    "ModelSpec",
     "Parse",
     "Parser",
     "Recipe",
+    "Resize",
+    "Sample",
     "Taxonomy",
     "UPerNet",
     "UpernetError",
+    "augment",
     "bench",
+    "create_backbone",
     "create_model",
     "evaluate",
+    "label_map",
     "list_models",
+    "list_taxonomies",
     "load",
     "load_model",
     "load_recipe",
+    "load_taxonomy",
+    "resize",
+    "save_checkpoint",
     "train",
 ]
 
 _HOME = {
+    "Augmentation": "upernet.recipe",
+    "Batch": "upernet.data.sample",
+    "ConfusionMatrix": "upernet.evaluation",
+    "EvaluationResult": "upernet.evaluation",
+    "LabelMap": "upernet.inference",
+    "LevelLosses": "upernet.training.losses",
+    "LossSpec": "upernet.recipe",
+    "ModelSpec": "upernet.recipe",
     "Parse": "upernet.inference",
     "Parser": "upernet.inference",
     "Recipe": "upernet.recipe",
+    "Resize": "upernet.recipe",
+    "Sample": "upernet.data.sample",
     "Taxonomy": "upernet.taxonomy",
     "UPerNet": "upernet.models",
     "UpernetError": "upernet.errors",
+    "augment": "upernet.data.transforms",
     "bench": "upernet.inference.bench",
-    "create_model": "upernet.models",
+    "create_backbone": "upernet.checkpoints",
+    "create_model": "upernet.checkpoints",
     "evaluate": "upernet.evaluation",
+    "label_map": "upernet.decoding",
     "list_models": "upernet.models",
+    "list_taxonomies": "upernet.taxonomy",
     "load": "upernet.inference",
     "load_model": "upernet.checkpoints",
     "load_recipe": "upernet.recipe",
+    "load_taxonomy": "upernet.taxonomy",
+    "resize": "upernet.data.transforms",
+    "save_checkpoint": "upernet.checkpoints",
     "train": "upernet.training",
 }
 
@@ -60,4 +98,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return [*__all__, "__version__"]

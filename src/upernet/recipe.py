@@ -36,7 +36,7 @@ class TextureSpec(Settings):
 
 
 class ModelSpec(Settings):
-    """The architecture. `backbone` is a name that `create_backbone` accepts; widths are numbers of channels."""
+    """The architecture. `backbone` is a name that `build_backbone` accepts; widths are numbers of channels."""
 
     backbone: str
     backbone_options: dict[str, int | float | bool | str | tuple[int, ...] | None] = {}

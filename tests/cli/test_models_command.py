@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from helpers.command_line import Run
 
-from upernet.checkpoints import list_zoo
-from upernet.models import create_model, list_models
+from upernet.checkpoints import create_model, list_zoo
+from upernet.models import list_models
 
 IN_THE_ZOO = "upernet_internimage_t_512_160k_ade20k"
 

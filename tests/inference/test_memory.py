@@ -18,7 +18,7 @@ import re, sys
 import numpy as np
 from upernet.inference import Parser
 from upernet.inference.tiling import PIXEL_BUDGET
-from upernet.models import create_model
+from upernet.checkpoints import create_model
 
 model = create_model("everyday")
 side = int(PIXEL_BUDGET**0.5)

@@ -11,7 +11,7 @@ from upernet.models.backbones import (
     BACKBONES,
     as_backbone,
     backbone_normalization,
-    create_backbone,
+    build_backbone,
     feature_info,
     is_backbone,
     recognize_backbone,
@@ -33,7 +33,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_a_backbone_implements_the_protocol(name: str) -> None:
     with torch.device("meta"):
-        module = create_backbone(name)
+        module = build_backbone(name)
     backbone = as_backbone(module)
     assert feature_info(module).reduction() == list(STRIDES)
     layers = {parameter: backbone.layer_of(parameter) for parameter, _ in module.named_parameters()}
@@ -52,7 +52,7 @@ def test_a_backbone_implements_the_protocol(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES[:-1])  # timm has no gradient checkpointing for HRNet
 def test_gradient_checkpointing_leaves_the_gradients_alone(name: str) -> None:
     options = {"channels": 16, "depths": (1, 1, 2, 1), "groups": (1, 2, 4, 8)} if name == "internimage_t" else None
-    backbone = create_backbone(name, options=options)
+    backbone = build_backbone(name, options=options)
     images = torch.randn(2, 3, 64, 64)
     state = {key: value.clone() for key, value in backbone.state_dict().items()}
     gradients: list[dict[str, torch.Tensor]] = []
@@ -90,13 +90,13 @@ def test_every_name_has_one_family_and_own_families_come_before_timm() -> None:
 )
 def test_state_dicts_are_recognized(name: str, feature_norms: bool) -> None:
     with torch.device("meta"):
-        state = create_backbone(name, feature_norms=feature_norms).state_dict()
+        state = build_backbone(name, feature_norms=feature_norms).state_dict()
     assert is_backbone(state) and recognize_backbone(state) == name
 
 
 def test_a_state_dict_of_another_size_has_a_family_but_no_name() -> None:
     with torch.device("meta"):
-        state = create_backbone("internimage_t", options={"depths": (1, 1, 1, 1)}).state_dict()
+        state = build_backbone("internimage_t", options={"depths": (1, 1, 1, 1)}).state_dict()
     assert is_backbone(state) and recognize_backbone(state) is None
     assert not is_backbone({"weight": torch.zeros(1)}) and recognize_backbone({"weight": torch.zeros(1)}) is None
 
@@ -107,4 +107,4 @@ def test_other_modules_are_refused() -> None:
     with pytest.raises(UpernetError, match="unknown backbone 'nosuch'"):
         backbone_normalization("nosuch")
     with pytest.raises(UpernetError, match=r"does not support pretrained.*timm"):
-        create_backbone("internimage_t", pretrained=True)
+        build_backbone("internimage_t", pretrained=True)

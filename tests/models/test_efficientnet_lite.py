@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from upernet.models.backbones import backbone_normalization, create_backbone
+from upernet.models.backbones import backbone_normalization, build_backbone
 from upernet.models.efficientnet_lite import VARIANTS, DropPath, EfficientNetLite
 
 
@@ -86,7 +86,7 @@ def test_first_weights_are_distributed_as_timms() -> None:
 
 
 def test_a_tag_of_weights_may_follow_the_name() -> None:
-    assert isinstance(create_backbone("tf_efficientnet_lite0.in1k"), EfficientNetLite)
+    assert isinstance(build_backbone("tf_efficientnet_lite0.in1k"), EfficientNetLite)
 
 
 def test_drop_path_keeps_the_mean() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 import upernet
 from upernet.errors import UpernetError
 from upernet.models import UPerNet, prepare_for_inference
-from upernet.models.backbones import as_backbone, create_backbone
+from upernet.models.backbones import as_backbone, build_backbone
 from upernet.ops import bfloat16_unavailable
 from upernet.recipe import ModelSpec
 from upernet.taxonomy import load_taxonomy
@@ -147,7 +147,7 @@ def test_nothing_is_folded_in_a_network_that_is_no_backbone() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "swin_tiny_patch4_window7_224"])
 def test_a_timm_backbone_is_still_copied_and_pickled(name: str) -> None:
-    backbone = create_backbone(name).eval()
+    backbone = build_backbone(name).eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         expected = backbone(images)

@@ -17,7 +17,7 @@ from torch import nn
 from upernet.data.sample import Batch
 from upernet.errors import UpernetError
 from upernet.models import AUXILIARY
-from upernet.models.backbones import create_backbone
+from upernet.models.backbones import build_backbone
 from upernet.models.internimage import VARIANTS, DCNv3, InternImage, ToChannelsLast, create_internimage
 from upernet.recipe import LossSpec
 from upernet.taxonomy import IGNORE
@@ -145,7 +145,7 @@ def test_whole_dcnv3_modules():
 
 
 def test_features_follow_feature_info():
-    backbone = create_backbone("internimage_t", options=TINY).eval()
+    backbone = build_backbone("internimage_t", options=TINY).eval()
     assert isinstance(backbone, InternImage)
     assert backbone.feature_info.channels() == [16, 32, 64, 128]
     with torch.inference_mode():
@@ -194,9 +194,9 @@ def test_drop_path_grows_linearly_over_the_blocks():
 )
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(UpernetError, match=message):
-        create_backbone("internimage_t", options=options)
+        build_backbone("internimage_t", options=options)
 
 
 def test_options_are_for_internimage_only():
     with pytest.raises(UpernetError, match=r"does not support backbone_options.*internimage_t"):
-        create_backbone("resnet18", options={"channels": 16})
+        build_backbone("resnet18", options={"channels": 16})

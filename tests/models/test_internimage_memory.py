@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import re, torch
-from upernet.models import create_model
+from upernet.checkpoints import create_model
 
 model = create_model("upernet_internimage_t_512_160k_ade20k").eval()
 with torch.inference_mode():

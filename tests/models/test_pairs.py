@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upernet.models.backbones import as_backbone, create_backbone
+from upernet.models.backbones import as_backbone, build_backbone
 from upernet.models.efficientnet_lite import VARIANTS
 from upernet.models.fold import fold
 from upernet.models.pairs import find_pairs
@@ -177,7 +177,7 @@ def test_the_search_leaves_no_trace() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_pairs_that_efficientnet_lite_lists_are_those_of_a_run(name: str) -> None:
-    backbone = create_backbone(name).eval()
+    backbone = build_backbone(name).eval()
     listed = {(conv, norm) for conv, norm, _ in as_backbone(backbone).foldable_pairs()}
     found = {(conv, norm) for conv, norm, after in find_pairs(backbone, torch.zeros(1, 3, 64, 64)) if not after}
     assert listed == found

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from upernet.errors import UpernetError
 from upernet.models import Preprocess
-from upernet.models.backbones import create_backbone
+from upernet.models.backbones import build_backbone
 from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
 from upernet.models.features import STRIDES
 from upernet.models.heads import TextureHead
@@ -26,7 +26,7 @@ from upernet.models.heads import TextureHead
     ],
 )
 def test_backbone_features_follow_feature_info(name):
-    backbone = create_backbone(name).eval()
+    backbone = build_backbone(name).eval()
     with torch.inference_mode():
         features = backbone(torch.zeros(1, 3, 64, 96))
     assert backbone.feature_info.reduction() == list(STRIDES)
@@ -36,7 +36,7 @@ def test_backbone_features_follow_feature_info(name):
 
 @pytest.mark.slow
 def test_swin_takes_photos_of_any_size_and_rounds_up():
-    backbone = create_backbone("swin_tiny_patch4_window7_224").eval()
+    backbone = build_backbone("swin_tiny_patch4_window7_224").eval()
     with torch.inference_mode():
         features = backbone(torch.randn(1, 3, 61, 75))
     assert [feature.shape[2:] for feature in features] == [(16, 19), (8, 10), (4, 5), (2, 3)]
@@ -45,7 +45,7 @@ def test_swin_takes_photos_of_any_size_and_rounds_up():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224"])
 def test_norms_of_features_have_the_epsilon_of_the_backbone(name):
-    plain, normed = create_backbone(name).eval(), create_backbone(name, feature_norms=True).eval()
+    plain, normed = build_backbone(name).eval(), build_backbone(name, feature_norms=True).eval()
     normed.body.load_state_dict(getattr(plain, "body", plain).state_dict())
     for norm in normed.norms:
         torch.nn.init.normal_(norm.weight)
@@ -64,7 +64,7 @@ def test_norms_of_features_have_the_epsilon_of_the_backbone(name):
 @pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224"])
 def test_an_adapted_backbone_says_where_its_features_come_from(name):
     """What freezing its first stages goes by."""
-    backbone = create_backbone(name, feature_norms=True)
+    backbone = build_backbone(name, feature_norms=True)
     for module in backbone.feature_info.module_name():
         assert isinstance(backbone.get_submodule(module), torch.nn.Module)
 
@@ -72,17 +72,17 @@ def test_an_adapted_backbone_says_where_its_features_come_from(name):
 @pytest.mark.slow
 def test_unknown_backbone_and_one_without_the_strides_are_refused():
     with pytest.raises(UpernetError, match="unknown backbone 'resnet5'"):
-        create_backbone("resnet5")
+        build_backbone("resnet5")
     with pytest.raises(UpernetError, match="channels last"):
-        create_backbone("swinv2_tiny_window8_256")
+        build_backbone("swinv2_tiny_window8_256")
     with pytest.raises(UpernetError, match=r"does not support backbone_options.*internimage_t"):
-        create_backbone("resnet18", options={"channels": 8})
+        build_backbone("resnet18", options={"channels": 8})
     with pytest.raises(UpernetError, match=r"does not support feature_norms.*timm"):
-        create_backbone("internimage_t", feature_norms=True)
+        build_backbone("internimage_t", feature_norms=True)
     with pytest.raises(UpernetError, match=r"'resnet18\.nosuch' cannot be created"):
-        create_backbone("resnet18.nosuch")
+        build_backbone("resnet18.nosuch")
     with pytest.raises(UpernetError, match="none at"):
-        create_backbone("vit_tiny_patch16_224")
+        build_backbone("vit_tiny_patch16_224")
 
 
 def test_preprocess_normalizes_pixels():

@@ -43,7 +43,7 @@ def batch(maps=None, labels=None) -> Batch:
 
 
 def value(ratio) -> float:
-    return float(ratio.numerator / ratio.denominator)
+    return float((ratio.numerator / ratio.denominator).detach())
 
 
 def negative_log_probability(scores: np.ndarray, label: int) -> float:
@@ -152,3 +152,22 @@ def test_every_part_group_of_broden_maps_its_parts_to_their_place():
         table = losses.local_labels[group]
         assert [int(table[part]) for part in group.parts] == list(range(len(group.parts)))
         assert int((table > 0).sum()) == len(group.parts) - 1
+
+
+def test_the_total_is_the_weighted_sum_that_a_step_takes():
+    torch.manual_seed(0)
+    losses = LevelLosses(TAXONOMY, LossSpec(weak=0.5, weights={"object": 2.0}))
+    logits = {"object": torch.randn(2, 3, 4, 4, requires_grad=True), "scene": torch.randn(2, 2)}
+    maps, labels = {"object": torch.randint(-1, 3, (2, 8, 8))}, {"scene": torch.tensor([1, IGNORE])}
+    data = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), maps, labels, frozenset({"scene"}))
+    ratios = losses(logits, data, {})
+    expected = 2 * value(ratios["object"]) + 0.25 * 0.5 * value(ratios["scene"])
+    assert losses.total(logits, data).item() == pytest.approx(expected)
+
+
+def test_the_total_of_unknown_labels_is_zero_and_has_a_gradient():
+    logits = {"object": torch.randn(1, 3, 4, 4, requires_grad=True)}
+    maps = {"object": torch.full((1, 8, 8), IGNORE)}
+    total = LevelLosses(TAXONOMY).total(logits, Batch(torch.zeros(1, 3, 8, 8), maps))
+    total.backward()
+    assert total == 0 and not logits["object"].grad.any()

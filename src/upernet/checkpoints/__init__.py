@@ -15,6 +15,7 @@ from upernet.checkpoints.finding import (
 from upernet.checkpoints.imagenet import load_backbone_weights
 from upernet.checkpoints.loading import initialize_model, load_checkpoint, load_model
 from upernet.checkpoints.native import save_checkpoint
+from upernet.checkpoints.pretrained import create_backbone, create_model
 from upernet.checkpoints.zoo import ZooEntry, is_downloaded, list_zoo, zoo_entry
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ __all__ = [
     "card_of",
     "check_card",
     "checkpoint_in",
+    "create_backbone",
+    "create_model",
     "fetch",
     "find_checkpoint",
     "initialize_model",

@@ -119,9 +119,7 @@ def taxonomy_of(file: NamedWeights, count: int) -> Taxonomy:
     ade20k = load_taxonomy("ade20k150")
     if count == 150 and not _are_other_classes(names, ade20k):
         return ade20k
-    classes = [{"name": name} for name in names or [f"class {label}" for label in range(count)]]
-    content = {"name": file.path.stem, "description": f"Classes of {file.path.name}."}
-    return Taxonomy.from_dict(content | {"levels": {"object": {"classes": classes}}})
+    return Taxonomy.of_objects(names or count, file.path.stem, f"Classes of {file.path.name}.")
 
 
 def _are_other_classes(names: Sequence[str], taxonomy: Taxonomy) -> bool:

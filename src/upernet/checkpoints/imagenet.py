@@ -21,7 +21,7 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
     """Fill `backbone` with ImageNet weights.
 
     Args:
-        backbone: the result of `create_backbone(name)`.
+        backbone: the result of `build_backbone(name)`.
         name: name of the backbone.
         source: `zoo`, the published file of `name`, downloaded at first use; `package:NAME`, a Python package that
             carries one .pth file; or the path of a file. The file may be any that `load_checkpoint` reads, a backbone

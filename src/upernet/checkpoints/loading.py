@@ -28,7 +28,7 @@ from upernet.checkpoints.native import is_auxiliary, read_info
 from upernet.checkpoints.shapes import compare_shapes, is_counter, is_optional, shape_error
 from upernet.errors import UpernetError
 from upernet.models import Preprocess, UPerNet
-from upernet.models.backbones import backbone_normalization, create_backbone
+from upernet.models.backbones import backbone_normalization, build_backbone
 from upernet.recipe import ModelSpec, Recipe, load_recipe
 
 
@@ -174,7 +174,7 @@ def _compute_buffers(model: UPerNet) -> None:
     waiting = [name for name, buffer in model.backbone.named_buffers() if buffer.is_meta]
     if waiting:
         spec = model.spec
-        computed = dict(create_backbone(spec.backbone, feature_norms=spec.feature_norms).named_buffers())
+        computed = dict(build_backbone(spec.backbone, feature_norms=spec.feature_norms).named_buffers())
         for name in waiting:
             module, _, last = name.rpartition(".")
             setattr(model.backbone.get_submodule(module), last, computed[name])

@@ -37,9 +37,9 @@ def bench(
     import torch
     from rich.console import Console
 
-    from upernet.checkpoints import find_checkpoint, load_checkpoint, shipped_checkpoint
+    from upernet.checkpoints import create_model, find_checkpoint, load_checkpoint, shipped_checkpoint
     from upernet.inference.bench import bench as measure
-    from upernet.models import create_model, list_models
+    from upernet.models import list_models
 
     height, width = _size(size)
     if threads is not None:

@@ -28,8 +28,7 @@ def models(json: Annotated[bool, typer.Option("--json", help="Print a JSON list.
 def _row(name: str) -> dict[str, Any]:
     import torch
 
-    from upernet.checkpoints import is_downloaded, shipped_checkpoint, zoo_entry
-    from upernet.models import create_model
+    from upernet.checkpoints import create_model, is_downloaded, shipped_checkpoint, zoo_entry
     from upernet.models.complexity import count
     from upernet.recipe import load_recipe
 

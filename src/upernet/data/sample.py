@@ -32,13 +32,14 @@ class Batch:
 
     images: Tensor
     """uint8 N x 3 x H x W."""
-    maps: dict[str, Tensor]
-    """Level -> int64 N x H x W."""
-    labels: dict[str, Tensor]
-    """Level -> int64 N."""
-    implied: frozenset[str]
+    maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Level -> int64 N x H x W; -1 is unknown."""
+    labels: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Level -> int64 N; -1 is unknown."""
+    implied: frozenset[str] = frozenset()
     """Levels whose labels are implied."""
-    source: str
+    source: str = ""
+    """Name of the source."""
     keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:

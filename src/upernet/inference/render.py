@@ -49,7 +49,7 @@ def overlay(photo: Image.Image, label_map: LabelMap) -> Image.Image:
     text = max(15, round(max(size) / 60))
     margin = round(1.6 * text)
     legend = Legend(legend_entries(label_map), text, rows=max(8, int(size[1] // (1.6 * text)) - 2))
-    title = _font(1.25 * text)
+    title = sized_font(1.25 * text)
     width = margin + size[0] + margin + max(legend.size[0], round(title.getlength(label_map.level))) + margin
     height = margin + max(size[1], 2 * text + legend.size[1]) + margin
     canvas = Image.new("RGB", (width, height), PAPER)
@@ -66,7 +66,7 @@ def contact_sheet(photo: Image.Image, maps: Sequence[LabelMap], title: str, sent
 
     Text and panels have the same size for every photo, small or large.
     """
-    size = _fitted(photo.size, PANEL_BOX)
+    size = fitted(photo.size, PANEL_BOX)
     column = max(size[0], LEAST_COLUMN)
     gap, margin, text = 36, 40, 17
     first = _photo_column(photo, size, column, title, sentences, text)
@@ -96,7 +96,7 @@ def painted(photo: Image.Image, label_map: LabelMap, size: tuple[int, int]) -> I
     if label_map.background:
         result = np.where((labels == 0)[..., None], 0.5 * picture + 0.5 * gray, result)
     unsure = (labels == UNSURE)[..., None]
-    result = np.where(unsure, 0.3 * picture + 25 + 55 * _hatching(size)[..., None], result)
+    result = np.where(unsure, 0.3 * picture + 25 + 55 * hatching(size)[..., None], result)
     result = np.where(_borders(labels)[..., None], 0.25 * result + 0.75 * 255, result)
     return Image.fromarray(result.clip(0, 255).astype(np.uint8))
 
@@ -145,7 +145,7 @@ class Legend:
     """
 
     def __init__(self, entries: Sequence[LegendEntry], text: int, rows: int = 1, width: int | None = None):
-        self.entries, self.text, self.font = entries, text, _font(text)
+        self.entries, self.text, self.font = entries, text, sized_font(text)
         self.line = round(1.6 * text)
         names = max((self.font.getlength(entry.name) for entry in entries), default=0)
         shares = max((self.font.getlength(entry.share) for entry in entries), default=0)
@@ -176,7 +176,7 @@ class Legend:
             draw.rectangle(box, None if entry.color is None else entry.color, FRAME)
             share_width = self.font.getlength(entry.share)
             room = self.column - 1.6 * self.text - 0.6 * self.text - share_width
-            name = _shortened(entry.name, self.font, room)
+            name = shortened(entry.name, self.font, room)
             ink = FAINT_INK if entry.bare or entry.color is None else INK
             draw.text((left + 1.6 * self.text, middle), name, ink, self.font, anchor="lm")
             draw.text((left + self.column - share_width, middle), entry.share, FAINT_INK, self.font, anchor="lm")
@@ -185,7 +185,7 @@ class Legend:
 def _photo_column(
     photo: Image.Image, size: tuple[int, int], width: int, title: str, sentences: str, text: int
 ) -> Image.Image:
-    heading, body = _font(1.45 * text), _font(text)
+    heading, body = sized_font(1.45 * text), sized_font(text)
     title_lines = _wrapped(title, heading, width)
     body_lines = [line for paragraph in sentences.splitlines() for line in [*_wrapped(paragraph, body, width), ""]]
     title_height, body_height = round(2 * text * len(title_lines)), round(1.5 * text * len(body_lines))
@@ -208,7 +208,7 @@ def _panel(photo: Image.Image, label_map: LabelMap, size: tuple[int, int], width
     panel = Image.new("RGB", (width, size[1] + text + 2 * text + legend.size[1]), PAPER)
     panel.paste(painted(photo, label_map, size), (0, 0))
     draw = ImageDraw.Draw(panel)
-    draw.text((0, size[1] + text), label_map.level.capitalize(), INK, _font(1.25 * text))
+    draw.text((0, size[1] + text), label_map.level.capitalize(), INK, sized_font(1.25 * text))
     legend.draw(draw, (0, size[1] + 3 * text))
     return panel
 
@@ -219,7 +219,7 @@ def _within(size: tuple[int, int], least: int, most: int) -> tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+def fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     """Scale `size` so that it fills `box` in one direction."""
     factor = min(box[0] / size[0], box[1] / size[1])
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
@@ -233,7 +233,7 @@ def _borders(labels: np.ndarray) -> np.ndarray:
     return borders
 
 
-def _hatching(size: tuple[int, int]) -> np.ndarray:
+def hatching(size: tuple[int, int]) -> np.ndarray:
     """Return 1 on diagonal lines and 0 between them, float32 H x W."""
     period = max(8, max(size) // 60)
     across, down = np.arange(size[0]), np.arange(size[1])[:, None]
@@ -256,7 +256,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]
     return lines
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """Return `text`, with its end replaced by "..." if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
@@ -265,7 +265,8 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     return f"{text.rstrip()}..."
 
 
-def _font(height: float) -> ImageFont.FreeTypeFont:
+def sized_font(height: float) -> ImageFont.FreeTypeFont:
+    """Return the font of all drawings, with letters of about `height` pixels."""
     font = ImageFont.load_default(size=round(height))
     assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels have FreeType; `size` asks for it
     return font

@@ -1,7 +1,7 @@
 """The network: backbone, decoder, heads."""
 
 from upernet.models.fold import Precision, prepare_for_inference
-from upernet.models.registry import build_model, create_model, list_models
+from upernet.models.registry import build_model, list_models
 from upernet.models.upernet import AUXILIARY, Preprocess, UPerNet
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Preprocess",
     "UPerNet",
     "build_model",
-    "create_model",
     "list_models",
     "prepare_for_inference",
 ]

@@ -29,7 +29,7 @@ __all__ = [
     "Normalization",
     "as_backbone",
     "backbone_normalization",
-    "create_backbone",
+    "build_backbone",
     "feature_info",
     "is_backbone",
     "recognize_backbone",
@@ -43,7 +43,7 @@ BACKBONES: tuple[BackboneFamily, ...] = (
 """All families. The first one that provides a name creates it, so timm, which has EfficientNet-Lite too, is last."""
 
 
-def create_backbone(
+def build_backbone(
     name: str,
     pretrained: bool = False,
     *,
@@ -91,7 +91,7 @@ def as_backbone(module: nn.Module) -> Backbone:
         UpernetError: it does not implement `Backbone`.
     """
     if not hasattr(module, "layer_of"):
-        raise UpernetError(f"{type(module).__name__} is not a backbone; create one with create_backbone.")
+        raise UpernetError(f"{type(module).__name__} is not a backbone; create one with build_backbone.")
     return cast(Backbone, module)
 
 
@@ -109,7 +109,7 @@ def recognize_backbone(tensors: Mapping[str, Tensor]) -> str | None:
     """Return the name of the backbone that a state dict belongs to; None if it has no name.
 
     Args:
-        tensors: the state dict, with the names that `create_backbone` gives; other tensors may be among them.
+        tensors: the state dict, with the names that `build_backbone` gives; other tensors may be among them.
     """
     for family in BACKBONES:
         if not tensors.keys().isdisjoint(family.markers):

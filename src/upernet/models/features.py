@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -33,6 +34,10 @@ class FeatureInfo:
     def reduction(self) -> list[int]:
         """Return the stride of each feature."""
         return [feature.stride for feature in self._features]
+
+    def select(self, indices: Sequence[int]) -> FeatureInfo:
+        """Return the description of the features at `indices`."""
+        return FeatureInfo(*(self._features[index] for index in indices))
 
     def module_name(self) -> list[str]:
         """Return the name of the module that ends each feature."""

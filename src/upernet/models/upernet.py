@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from upernet.errors import UpernetError
-from upernet.models.backbones import backbone_normalization, create_backbone, feature_info
+from upernet.models.backbones import backbone_normalization, build_backbone, feature_info
 from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
 from upernet.models.heads import ImageHead, PixelHead, TextureHead
 from upernet.models.initialization import initialize
 from upernet.recipe import ModelSpec
+from upernet.settings import check_settings
 from upernet.taxonomy import LEVEL_KINDS, Taxonomy
 
 AUXILIARY = "auxiliary"
@@ -42,14 +43,51 @@ class UPerNet(nn.Module):
 
     Logits come before softmax: N x K x H/4 x W/4 for dense levels, N x K for levels with one label per image. The
     channels of `part` are the slices of `taxonomy.part_groups`, concatenated. H and W may have any value.
+
+    Args:
+        backbone: Name of the backbone (`internimage_t`, or a model of timm with features at strides 4, 8, 16 and 32),
+            or all settings as a `ModelSpec`.
+        taxonomy: The levels and classes.
+        classes: The classes of the level `object`, instead of a taxonomy: their names, or how many there are.
+        pretrained: Whether timm downloads and loads its ImageNet weights of the backbone. `upernet.create_model` starts
+            from other weights.
+        settings: Fields of `ModelSpec` besides `backbone`, such as `decoder_channels=256`.
+
+    Raises:
+        UpernetError: The backbone is unknown, a setting is not valid, or not exactly one of `taxonomy` and `classes` is
+            given.
+
+    Example:
+        >>> model = UPerNet(backbone="convnext_tiny", classes=21).eval()
+        >>> images = model.preprocess(torch.zeros(1, 3, 128, 160, dtype=torch.uint8))
+        >>> model(images)["object"].shape
+        torch.Size([1, 21, 32, 40])
     """
 
-    def __init__(self, spec: ModelSpec, taxonomy: Taxonomy, pretrained: bool = False):
+    def __init__(
+        self,
+        backbone: str | ModelSpec,
+        taxonomy: Taxonomy | None = None,
+        *,
+        classes: int | Sequence[str] | None = None,
+        pretrained: bool = False,
+        **settings: object,
+    ):
         super().__init__()
+        if (taxonomy is None) == (classes is None):
+            raise UpernetError("UPerNet needs a taxonomy or classes; give one of them.")
+        taxonomy = taxonomy if taxonomy is not None else Taxonomy.of_objects(classes or 0)
+        if isinstance(backbone, ModelSpec) and settings:
+            raise UpernetError("settings beside a whole ModelSpec; put them into it, or give the backbone's name.")
+        spec = (
+            backbone
+            if isinstance(backbone, ModelSpec)
+            else check_settings({"backbone": backbone, **settings}, ModelSpec, "UPerNet")
+        )
         self.spec = spec
         self.taxonomy = taxonomy
         self.preprocess = Preprocess(*backbone_normalization(spec.backbone))
-        self.backbone = create_backbone(
+        self.backbone = build_backbone(
             spec.backbone,
             pretrained,
             options=spec.backbone_options,

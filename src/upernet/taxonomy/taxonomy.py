@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,21 @@ class Taxonomy:
             UpernetError: `values` is not a taxonomy; the message names the key.
         """
         return _from_file(check_settings(values, TaxonomyFile, "taxonomy"), "unnamed")
+
+    @classmethod
+    def of_objects(cls, classes: int | Sequence[str], name: str = "objects", description: str = "") -> Taxonomy:
+        """Create a taxonomy whose only level is `object`, with default colors.
+
+        Args:
+            classes: The names of the classes, or how many there are; they are then called "class 0", "class 1", ...
+            name: Name of the taxonomy.
+            description: Its description.
+
+        Raises:
+            UpernetError: There is no class, or a name is empty or appears twice.
+        """
+        names = [f"class {number}" for number in range(classes)] if isinstance(classes, int) else list(classes)
+        return cls.from_dict({"name": name, "description": description, "levels": {"object": {"classes": names}}})
 
 
 def list_taxonomies() -> list[str]:

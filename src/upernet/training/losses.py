@@ -19,6 +19,8 @@ from upernet.ops import resize_like
 from upernet.recipe import LossSpec
 from upernet.taxonomy import IGNORE, LEVEL_KINDS, Taxonomy
 
+_PUBLISHED = LossSpec()
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -29,9 +31,25 @@ class Ratio:
 
 
 class LevelLosses:
-    """Computes the losses of a batch, named by level (`object`, `object/auxiliary`, `part/person`, ...)."""
+    """Computes the losses of a batch, named by level (`object`, `object/auxiliary`, `part/person`, ...).
 
-    def __init__(self, taxonomy: Taxonomy, spec: LossSpec, device: torch.device | str = "cpu"):
+    Args:
+        taxonomy: The taxonomy of the model.
+        spec: Weights of the levels and classes, and how losses are averaged.
+        device: Device of the logits.
+
+    Raises:
+        UpernetError: `spec` weights a class that the taxonomy does not have.
+
+    Example:
+        >>> model = UPerNet("resnet18", classes=2)
+        >>> losses = LevelLosses(model.taxonomy)
+        >>> images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+        >>> batch = Batch(images, maps={"object": torch.ones(2, 64, 64, dtype=torch.int64)})
+        >>> losses.total(model(model.preprocess(images)), batch).backward()
+    """
+
+    def __init__(self, taxonomy: Taxonomy, spec: LossSpec = _PUBLISHED, device: torch.device | str = "cpu"):
         self.taxonomy = taxonomy
         self.spec = spec
         self.class_weights: dict[str, Tensor] = {}
@@ -63,6 +81,23 @@ class LevelLosses:
         weights: Mapping[str, float] = {**self.spec.weights}
         factor = weights[level] * (self.spec.weak if level in implied else 1.0)
         return factor * self.spec.auxiliary if detail == AUXILIARY else factor
+
+    def total(self, logits: Mapping[str, Tensor], batch: Batch, supervision: Mapping[str, str] | None = None) -> Tensor:
+        """Return the weighted sum of the losses of a batch, as a scalar; 0 if no label is known.
+
+        Args:
+            logits: what the model returned, N x K (x h x w).
+            batch: maps int64 N x H x W and labels int64 N, IGNORE where unknown.
+            supervision: Level -> `broadcast` or `pooled`, how an image label trains a dense level; default: `pooled`.
+        """
+        ratios = self(logits, batch, supervision or {})
+        tiny = torch.finfo(torch.float32).tiny
+        losses = [
+            self.weight(name, batch.implied) * ratio.numerator / ratio.denominator.clamp(min=tiny)
+            for name, ratio in ratios.items()
+        ]
+        # The sum over all logits keeps the result differentiable where no label is known.
+        return torch.stack([*losses, *(0 * value.float().sum() for value in logits.values())]).sum()
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: Mapping[str, str]) -> dict[str, Ratio]:
         """Compute the losses of the levels that `batch` annotates, as ratios; 0 / 0 where no label is known.

@@ -1,0 +1,131 @@
+"""New models and backbones that start from pretrained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from upernet.checkpoints.finding import find_checkpoint, missing_weights, published_checkpoint
+from upernet.checkpoints.imagenet import load_backbone_weights
+from upernet.checkpoints.loading import initialize_model
+from upernet.checkpoints.zoo import zoo_entry
+from upernet.errors import UpernetError
+from upernet.models import UPerNet
+from upernet.models.backbones import OptionValue, build_backbone, feature_info
+from upernet.models.features import FeatureInfo
+from upernet.recipe import load_recipe
+from upernet.taxonomy import Taxonomy, load_taxonomy
+
+Reference = str | Path
+
+
+def create_model(
+    name: Reference,
+    *,
+    classes: int | Sequence[str] | None = None,
+    taxonomy: Taxonomy | Reference | None = None,
+    pretrained: bool | Reference = False,
+) -> UPerNet:
+    """Return the model of a recipe in training mode, optionally for other classes and with pretrained weights.
+
+    Args:
+        name: Name of a bundled recipe (`upernet.list_models()`), or path of a YAML file.
+        classes: The classes of the level `object`, which is then the only level: their names, or how many there are.
+        taxonomy: The levels and classes: a `Taxonomy`, the name of a bundled one, or the path of a YAML file. Without
+            `classes` and `taxonomy`, those of the recipe.
+        pretrained: True loads the weights of the model that are bundled or published (downloaded at first use). A
+            name, file, folder or `hf://OWNER/NAME` loads that checkpoint. Weights are copied where names and shapes
+            agree, so the classifiers of other classes start from random weights. False: all weights are random.
+
+    Raises:
+        UpernetError: The name is unknown, the recipe is invalid, both `classes` and `taxonomy` are given, there are no
+            such weights, or they belong to another backbone.
+
+    Example:
+        >>> model = upernet.create_model("camvid", classes=["crack", "asphalt", "marking"], pretrained=True)
+        >>> model.taxonomy.level("object").names
+        ('crack', 'asphalt', 'marking')
+    """
+    recipe = load_recipe(name)
+    model = UPerNet(recipe.model, _taxonomy(classes, taxonomy) or load_taxonomy(recipe.taxonomy))
+    if pretrained is not False:
+        path = published_checkpoint(recipe.name) if pretrained is True else find_checkpoint(pretrained, backbones=True)
+        if path is None:
+            raise missing_weights(recipe.name)
+        initialize_model(model, path)
+    return model
+
+
+def _taxonomy(classes: int | Sequence[str] | None, taxonomy: Taxonomy | Reference | None) -> Taxonomy | None:
+    if classes is not None:
+        if taxonomy is not None:
+            raise UpernetError("both classes and taxonomy are given; give one of them.")
+        return Taxonomy.of_objects(classes)
+    return load_taxonomy(taxonomy) if isinstance(taxonomy, (str, Path)) else taxonomy
+
+
+def create_backbone(
+    name: str,
+    pretrained: bool | Reference = False,
+    *,
+    out_indices: Iterable[int] = (0, 1, 2, 3),
+    options: Mapping[str, OptionValue] | None = None,
+    drop_path: float = 0.0,
+    feature_norms: bool = False,
+) -> nn.Module:
+    """Return a backbone, which maps N x 3 x H x W to a list of features, as timm's `features_only=True` does.
+
+    `backbone.feature_info` has timm's accessors `channels()`, `reduction()` and `module_name()`.
+
+    Args:
+        name: `internimage_{t,s,b,l,xl,h}`, or the name of a timm model with features at strides 4, 8, 16 and 32.
+        pretrained: True loads ImageNet weights: the published file of an InternImage, or timm's (downloaded at first
+            use). A string or path is a source: `package:NAME` (an installed Python package), or a file, which may be a
+            backbone alone or a whole model of any format that `load_checkpoint` reads.
+        out_indices: The features to return, in ascending order: 0 is C2 at stride 4, 3 is C5 at stride 32.
+        options: Values that replace those of the variant `name` (InternImage: the fields of `InternImageSpec`).
+        drop_path: Rate of stochastic depth at the last block; it rises linearly from 0.
+        feature_norms: Whether each feature has a layer norm.
+
+    Raises:
+        UpernetError: The name is unknown, a setting is not supported, there are no such weights, or they do not fit.
+
+    Example:
+        >>> backbone = upernet.create_backbone("internimage_t", out_indices=(2, 3))
+        >>> backbone.feature_info.channels(), backbone.feature_info.reduction()
+        ([256, 512], [16, 32])
+    """
+    indices = tuple(out_indices)
+    if not indices or list(indices) != sorted(set(indices)) or not set(indices) <= set(range(4)):
+        raise UpernetError(f"out_indices {indices}: give some of 0, 1, 2 and 3, in ascending order.")
+    from_timm = pretrained is True and zoo_entry(name) is None
+    backbone = build_backbone(name, from_timm, options=options, drop_path=drop_path, feature_norms=feature_norms)
+    if pretrained is not False and not from_timm:
+        load_backbone_weights(backbone, name, "zoo" if pretrained is True else str(pretrained))
+    return backbone if indices == (0, 1, 2, 3) else SelectedFeatures(backbone, indices)
+
+
+class SelectedFeatures(nn.Module):
+    """A backbone that returns some of its features.
+
+    Args:
+        backbone: The backbone, as `create_backbone` returns it.
+        out_indices: The features to return.
+    """
+
+    def __init__(self, backbone: nn.Module, out_indices: Sequence[int]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.out_indices = tuple(out_indices)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and last module of the returned features."""
+        return feature_info(self.backbone).select(self.out_indices)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the selected features of N x 3 x H x W images."""
+        features = self.backbone(images)
+        return [features[index] for index in self.out_indices]

@@ -1,0 +1,257 @@
+"""Pictures of what a model gets right and wrong: confusion matrices, and photos beside truth and prediction."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from upernet.evaluation.confusion import ConfusionMatrix
+from upernet.files import write_text
+from upernet.inference import LabelMap
+from upernet.inference.describe import readable
+from upernet.inference.label_map import UNSURE_NAME
+from upernet.inference.render import (
+    FAINT_INK,
+    FRAME,
+    INK,
+    PAPER,
+    UNSURE_GRAY,
+    Color,
+    Legend,
+    LegendEntry,
+    fitted,
+    hatching,
+    painted,
+    shortened,
+    sized_font,
+)
+from upernet.taxonomy import IGNORE, LEVEL_KINDS, Level
+
+RIGHT: Color = (8, 81, 156)
+"""Color of a confusion matrix's diagonal at 100 %."""
+WRONG: Color = (203, 64, 12)
+"""Color of confusions at 100 %, and of wrong pixels in a comparison."""
+EMPTY: Color = (238, 239, 241)
+"""Color of the row of a class that does not occur."""
+CELL_SIDES = (16, 52)
+"""Smallest and largest side of a cell of a confusion matrix in pixels."""
+GRID_SIDE = 1200
+"""Side in pixels that the grid of a confusion matrix grows to before its cells shrink."""
+LEAST_CELL_WITH_NUMBER = 30
+"""Side of the smallest cell that has room for a percentage."""
+LONGEST_NAME = 190
+"""Longest class name beside a confusion matrix, in pixels."""
+PANEL_BOX = (520, 520)
+"""Largest width and height of a panel of a comparison."""
+LEAST_PANEL = 200
+"""Smallest width of a panel of a comparison, which its heading needs."""
+GAMMA = 0.6
+"""Exponent that makes small shares visible."""
+TITLE = "Confusion matrix"
+SUBTITLE = "Rows: the true class (100 % each). Columns: what was predicted."
+
+
+def draw_confusion(matrix: ConfusionMatrix, names: Sequence[str], unit: str = "pixels") -> Image.Image:
+    """Draw a confusion matrix: one row per true class, whose cells add up to 100 %, one column per predicted class.
+
+    The diagonal is blue and confusions are orange, so that the eye finds the mistakes. Classes that neither occur nor
+    are predicted are left out. A column "unsure" holds pixels without a prediction, if there are any. Percentages are
+    written where they fit.
+
+    Args:
+        matrix: The counts.
+        names: One name per class.
+        unit: What was counted; the heading of the column with the counts.
+    """
+    classes = _occurring(matrix)
+    counts = matrix.counts.numpy()
+    columns = [*classes, matrix.num_classes] if counts[:, -1].any() else classes
+    labels = [readable(names[c]) for c in classes]
+    tops = [*labels, UNSURE_NAME][: len(columns)]
+    shares = _row_shares(counts)[np.ix_(classes, columns)]
+    smallest, largest = CELL_SIDES
+    cell = min(largest, max(smallest, GRID_SIDE // max(1, len(columns))))
+    text = min(16, max(12, cell // 2))
+    font, heading, small = sized_font(text), sized_font(20), sized_font(14)
+    tops, labels = ([shortened(name, font, LONGEST_NAME) for name in those] for those in (tops, labels))
+    left, top = (round(max((font.getlength(name) for name in those), default=0)) for those in (labels, tops))
+    margin = 24
+    x, y = margin + left + 12, margin + 64 + top + 12
+    totals = [f"{int(count):,}" for count in matrix.support[classes]]
+    right = round(max(font.getlength(total) for total in [unit, *totals])) + 24
+    grid = (cell * len(columns), cell * len(classes))
+    notes = _notes(matrix, shares)
+    width = max(x + grid[0] + right, *(margin + round(small.getlength(line)) for line in (SUBTITLE, *notes))) + margin
+    canvas = Image.new("RGB", (width, y + grid[1] + 40 + 22 * len(notes) + margin), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((margin, margin), TITLE, INK, heading)
+    draw.text((margin, margin + 30), SUBTITLE, FAINT_INK, small)
+    canvas.paste(_cells(shares, cell), (x, y))
+    for row, name in enumerate(labels):
+        middle = y + row * cell + cell // 2
+        draw.text((x - 8, middle), name, INK, font, anchor="rm")
+        draw.text((x + grid[0] + right - 8, middle), totals[row], FAINT_INK, font, anchor="rm")
+    draw.text((x + grid[0] + right - 8, y - 10), unit, FAINT_INK, font, anchor="rs")
+    for column, name in enumerate(tops):
+        _draw_upwards(canvas, name, (x + column * cell + cell // 2, y - 8), text)
+    if cell >= LEAST_CELL_WITH_NUMBER:
+        _write_percentages(draw, shares, (x, y), cell)
+    for line, note in enumerate(notes):
+        draw.text((margin, y + grid[1] + 24 + 22 * line), note, FAINT_INK, small)
+    return canvas
+
+
+def write_confusion_csv(path: str | Path, matrix: ConfusionMatrix, names: Sequence[str]) -> None:
+    """Write the counts as CSV: one row per true class, one column per predicted class.
+
+    The last column, "unsure", counts pixels without a prediction; it is left out if there are none.
+
+    Raises:
+        UpernetError: The file cannot be written.
+    """
+    counts = matrix.counts
+    columns = matrix.num_classes + bool(counts[:, -1].any())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true class", *[*names, UNSURE_NAME][:columns]])
+    writer.writerows([name, *map(int, counts[c, :columns])] for c, name in enumerate(names))
+    write_text(path, text.getvalue())
+
+
+def draw_comparison(photo: Image.Image, truth: np.ndarray, prediction: np.ndarray, level: Level) -> Image.Image:
+    """Draw a photo, its true labels, the predicted labels, and where they differ, side by side.
+
+    In the fourth panel, wrong pixels are orange, right ones show the photo in gray, and pixels that do not count (their
+    truth is unknown) are hatched. The legend lists the classes that occur, by area, with their IoU in this photo.
+
+    Args:
+        photo: The photo, of any size; it is scaled to the panels, and so are the label maps.
+        truth: True labels, int H x W; -1: unknown.
+        prediction: Predicted labels, int H x W; -1: unsure.
+        level: The level, whose names and colors are used.
+    """
+    counted = counted_pixels(truth, level)
+    wrong = counted & (truth != prediction)
+    share = float(wrong.sum() / counted.sum()) if counted.any() else 0.0
+    size = fitted(photo.size, PANEL_BOX)
+    width, gap, margin, text = max(size[0], LEAST_PANEL), 16, 20, 16
+    panels = {
+        "Photo": photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0),
+        "Truth": painted(photo, _as_label_map(truth, level), size),
+        "Prediction": painted(photo, _as_label_map(prediction, level), size),
+        f"Wrong: {_percent(share)}": _differences(photo, wrong, counted, size),
+    }
+    full = len(panels) * (width + gap) - gap
+    legend = Legend(_iou_entries(truth, prediction, counted, level), text, width=full)
+    top = margin + round(1.8 * text)
+    canvas = Image.new("RGB", (full + 2 * margin, top + size[1] + text + legend.size[1] + margin), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for index, (heading, panel) in enumerate(panels.items()):
+        left = margin + index * (width + gap)
+        draw.text((left, margin - 4), heading, INK, sized_font(1.15 * text))
+        canvas.paste(panel, (left, top))
+    legend.draw(draw, (margin, top + size[1] + text))
+    return canvas
+
+
+def counted_pixels(truth: np.ndarray, level: Level) -> NDArray[np.bool_]:
+    """Return the pixels whose truth counts in scores, bool H x W: it is known, and not the background of the level.
+
+    "No part" counts, because a part that is predicted there is wrong.
+    """
+    scored = truth != IGNORE
+    return scored & (truth != 0) if level.background and LEVEL_KINDS[level.name].owned_by is None else scored
+
+
+def _occurring(matrix: ConfusionMatrix) -> list[int]:
+    occurs = (matrix.support + matrix.predicted) > 0
+    return [c for c in range(matrix.num_classes) if occurs[c]]
+
+
+def _row_shares(counts: np.ndarray) -> NDArray[np.float64]:
+    """Return each row divided by its sum, float64; nan in rows of zeros."""
+    with np.errstate(invalid="ignore"):
+        return counts / counts.sum(1, keepdims=True).astype(np.float64)
+
+
+def _notes(matrix: ConfusionMatrix, shares: NDArray[np.float64]) -> list[str]:
+    notes = ["Blue: right. Orange: confused."]
+    if np.isnan(shares).any():
+        notes.append("Gray row: the class is predicted but does not occur.")
+    if left_out := matrix.num_classes - len(shares):
+        verb = "class neither occurs nor is" if left_out == 1 else "classes neither occur nor are"
+        notes.append(f"{left_out} more {verb} predicted.")
+    return notes
+
+
+def _cells(shares: NDArray[np.float64], cell: int) -> Image.Image:
+    """Draw the cells: the more of a row's pixels a cell holds, the darker it is."""
+    depth = np.nan_to_num(shares)[..., None] ** GAMMA
+    strongest = np.where(np.eye(*shares.shape, dtype=bool)[..., None], RIGHT, WRONG)
+    mixed = (1 - depth) * 255 + depth * strongest
+    colors: NDArray[np.float64] = np.where(np.isnan(shares)[..., None], EMPTY, mixed)
+    pixels = np.rint(colors).astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
+    pixels[::cell], pixels[:, ::cell] = FRAME, FRAME
+    if pixels.size:
+        pixels[-1], pixels[:, -1] = FRAME, FRAME
+    return Image.fromarray(pixels)
+
+
+def _write_percentages(draw: ImageDraw.ImageDraw, shares: NDArray[np.float64], at: tuple[int, int], cell: int) -> None:
+    font = sized_font(max(11, cell // 4))
+    for row, column in np.argwhere(shares >= 0.005).tolist():  # smaller ones round to 0
+        share = float(shares[row, column])
+        ink = PAPER if share**GAMMA > 0.55 else INK
+        center = (at[0] + column * cell + cell // 2, at[1] + row * cell + cell // 2)
+        draw.text(center, f"{100 * share:.0f}", ink, font, anchor="mm")
+
+
+def _draw_upwards(canvas: Image.Image, label: str, at: tuple[int, int], text: int) -> None:
+    """Write `label` from bottom to top, with its beginning at `at` (x of the middle, y)."""
+    font = sized_font(text)
+    strip = Image.new("L", (round(font.getlength(label)) + 2, round(1.5 * text)))
+    ImageDraw.Draw(strip).text((0, strip.height // 2), label, 255, font, anchor="lm")
+    strip = strip.rotate(90, expand=True)
+    canvas.paste(INK, (at[0] - strip.width // 2, at[1] - strip.height), strip)
+
+
+def _as_label_map(labels: np.ndarray, level: Level) -> LabelMap:
+    sure: NDArray[np.float32] = np.ones(labels.shape, np.float32)
+    return LabelMap(level.name, labels, sure, level.names, level.colors, level.background)
+
+
+def _differences(photo: Image.Image, wrong: np.ndarray, counted: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    gray = np.asarray(photo.convert("L").resize(size, Image.Resampling.LANCZOS), np.float32)[..., None]
+    wrong, counted = (
+        np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))[..., None] for mask in (wrong, counted)
+    )
+    result = np.where(wrong, 0.85 * np.asarray(WRONG) + 0.15 * gray, 110 + 0.5 * gray)
+    hatched = 0.2 * gray + UNSURE_GRAY + 50 * hatching(size)[..., None]
+    return Image.fromarray(np.where(counted, result, hatched).clip(0, 255).astype(np.uint8))
+
+
+def _iou_entries(truth: np.ndarray, prediction: np.ndarray, counted: np.ndarray, level: Level) -> list[LegendEntry]:
+    """Return the classes that occur in truth or prediction, by area, each with its IoU in this photo."""
+    first = 1 if level.background else 0
+    areas: list[tuple[int, float, int]] = []
+    for label in range(first, level.num_classes):
+        true, predicted = counted & (truth == label), counted & (prediction == label)
+        if area := int((true | predicted).sum()):
+            areas.append((area, float((true & predicted).sum() / area), label))
+    entries = [
+        LegendEntry(readable(level.names[label]), f"IoU {_percent(iou)}", level.colors[label])
+        for _, iou, label in sorted(areas, reverse=True)
+    ]
+    if not counted.all():
+        entries.append(LegendEntry("does not count", "", None))
+    return [*entries, LegendEntry("wrong", "", WRONG)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"

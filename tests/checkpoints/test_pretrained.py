@@ -1,0 +1,78 @@
+"""Tests of upernet.checkpoints.pretrained."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import upernet
+from upernet.errors import UpernetError
+from upernet.models.backbones import build_backbone
+
+IMAGES = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def test_new_classes_replace_those_of_the_recipe() -> None:
+    model = upernet.create_model("camvid", classes=["crack", "asphalt"])
+    assert model.training and model.taxonomy.level("object").names == ("crack", "asphalt")
+    assert model(torch.cat([IMAGES, IMAGES]))["object"].shape == (2, 2, 16, 24)
+    assert upernet.create_model("everyday", classes=3).taxonomy.level("object").names == (
+        "class 0",
+        "class 1",
+        "class 2",
+    )
+    assert upernet.create_model("camvid", taxonomy="everyday").taxonomy == upernet.load_taxonomy("everyday")
+    assert upernet.create_model("camvid").taxonomy == upernet.load_taxonomy("camvid")
+
+
+@pytest.mark.slow
+def test_pretrained_weights_are_those_of_the_bundled_model() -> None:
+    published = upernet.load_model("camvid")
+    model = upernet.create_model("camvid", pretrained=True).eval()
+    with torch.inference_mode():
+        assert torch.equal(model(IMAGES)["object"], published(IMAGES)["object"])
+    own = dict(upernet.create_model("camvid", classes=5, pretrained=True).named_parameters())
+    for name, value in published.named_parameters():
+        assert torch.equal(own[name], value) == ("classifier" not in name)
+
+
+def test_a_checkpoint_initializes_a_model_with_other_classes(tmp_path: Path) -> None:
+    shared = "ppm.bottleneck.0.weight"
+    first = upernet.create_model("camvid", classes=4)
+    upernet.save_checkpoint(tmp_path / "first.safetensors", first, {"name": "first"})
+    second = upernet.create_model("camvid", classes=7, pretrained=tmp_path / "first.safetensors")
+    assert torch.equal(second.state_dict()[shared], first.state_dict()[shared])
+
+
+def test_errors_name_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UpernetError, match="both classes and taxonomy are given; give one of them"):
+        upernet.create_model("camvid", classes=2, taxonomy="everyday")
+    with pytest.raises(UpernetError, match="unified_resnet50_broden has no bundled or published weights"):
+        upernet.create_model("unified_resnet50_broden", classes=2, pretrained=True)
+    with pytest.raises(UpernetError, match="class 'a' is listed twice"):
+        upernet.create_model("camvid", classes=["a", "a"])
+    with pytest.raises(UpernetError, match=r"none\.pth: no such file with weights for backbone resnet18"):
+        upernet.create_backbone("resnet18", pretrained=tmp_path / "none.pth")
+    for indices in ((), (1, 0), (0, 4), (2, 2)):
+        with pytest.raises(UpernetError, match=r"give some of 0, 1, 2 and 3, in ascending order"):
+            upernet.create_backbone("resnet18", out_indices=indices)
+
+
+@pytest.mark.parametrize("name", ["internimage_t", "resnet18", "tf_efficientnet_lite0"])
+def test_backbones_return_the_features_that_are_asked_for(name: str) -> None:
+    with torch.inference_mode():
+        everything = upernet.create_backbone(name).eval()
+        chosen = upernet.create_backbone(name, out_indices=(1, 3)).eval()
+        chosen.backbone.load_state_dict(everything.state_dict())
+        features, two = everything(IMAGES), chosen(IMAGES)
+    assert everything.feature_info.reduction() == [4, 8, 16, 32] and chosen.feature_info.reduction() == [8, 32]
+    assert [feature.shape[1] for feature in features] == everything.feature_info.channels()
+    assert chosen.feature_info.channels() == [features[1].shape[1], features[3].shape[1]]
+    assert torch.equal(two[0], features[1]) and torch.equal(two[1], features[3])
+
+
+def test_a_backbone_takes_its_weights_from_a_file(tmp_path: Path) -> None:
+    saved = build_backbone("resnet18")
+    torch.save({key.removeprefix("body."): value for key, value in saved.state_dict().items()}, tmp_path / "r.pth")
+    loaded = upernet.create_backbone("resnet18", pretrained=tmp_path / "r.pth").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in saved.state_dict().items())

@@ -1,0 +1,44 @@
+"""Tests of upernet.models.upernet: how a network is created."""
+
+import pytest
+import torch
+
+from upernet.errors import UpernetError
+from upernet.models import UPerNet
+from upernet.recipe import ModelSpec
+from upernet.taxonomy import Taxonomy, load_taxonomy
+
+
+def test_a_network_of_a_backbone_and_a_number_of_classes() -> None:
+    model = UPerNet(backbone="convnext_atto", classes=21, decoder_channels=16).eval()
+    assert model.spec == ModelSpec(backbone="convnext_atto", decoder_channels=16)
+    with torch.inference_mode():
+        logits = model(model.preprocess(torch.zeros(1, 3, 65, 96, dtype=torch.uint8)))
+    assert logits["object"].shape == (1, 21, 16, 24)
+    assert model.taxonomy == Taxonomy.of_objects(21)
+
+
+def test_a_spec_and_its_settings_are_the_same_network() -> None:
+    taxonomy = load_taxonomy("everyday")
+    torch.manual_seed(0)
+    first = UPerNet("resnet18", taxonomy, decoder_channels=8)
+    torch.manual_seed(0)
+    second = UPerNet(ModelSpec(backbone="resnet18", decoder_channels=8), taxonomy)
+    states = first.state_dict(), second.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_mistakes_say_what_to_give() -> None:
+    with pytest.raises(UpernetError, match="needs a taxonomy or classes; give one of them"):
+        UPerNet("resnet18")
+    with pytest.raises(UpernetError, match="needs a taxonomy or classes; give one of them"):
+        UPerNet("resnet18", load_taxonomy("camvid"), classes=3)
+    with pytest.raises(UpernetError, match=r"decoder_chanels: unknown key .did you mean 'decoder_channels'"):
+        UPerNet("resnet18", classes=3, decoder_chanels=8)
+    with pytest.raises(UpernetError, match="settings beside a whole ModelSpec"):
+        UPerNet(ModelSpec(backbone="resnet18"), classes=3, dropout=0.2)
+    with pytest.raises(UpernetError, match="unknown backbone 'resnet1800'"):
+        UPerNet("resnet1800", classes=3)
+    with pytest.raises(UpernetError, match="classes"):
+        UPerNet("resnet18", classes=0)
