@@ -49,6 +49,7 @@ def recipe_file(tmp_path):
         "taxonomy": "everyday",
         "model": {
             "backbone": "mobilenetv3_small_050",
+            "backbone_weights": None,
             "decoder_channels": 8,
             "auxiliary_channels": 4,
             "dropout": 0.1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ def evaluate(
     device: str | torch.device = "cpu",
     progress: PhotoProgress | None = None,
     tta: TestTimeAugmentation = NO_AUGMENTATION,
+    photos: int | None = None,
 ) -> EvaluationResult:
     """Score a model on the photos of every source, one photo at a time.
 
@@ -46,6 +47,7 @@ def evaluate(
         device: Device to compute on.
         progress: Called before each photo and after the last one.
         tta: Scales, mirrored passes and sliding windows.
+        photos: Largest number of photos per source, spread over all of them; None: all.
 
     Returns:
         Metrics per level, and per source and level. Implied labels are scored separately.
@@ -61,7 +63,7 @@ def evaluate(
         for name, source in sources.items():
             annotated = Scores(model.taxonomy, source.spec.supervision_by_level)
             implied = Scores(model.taxonomy, source.spec.supervision_by_level)
-            for sample in samples_of_rank(source, progress):
+            for sample in samples_of_rank(source, progress, photos):
                 outputs, via_sizes = photo_outputs(model, sample, source.spec, device, tta)
                 annotated.update(outputs, sample, via_sizes=via_sizes)
                 implied.update(outputs, sample, implied=True, via_sizes=via_sizes)
@@ -77,7 +79,7 @@ def evaluate(
         sources=per_source,
         implied=implied_per_source,
         split=split,
-        photos={name: len(source) for name, source in sources.items()},
+        photos={name: len(chosen_photos(len(source), photos)) for name, source in sources.items()},
         skipped=tuple(skipped),
         testing=tta,
     )
@@ -119,12 +121,21 @@ def eval_mode(model: UPerNet, device: str | torch.device) -> Generator[None, Non
         model.train(was_training)
 
 
-def samples_of_rank(source: Source, progress: PhotoProgress | None = None) -> Iterator[Sample]:
-    """Yield the samples of `source` that this process scores: every `world_size()`-th one."""
-    indices = range(distributed.rank(), len(source), distributed.world_size())
+def samples_of_rank(
+    source: Source, progress: PhotoProgress | None = None, photos: int | None = None
+) -> Iterator[Sample]:
+    """Yield the samples of `source` that this process scores: every `world_size()`-th one of at most `photos`."""
+    indices = chosen_photos(len(source), photos)[distributed.rank() :: distributed.world_size()]
     for done, index in enumerate(indices):
         if progress:
             progress(source.name, done, len(indices))
         yield source[index]
     if progress:
         progress(source.name, len(indices), len(indices))
+
+
+def chosen_photos(count: int, limit: int | None) -> Sequence[int]:
+    """Return at most `limit` of the indices of `count` photos, at equal distances."""
+    if limit is None or count <= limit:
+        return range(count)
+    return [number * count // limit for number in range(limit)]

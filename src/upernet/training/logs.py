@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
 from upernet.files import write_text
+from upernet.training.history import IterationRecord, Validation, read_log
+from upernet.training.state import Progress
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-
-class IterationRecord(TypedDict):
-    """One line of `log.jsonl`.
-
-    Attributes:
-        iteration: Number of the iteration, from 1 over all stages.
-        stage: Name of the stage.
-        source: Name of the source.
-        learning_rate: Learning rate of the decoder and heads.
-        loss: Weighted sum of the losses.
-        losses: Losses by name.
-        seconds: Duration of the iteration, including the wait for its photos.
-    """
-
-    iteration: int
-    stage: str
-    source: str
-    learning_rate: float
-    loss: float
-    losses: dict[str, float]
-    seconds: float
 
 
 class RunLog:
@@ -46,18 +28,18 @@ class RunLog:
 
     Args:
         folder: Folder of the run.
-        total: Number of iterations of all stages.
-        done: Number of iterations that are done.
+        progress: How far the run is.
         quiet: Show no progress bar.
     """
 
-    def __init__(self, folder: Path, total: int, done: int, quiet: bool) -> None:
+    def __init__(self, folder: Path, progress: Progress, quiet: bool) -> None:
+        total, done = progress.total, progress.done
         self.path = folder / "log.jsonl"
-        kept = _records_before(self.path, done)
+        kept = read_log(self.path, last=done)
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file = self.path.open("a", encoding="utf-8")
         self.board = _tensorboard(folder / "tensorboard", done)
-        self.progress = Progress(
+        self.progress = ProgressBar(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -93,19 +75,11 @@ class RunLog:
             self.task, advance=1, description=record["stage"], loss=f"{record['source']} {record['loss']:.3f}"
         )
 
-
-def _records_before(path: Path, done: int) -> list[IterationRecord]:
-    """Return the records of the first `done` iterations, without lines that a killed process left unfinished."""
-    records: list[IterationRecord] = []
-    if path.is_file() and done > 0:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if record["iteration"] <= done:
-                records.append(record)
-    return records
+    def write_validation(self, validations: Sequence[Validation], metric: str | None) -> None:
+        """Write the scores of the last validation."""
+        if self.board is not None:
+            for name, value in validations[-1].metrics.items():
+                self.board.add_scalar(f"validation/{name}", value, validations[-1].iteration)
 
 
 def _tensorboard(folder: Path, done: int) -> SummaryWriter | None:

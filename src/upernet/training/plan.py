@@ -55,3 +55,29 @@ def scale_rest(lengths: Sequence[int], position: Position, total: int) -> tuple[
             rest[index] = 1 + high - low
     rest[0] += position.iteration
     return (*lengths[: position.stage], *rest)
+
+
+def plan_lengths(
+    lengths: Sequence[int], planned: Sequence[int], recipe: Sequence[int], position: Position, total: int | None
+) -> tuple[int, ...]:
+    """Return the lengths of the stages of a run that starts or goes on.
+
+    Args:
+        lengths: Iterations of each stage so far.
+        planned: Those of the recipe when the run got these lengths.
+        recipe: Those of the recipe now.
+        position: How far the run is.
+        total: Number of iterations of all stages that is asked for. None: that of the recipe, if it has changed, or as
+            before.
+
+    Raises:
+        UpernetError: `total` is too small, see `scale_rest`.
+    """
+    if len(recipe) != len(lengths):
+        return tuple(recipe)  # another recipe, which is refused later
+    if total is not None and total != sum(lengths):
+        return scale_rest(lengths, position, total)
+    if total is None and tuple(recipe) != tuple(planned):
+        done, current = lengths[: position.stage], recipe[position.stage]
+        return (*done, max(current, position.iteration), *recipe[position.stage + 1 :])
+    return tuple(lengths)

@@ -44,6 +44,7 @@ class Progress:
         lengths: Number of iterations of each stage.
         planned: The same as the recipe gave it, to notice when the recipe changes.
         validations: All validations so far.
+        kept: Iteration whose model is the best one so far, in `model.safetensors`; None: there is none yet.
         stale: Number of validations in a row that were no better than the best one, in this stage.
         weights: Where the initial weights came from, for people.
     """
@@ -52,6 +53,7 @@ class Progress:
     lengths: tuple[int, ...]
     planned: tuple[int, ...]
     validations: list[Validation] = field(default_factory=list[Validation])
+    kept: int | None = None
     stale: int = 0
     weights: str = ""
 
@@ -166,6 +168,7 @@ class SavedState:
             lengths=tuple(progress["lengths"]),
             planned=tuple(progress["planned"]),
             validations=[Validation(**values) for values in progress["validations"]],
+            kept=progress["kept"],
             stale=progress["stale"],
             weights=progress["weights"],
         )

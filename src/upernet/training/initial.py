@@ -1,0 +1,55 @@
+"""The weights that a new run starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from upernet.checkpoints import find_checkpoint, initialize_model, load_backbone_weights
+from upernet.distributed import World, broadcast_from_main
+from upernet.models import UPerNet
+from upernet.recipe import Recipe
+
+
+def load_initial_weights(
+    model: UPerNet, recipe: Recipe, initial: str | Path | None, world: World, log: Callable[[str], None]
+) -> str:
+    """Load the weights of a checkpoint, or ImageNet weights of the backbone, in all processes.
+
+    Only the main process reads or downloads them.
+
+    Args:
+        model: The model, with random weights.
+        recipe: Its recipe.
+        initial: Checkpoint or name of a published model; None: the recipe's `backbone_weights`.
+        world: This process among all processes.
+        log: Receives one line that says which weights were found.
+
+    Returns:
+        Where the weights came from.
+
+    Raises:
+        UpernetError: The weights cannot be found, or belong to another network.
+    """
+    origin = ""
+    if world.is_main:
+        origin = _load_checkpoint(model, initial, log) if initial is not None else _load_backbone(model, recipe, log)
+    broadcast_from_main(model.state_dict().values())
+    return origin
+
+
+def _load_checkpoint(model: UPerNet, initial: str | Path, log: Callable[[str], None]) -> str:
+    path = find_checkpoint(initial, backbones=True)
+    modules = sorted({key.rpartition(".")[0] for key in initialize_model(model, path)})
+    log(f"Loaded weights from {path}; newly initialized: {', '.join(modules) or 'nothing'}.")
+    return str(path)
+
+
+def _load_backbone(model: UPerNet, recipe: Recipe, log: Callable[[str], None]) -> str:
+    name, weights = recipe.model.backbone, recipe.model.backbone_weights
+    if weights is None:
+        log(f"Backbone {name} starts from random weights, as the recipe says (backbone_weights: null).")
+        return "random"
+    load_backbone_weights(model.backbone, name, weights)
+    log(f"Backbone {name} starts from ImageNet weights ({weights}).")
+    return weights
