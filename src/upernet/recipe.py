@@ -339,8 +339,8 @@ class ValidationSpec(Settings):
     split: Literal["held_back", "val"] | None = None
     """Photos to score. None: `val`, unless more sources have photos held back; no validation without either."""
     metric: str | None = None
-    """`LEVEL.METRIC` that decides which model is the best, such as `object.miou`. None: the first metric of `object` or,
-    if it is not annotated, of the first level that is."""
+    """`LEVEL.METRIC` that decides which model is the best, such as `object.miou`. None: the first metric of `object`
+    or, if it is not annotated, of the first level that is."""
     photos: int | None = Field(default=100, ge=1)
     """Number of photos per source, spread over all of them. None: all."""
     patience: int | None = Field(default=None, ge=1)

@@ -17,6 +17,8 @@ from upernet.models import UPerNet, build_model
 from upernet.recipe import Recipe, TrainingSpec
 from upernet.training.initial import load_initial_weights
 from upernet.training.interruption import StopRequest, exit_of
+from upernet.training.live import LiveLine
+from upernet.training.loggers import Logger, check_loggers, open_loggers
 from upernet.training.logs import RunLog
 from upernet.training.optimizer import MovingAverage, learning_rate, set_modes
 from upernet.training.plan import Position, plan_lengths
@@ -24,7 +26,7 @@ from upernet.training.result import ResultWriter
 from upernet.training.stages import Stage, open_stages
 from upernet.training.state import Progress, SavedState, identify_run, lock_folder, save_state
 from upernet.training.step import StageTrainer
-from upernet.training.validation import create_validator
+from upernet.training.validation import best_so_far, create_validator, deciding_metric
 
 Log = Callable[[str], None]
 """Function that prints one line."""
@@ -39,6 +41,7 @@ def train(
     initialize_from: str | Path | None = None,
     iterations: int | None = None,
     half: bool = False,
+    loggers: Sequence[str | Logger] | None = None,
     quiet: bool = False,
     log: Log = print,
 ) -> Path:
@@ -65,6 +68,8 @@ def train(
         iterations: Number of iterations of all stages. The iterations that are left are scaled to that; those of a
             finished run are added to the last stage. None: as the recipe says, or as the run was started.
         half: Store the matrices of the final model as float16.
+        loggers: Names of adapters (`tensorboard`, `wandb`, `mlflow`, `trackio`), or own loggers; see `Logger`. None: as
+            the recipe says, or TensorBoard, if it is installed.
         quiet: Show no progress.
         log: Called by the main process with lines for the user.
 
@@ -82,7 +87,8 @@ def train(
         )
     world = join_world(device)
     try:
-        run = Run(recipe, recipe.training, Path(data_dir), Path(out_dir), world, initialize_from, iterations, log)
+        folders = Path(data_dir), Path(out_dir)
+        run = Run(recipe, recipe.training, *folders, world, initialize_from, iterations, loggers, log)
         with lock_folder(run.folder) if world.is_main else nullcontext():
             run.start()
             run.train_stages(quiet)
@@ -110,9 +116,12 @@ class Run:
         world: World,
         initialize_from: str | Path | None,
         iterations: int | None,
+        loggers: Sequence[str | Logger] | None,
         log: Log,
     ) -> None:
         self.recipe, self.training, self.folder, self.world = recipe, training, folder, world
+        self.loggers = training.loggers if loggers is None else loggers
+        check_loggers(self.loggers)
         self.initial = initialize_from or training.initialize_from
         self.log: Log = log if world.is_main else lambda line: None
         self.state_path = folder / "state.safetensors"
@@ -188,13 +197,20 @@ class Run:
             KeyboardInterrupt, SystemExit: A signal stopped the run; its state is saved.
         """
         with (
-            RunLog(self.folder, self.progress, quiet) if self.world.is_main else nullcontext() as run_log,
-            StopRequest(quiet) as stop,
+            self._open_log(quiet) if self.world.is_main else nullcontext() as run_log,
+            StopRequest(quiet or not self.world.is_main) as stop,
         ):
             for stage in self.stages[self.progress.position.stage :]:
                 if stage.number > self.progress.position.stage:
                     self.progress.position, self.progress.stale = Position(stage.number), 0
                 self._train_stage(stage, run_log, stop)
+
+    def _open_log(self, quiet: bool) -> RunLog:
+        done, settings = self.progress.done, self.recipe.model_dump(mode="json")
+        live = LiveLine(self.progress.total, done, quiet)
+        if best := best_so_far(self.progress, self.training.validation.metric if self.training.validation else None):
+            live.validated(*best, best[1])
+        return RunLog(self.folder, done, live, open_loggers(self.loggers, self.folder, settings, done))
 
     def _train_stage(self, stage: Stage, run_log: RunLog | None, stop: StopRequest) -> None:
         """Train from the current position to the end of `stage`; the model then has the averaged weights, if any."""
@@ -249,7 +265,6 @@ class Run:
         if not self.state_path.is_file():
             self._save(trainer)  # a model without a state beside it would be somebody else's
 
-
         def look_for_signals() -> None:
             if stop.signal is not None and self.world.size == 1:  # several processes score to the end together
                 raise _SignalArrived
@@ -263,7 +278,10 @@ class Run:
             self._stop_if_asked(trainer, stop)
         set_modes(self.model, stage.spec)
         if run_log is not None:
-            run_log.write_validation(self.progress.validations, self.validator.spec.metric)
+            validation, metric = self.progress.validations[-1], self.validator.spec.metric
+            deciding, best = deciding_metric(validation, metric), best_so_far(self.progress, metric)
+            assert deciding is not None and best is not None
+            run_log.write_validation(validation, deciding, best[1])
         return True
 
     def _stop_if_asked(self, trainer: StageTrainer, stop: StopRequest) -> None:
@@ -296,7 +314,6 @@ class Run:
 
 def _with_lengths(training: TrainingSpec, lengths: Sequence[int]) -> TrainingSpec:
     stages = [
-        stage.model_copy(update={"iterations": length})
-        for stage, length in zip(training.stages, lengths, strict=True)
+        stage.model_copy(update={"iterations": length}) for stage, length in zip(training.stages, lengths, strict=True)
     ]
     return training.model_copy(update={"stages": tuple(stages)})

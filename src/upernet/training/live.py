@@ -1,0 +1,105 @@
+"""The live line of a run: where it is, whether it learns, and how long it takes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from upernet.training.history import IterationRecord
+
+SMOOTHING = 0.95
+"""Weight of the earlier iterations in the smoothed loss and speed."""
+PLAIN_EVERY = 30.0
+"""Seconds between two plain lines, where there is no terminal."""
+
+
+class LiveLine:
+    """Shows the smoothed loss, learning rate, speed, remaining time, and the last and the best validation.
+
+    On a terminal, the line changes in place below a bar. Elsewhere, plain lines are written: after the first iteration,
+    then every `PLAIN_EVERY` seconds, and after the last iteration.
+
+    Args:
+        total: Number of iterations of all stages.
+        done: Number of iterations that are done.
+        quiet: Show nothing.
+        console: Console for both; None: stderr.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        quiet: bool = False,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.done = total, done
+        self.console = console or Console(file=sys.stderr)
+        self.quiet, self.clock = quiet, clock
+        self.scores = ""
+        self._loss, self._seconds, self._weight = 0.0, 0.0, 0.0
+        self._rate = 0.0
+        self._shown = -PLAIN_EVERY
+        self._live = None if quiet or not self.console.is_terminal else Live(console=self.console, auto_refresh=False)
+
+    def start(self) -> None:
+        """Begin to show the line."""
+        if self._live is not None:
+            self._live.start()
+
+    def stop(self) -> None:
+        """Leave the line as it is."""
+        if self._live is not None:
+            self._live.stop()
+
+    def advance(self, record: IterationRecord) -> None:
+        """Show another iteration."""
+        self.done, self._rate = record["iteration"], record["learning_rate"]
+        self._loss = SMOOTHING * self._loss + (1 - SMOOTHING) * record["loss"]
+        self._seconds = SMOOTHING * self._seconds + (1 - SMOOTHING) * record["seconds"]
+        self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
+        self._show(last=self.done == self.total)
+
+    def validated(self, metric: str, value: float, best: float) -> None:
+        """Show a validation from now on."""
+        self.scores = f"{metric} {value:.3f} (best {best:.3f})"
+        self._show(last=True)
+
+    def text(self) -> str:
+        """Return the line."""
+        width = len(str(self.total))
+        parts = [f"{self.done:{width}}/{self.total}"]
+        if self._weight:
+            seconds = self._seconds / self._weight
+            speed = f"{1 / seconds:.1f} it/s" if 0 < seconds <= 1 else f"{seconds:.1f} s/it"
+            left = duration((self.total - self.done) * seconds)
+            parts += [f"loss {self._loss / self._weight:.3f}", f"lr {self._rate:.1e}", speed, f"{left} left"]
+        return "  ".join([*parts, self.scores] if self.scores else parts)
+
+    def _show(self, last: bool) -> None:
+        if self._live is not None:
+            grid = Table.grid(expand=True)
+            grid.add_row(ProgressBar(total=self.total, completed=self.done))
+            grid.add_row(Text(self.text(), no_wrap=True, overflow="ellipsis"))
+            self._live.update(grid, refresh=True)
+        elif not self.quiet and (last or self.clock() - self._shown >= PLAIN_EVERY):
+            self._shown = self.clock()
+            self.console.print(self.text(), markup=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration: `48 s`, `12:05 min` or `3:20 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
