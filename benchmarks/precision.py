@@ -1,7 +1,7 @@
 """What bfloat16 changes in a trained network: the classes of real photos' pixels, and the scores.
 
-    upernet train docs/recipes/internimage_t_camvid_512.yaml --data DIR --out RUN
-    python -m benchmarks.precision docs/recipes/internimage_t_camvid_512.yaml RUN/model.safetensors --data DIR
+    upernet train internimage_t_camvid_512 --data DIR --out RUN
+    python -m benchmarks.precision internimage_t_camvid_512 RUN/model.safetensors --data DIR
 
 The photos are those of the recipe's test split. Untrained networks are in `benchmarks.models`; their classes differ
 more, because the largest of their logits are hardly larger than the others.
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from benchmarks.side_by_side import command_line, save
 from upernet.checkpoints import load_model
 from upernet.evaluation.loop import eval_mode, open_sources
-from upernet.evaluation.metrics import Scores
+from upernet.evaluation.scores import Scores
 from upernet.evaluation.tta import NO_AUGMENTATION, photo_outputs
 from upernet.models import prepare_for_inference
 from upernet.ops import bfloat16_unavailable

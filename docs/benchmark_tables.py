@@ -161,7 +161,7 @@ def precision() -> list[str]:
     result = read("precision")
     miou = result["miou"]
     return [
-        f"InternImage-T, trained by `docs/recipes/internimage_t_camvid_512.yaml`, on {result['photos']} test photos of "
+        f"InternImage-T, trained by `internimage_t_camvid_512`, on {result['photos']} test photos of "
         f"CamVid: mIoU {miou['fp32']:.4f} in float32 and {miou['bf16']:.4f} in bfloat16, the same class on "
         f"{100 * result['argmax_agreement']:.2f} % of the pixels."
     ]

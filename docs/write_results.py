@@ -16,6 +16,7 @@ from typing import Any
 
 import benchmark_tables
 import import_graph
+import recipe_reference
 
 from upernet.taxonomy import LEVELS
 
@@ -74,13 +75,13 @@ def details(name: str) -> list[str]:
                 lines.append(f"| {source} ({result['photos'][source]} photos) | {level} | {kind} | {metrics(values)} |")
     for level in LEVELS:
         if level in result:
-            key = "iou" if "miou" in result[level] else "accuracy"
+            key = "iou" if "miou" in result[level] else "top1"
             classes = [
                 f"{label} {values[key]:.2f}"
                 for label, values in result[level]["per_class"].items()
                 if values.get(key) is not None
             ]
-            lines += ["", f"{level}, {'IoU' if key == 'iou' else 'accuracy'} per class: {', '.join(classes)}."]
+            lines += ["", f"{level}, {'IoU' if key == 'iou' else 'top-1 accuracy'} per class: {', '.join(classes)}."]
     return lines
 
 
@@ -115,7 +116,7 @@ def ade20k() -> list[str]:
 
 
 def internimage_t_camvid(width: int = 30) -> list[str]:
-    """Return the loss of the short training run of docs/recipes, averaged over `width` iterations each."""
+    """Return the loss of the short training run of the recipe of this name, averaged over `width` iterations each."""
     log = (ROOT / "docs" / "results" / "internimage_t_camvid.log.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line)["loss"] for line in log]
     means = [sum(losses[i : i + width]) / width for i in range(0, len(losses), width)]
@@ -133,6 +134,7 @@ def update(text: str) -> str:
             "ade20k": ade20k,
             "internimage_t_camvid": internimage_t_camvid,
             "import_graph": import_graph.graph_lines,
+            "recipe_reference": recipe_reference.reference_lines,
             **benchmark_tables.TABLES,
         }
         lines = pages[match[2]]() if match[2] in pages else details(match[2])

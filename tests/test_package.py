@@ -117,12 +117,19 @@ def test_wheel_contains_code_and_data(tmp_path: Path):
     (wheel,) = tmp_path.glob("upernet-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+        metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
         assert "upernet = upernet.cli.main:main" in archive.read(entry_points).decode()
     expected = {path.relative_to(PACKAGE.parent).as_posix() for path in [*SOURCES, *DATA_FILES]}
     assert {"upernet/py.typed", "upernet/taxonomy/everyday.yaml"} <= expected
     assert expected <= names
-    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {name.rpartition("/")[2] for name in names if "/licenses/" in name} == {"LICENSE", "LICENSE-WEIGHTS"}
+    assert "License-Expression: Apache-2.0 AND LicenseRef-upernet-weights" in metadata
+    assert "Programming Language :: Python :: 3.12" in metadata and "Project-URL: " in metadata
+    recipes = re.findall(
+        r"upernet (?:train|evaluate) (\S*internimage_t_camvid\S*)", (ROOT / "docs/ade20k.md").read_text()
+    )
+    assert recipes and all(f"upernet/recipes/{recipe}.yaml" in names for recipe in recipes)
 
 
 @pytest.mark.slow

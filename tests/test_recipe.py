@@ -82,7 +82,8 @@ def test_mistakes_name_file_line_and_key(tmp_path: Path) -> None:
     with pytest.raises(UpernetError, match=r"mine\.yaml:\d+: training\.stages\.0\.sources: .*unknown source b"):
         load_recipe(write(tmp_path, training=stages))
     with pytest.raises(
-        UpernetError, match=r"unknown recipe 'evryday': give the path of a \.yaml file or one of camvid, everyday"
+        UpernetError,
+        match=r"unknown recipe 'evryday' \(did you mean 'everyday'\?\): give the path of a \.yaml file or one of camv",
     ):
         load_recipe("evryday")
     with pytest.raises(UpernetError, match="no such file"):
@@ -124,7 +125,7 @@ def test_each_level_has_its_supervision(tmp_path: Path) -> None:
         (
             MASKS | {"kind": "mask_foldr"},
             7,
-            "kind: expected one of mask_folder, camvid, label_folder, label_table (did you mean 'mask_folder'?).",
+            "kind: expected one of mask_folder, camvid, polygons, label_folder, label_table (did you mean",
         ),
         (
             MASKS | {"level": "object", "clases": {}},

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from upernet.devices import default_device, usable_device
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def sum_over_processes(tensor: Tensor) -> None:
     tensor.copy_(total)
 
 
+<<<<<<< HEAD
 def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
     """Replace the tensors of all processes by those of the main one, in place; they may be on any device."""
     if not _initialized():
@@ -97,6 +100,15 @@ def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
         sent = (tensor.detach().cuda() if on_gpu else tensor.detach()).contiguous()
         dist.broadcast(sent, src=0)
         tensor.detach().copy_(sent)
+=======
+def gather_over_processes(value: T) -> list[T]:
+    """Return the values of all processes, in order of rank; they travel as pickled objects."""
+    if not _initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+>>>>>>> main
 
 
 def synchronize_batch_norms(module: nn.Module) -> None:

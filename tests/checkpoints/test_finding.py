@@ -91,7 +91,7 @@ def test_every_command_takes_the_folder_of_a_run(
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        ("everyda", "unknown model 'everyda': give one of camvid, everyday, "),
+        ("everyda", "unknown model 'everyda' (did you mean 'everyday'?): give one of camvid, everyday, "),
         ("missing.pth", "missing.pth: no such checkpoint file"),
         ("data", "data: a folder must hold one checkpoint (found: none); give the file itself."),
         ("hf://nobody", "hf://nobody: "),

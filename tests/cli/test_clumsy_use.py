@@ -89,7 +89,7 @@ def test_a_device_that_is_not_there(photo: Path, run: Run, command: str, option:
 
 
 def test_scores_do_not_go_to_a_folder(photo: Path, run: Run) -> None:
-    result = run("evaluate", "camvid", "--data", ".", "--json", ".")
+    result = run("evaluate", "camvid", "--data", ".", "--json=.")
     assert result.status == 2
     assert "is a folder" in result.stderr
 

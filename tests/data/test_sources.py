@@ -48,6 +48,13 @@ def test_without_a_mapping_names_agree_in_any_case(tmp_path):
     assert np.array_equal(sample.maps["object"], read_mask(folder / "annotations" / "000.png"))
 
 
+def test_classes_that_a_mapping_does_not_list_keep_their_names(tmp_path):
+    folder = make_mask_folder(tmp_path)
+    sample = open_train(tmp_path, source_spec(classes={"Sky": None, "tree": "person"}))[0]
+    mask = read_mask(folder / "annotations" / "000.png")
+    assert np.array_equal(sample.maps["object"], np.array([IGNORE, 1, 3, 3])[mask])
+
+
 def test_values_serve_as_names_where_there_is_no_list_of_names(tmp_path):
     make_mask_folder(tmp_path, values=(0, 7), names=False)
     spec = source_spec(classes={"7": "road", "0": None})
@@ -71,8 +78,9 @@ def test_a_value_outside_the_mapping_names_file_value_and_fix(tmp_path):
     text = str(caught.value)
     assert text.startswith(f"{folder / 'annotations' / '000.png'}: row 0, column 4: value 9 is not mapped")
     assert "sources.mine.classes" in text and "sources.mine.ignore" in text
-    with pytest.raises(UpernetError, match=r"value 2 \(Tree\) is not mapped.*'Tree': a class"):
-        open_train(tmp_path, source_spec(classes={"Sky": "sky", "Road": "road", "Person": None}, ignore=[9]))[0]
+    (folder.parent / "labels.txt").write_text("0\tSky\n1\tRoad\n2\tBush\n3\tPerson\n")
+    with pytest.raises(UpernetError, match=r"value 2 \(Bush\) is not mapped.*'Bush': a class"):
+        open_train(tmp_path, source_spec(ignore=[9]))[0]
 
 
 def test_mistakes_in_the_mapping_are_found_when_the_source_opens(tmp_path):

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from upernet.checkpoints.zoo import SUFFIXES, zoo_entry
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, did_you_mean
 from upernet.models import list_models
 from upernet.recipe import Recipe, load_recipe
 
@@ -57,7 +57,8 @@ def find_checkpoint(reference: str | os.PathLike[str], backbones: bool = False) 
         raise UpernetError(f"{text}: no such checkpoint file.")
     known = ", ".join(list_models())
     raise UpernetError(
-        f"unknown model {_shorten(text)!r}: give one of {known}, a checkpoint file, a folder or hf://OWNER/NAME."
+        f"unknown model {_shorten(text)!r}{did_you_mean(text[:80], list_models())}: give one of {known}, a checkpoint "
+        "file, a folder or hf://OWNER/NAME."
     )
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from upernet.cli.options import STDOUT, DeviceOption, JsonOption, ThreadsOption, complete_model, write_json
+
 MOST_PIXELS = 2**16
 """Longest side of an image."""
 
@@ -14,40 +16,44 @@ def bench(
     model: Annotated[
         str,
         typer.Argument(
-            help="Name of a model (random weights unless they are bundled), a checkpoint file or folder, or hf://OWNER/NAME."
+            metavar="MODEL",
+            autocompletion=complete_model,
+            help="Name of a model (random weights unless they are bundled), a checkpoint file or folder, or hf://OWNER/NAME.",
         ),
     ],
-    size: Annotated[str, typer.Option(help="Height and width of the images in pixels: 512, or 480x640.")] = "512",
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images per forward pass.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs; the median is reported.")] = 7,
+    size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Height and width of the images in pixels: 512, or 480x640.")
+    ] = "512",
+    batch: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Images per forward pass.")] = 1,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Timed runs; the median is reported.")] = 7,
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="Numeric precision of matrix products and convolutions.")
     ] = "fp32",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.", show_default="all cores")] = None,
+    threads: ThreadsOption = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also time the published implementation's kernels, interleaved.")
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show which kernel each operator chose, and why.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, ...")] = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all kernels.")] = False,
+    device: DeviceOption = None,
+    json: JsonOption = None,
 ) -> None:
     """Time the forward pass of a model on this machine."""
-    from json import dumps
-
     import torch
     from rich.console import Console
 
     from upernet.checkpoints import create_model, find_checkpoint, load_checkpoint, shipped_checkpoint
+    from upernet.devices import usable_device
     from upernet.inference.bench import bench as measure
     from upernet.models import list_models
 
     height, width = _size(size)
+    place = str(usable_device(device))
     if threads is not None:
         torch.set_num_threads(threads)
     # Speed does not depend on the weights, so nothing is downloaded for it.
     random = model in list_models() and shipped_checkpoint(model) is None
     network = create_model(model) if random else load_checkpoint(find_checkpoint(model))[0]
-    options = {"repeats": repeats, "compare": compare, "device": device, "precision": precision}
+    options = {"repeats": repeats, "compare": compare, "device": place, "precision": precision}
     result = {
         "model": model,
         "size": [height, width],
@@ -56,13 +62,14 @@ def bench(
         **options,
         **measure(network, height, width, batch, **options),
     }
-    if json:
-        print(dumps(result, indent=2))
+    if json is not None:
+        write_json(result, json)
+    if json == STDOUT:
         return
     console = Console(highlight=False, soft_wrap=True)
     images = f"{batch} x {height} x {width}"
     console.print(
-        f"{model}, {images} in {precision} on {device}, {result['threads']} threads: {1000 * result['seconds']:.1f} ms "
+        f"{model}, {images} in {precision} on {place}, {result['threads']} threads: {1000 * result['seconds']:.1f} ms "
         f"(median of {repeats}), {result['images_per_second']:.2f} images/s"
     )
     if compare:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from upernet.cli.options import ForceOption
+
 
 def convert(
     source: Annotated[
@@ -21,13 +23,17 @@ def convert(
     recipe: Annotated[
         str | None,
         typer.Option(
+            metavar="RECIPE",
             help="Recipe of the model: name of a bundled recipe, or path of a .yaml file.",
             show_default="inferred from the weights",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    force: ForceOption = False,
 ) -> None:
-    """Convert a checkpoint of InternImage, mmsegmentation or transformers to a safetensors file and a recipe."""
+    """Convert a checkpoint to a safetensors file and a recipe.
+
+    Reads checkpoints of InternImage, mmsegmentation and transformers.
+    """
     from upernet.checkpoints.convert import convert as run
     from upernet.recipe import load_recipe
 

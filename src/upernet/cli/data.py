@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +11,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from upernet.cli.options import STDOUT, DataOption, JsonOption, RecipeArgument, write_json
 from upernet.data.prepare import DATASETS
-from upernet.files import write_text
 from upernet.recipe import data_folder, load_recipe
 
 if TYPE_CHECKING:
@@ -30,12 +29,9 @@ def _data() -> None:
 
 @app.command("check")
 def check_command(
-    recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the data sets of the recipe.", show_default="the recipe's `data`"),
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file, too.")] = None,
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    json: JsonOption = None,
 ) -> None:
     """Scan the labels and photos of a recipe and report what to fix.
 
@@ -48,9 +44,10 @@ def check_command(
     with Progress(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("reading masks, then photos", total=None)
         report = check(chosen, folder, lambda done, total: bar.update(task, completed=done, total=total, refresh=False))
-    if json_file is not None:
-        write_text(json_file, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
-    _show(report, Console())
+    if json is not None:
+        write_json(report.to_dict(), json)
+    if json != STDOUT:
+        _show(report, Console())
     raise typer.Exit(0 if report.ok else 1)
 
 

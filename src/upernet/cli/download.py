@@ -8,7 +8,9 @@ import typer
 
 
 def download(
-    names: Annotated[list[str] | None, typer.Argument(help="Names of models or backbones.", show_default=False)] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of models or backbones.", show_default=False)
+    ] = None,
     all_files: Annotated[bool, typer.Option("--all", help="Download everything in the zoo.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Also hash files that are already here.")] = False,
 ) -> None:

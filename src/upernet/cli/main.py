@@ -7,30 +7,66 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from upernet import __version__
 from upernet.cli import data
 from upernet.cli.bench import bench
 from upernet.cli.convert import convert
 from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
 from upernet.cli.models import models
+from upernet.cli.options import with_json_files
 from upernet.cli.parse import parse
 from upernet.cli.train import train
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, did_you_mean
 
+OTHER_NAMES = {
+    "predict": "parse",
+    "infer": "parse",
+    "inference": "parse",
+    "segment": "parse",
+    "test": "evaluate",
+    "val": "evaluate",
+    "validate": "evaluate",
+    "eval": "evaluate",
+    "fit": "train",
+    "finetune": "train",
+    "benchmark": "bench",
+    "list": "models",
+    "check": "data check",
+    "prepare": "data prepare",
+}
+"""What other programs call a command -> its name here."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, by the convention of shells."""
 
 app = typer.Typer(
     name="upernet",
-    help="One photo in; its scene, objects, parts, materials and textures out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"upernet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _upernet(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """One photo in; its scene, objects, parts, materials and textures out."""
+
+
 app.command()(parse)
 app.command()(models)
 app.command()(download)
@@ -51,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
     try:
-        app(arguments, prog_name="upernet")
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        _check_command(given)
+        app(with_json_files(given), prog_name="upernet")
         sys.stdout.flush()
     except UpernetError as error:
         print(f"upernet: {error}", file=sys.stderr)
@@ -69,3 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print("upernet: the output cannot be written: the disk is full; make room on it.", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
+
+
+def _check_command(arguments: Sequence[str]) -> None:
+    """Raise UpernetError if the first argument is no command, with the most similar one."""
+    for name in arguments[:1]:
+        commands = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+        commands += [group.name or "" for group in app.registered_groups]
+        if name not in commands and not name.startswith("-"):
+            meant = (
+                f" (did you mean `upernet {OTHER_NAMES[name]}`?)"
+                if name in OTHER_NAMES
+                else did_you_mean(name, commands)
+            )
+            raise UpernetError(f"there is no command {name!r}{meant}; the commands are {', '.join(commands)}.")

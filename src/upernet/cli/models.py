@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from upernet.cli.options import STDOUT, JsonOption, write_json
 
 COUNTED_AT = (512, 2048)
 """Height and width of the image for the multiply-adds of models without a published size."""
 
 
-def models(json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
-    """List the models with their levels, published mIoU, parameters, multiply-adds and weights."""
-    from json import dumps
+def models(json: JsonOption = None) -> None:
+    """List the models with their scores, sizes and weights.
 
+    The columns are the levels, the published mIoU, the parameters, the multiply-adds, and where the weights are.
+    """
     from upernet.checkpoints import list_zoo
     from upernet.models import list_models
 
     rows = [_row(name) for name in list_models()]
-    if json:
-        print(dumps(rows, indent=2))
-    else:
+    if json is not None:
+        write_json(rows, json)
+    if json != STDOUT:
         zoo = list_zoo()
         _show(sorted(rows, key=lambda row: zoo.index(row["name"]) if row["name"] in zoo else -1))
 

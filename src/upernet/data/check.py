@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from upernet.data.images import read_mask
 from upernet.data.sources import LevelLabels, LevelMasks, Source, SourceMissing, list_source
 from upernet.data.sources.annotation import size_problem
 from upernet.errors import UpernetError
@@ -180,7 +179,7 @@ def _count_photos(split: _OpenedSplit, annotation: LevelLabels) -> None:
     names = annotation.level.names
     labels = [photo.labels.get(annotation.level.name, IGNORE) for photo in split.source.photos]
     counts = np.bincount([label for label in labels if label != IGNORE], minlength=len(names))
-    targets = set((annotation.spec.classes or {}).values())
+    targets = set(annotation.spec.classes.values())
     level = split.levels[annotation.level.name]
     level.labels = {name: int(count) for name, count in zip(names, counts, strict=True) if count or name in targets}
     level.unknown = labels.count(IGNORE)
@@ -193,15 +192,16 @@ def _scan_masks(split: _OpenedSplit, annotation: LevelMasks, report: Report, cou
     level = split.levels[annotation.level.name]
     pixels = np.zeros(len(table), dtype=np.int64)
     outside: dict[int, list[Path]] = {}
+    unreadable: dict[str, list[Path]] = {}
     for photo in split.source.photos:
         count.step()
         path = photo.masks[annotation.level.name]
         if path is None:
             continue  # Source.problems says so, unless the level is optional
         try:
-            mask = read_mask(path)
+            mask = annotation.read(photo, path)
         except UpernetError as error:
-            report.problems.append(split.problem(str(error), path))
+            unreadable.setdefault(str(error).replace(str(path), ""), []).append(path)
             continue
         level.annotated += 1
         split.mask_sizes[photo.path, annotation.level.name] = (mask.shape[1], mask.shape[0])
@@ -210,6 +210,8 @@ def _scan_masks(split: _OpenedSplit, annotation: LevelMasks, report: Report, cou
         inside = mask[(mask >= 0) & (mask < len(pixels))]
         found = np.bincount(inside)
         pixels[: len(found)] += found
+    for text, paths in unreadable.items():  # what is wrong with many masks is said once
+        report.problems.append(split.problem(f"{paths[0]}{text}", paths[0], len(paths)))
     if outside:
         affected = {mask for masks in outside.values() for mask in masks}
         first = min(affected)

@@ -53,6 +53,27 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     return _decode(path, lambda image: _class_numbers(image, path))
 
 
+def read_color_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a mask in colors: RGB, RGBA (whose alpha is dropped), palette or gray.
+
+    Returns:
+        uint8 H x W x 3, RGB.
+
+    Raises:
+        UpernetError: As `read_image`, or the file is JPEG compressed.
+    """
+    return _decode(path, lambda image: _colors(image, path))
+
+
+def image_size(file: ImageFile) -> tuple[int, int]:
+    """Return width and height of the upright photo in pixels, from its header. Raises the errors of `read_image`."""
+
+    def read(image: Image.Image) -> tuple[int, int]:
+        return image.size[::-1] if _orientation(image) >= 5 else image.size  # pyright: ignore[reportReturnType]
+
+    return _decode(file, read)
+
+
 def is_photo(path: Path) -> bool:
     """Return whether the name looks like that of a photo; hidden files never do."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
@@ -167,15 +188,26 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     return np.rint(values).astype(np.uint8)
 
 
-def _class_numbers(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
+def _colors(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
+    _refuse_jpeg(image, path, "colors")
+    if image.mode.startswith("I") or image.mode == "F":
+        raise UpernetError(f"{path}: is a mask of class numbers, not of colors; take `colors` out of the recipe.")
+    return np.asarray(image.convert("RGB"))
+
+
+def _refuse_jpeg(image: Image.Image, path: str | os.PathLike[str], what: str) -> None:
     if image.format in ("JPEG", "MPO"):
-        raise UpernetError(f"{path}: a JPEG mask has blurred class numbers; export the mask again as PNG.")
+        raise UpernetError(f"{path}: a JPEG mask has blurred {what}; export the mask again as PNG.")
+
+
+def _class_numbers(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:
+    _refuse_jpeg(image, path, "class numbers")
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
         return np.asarray(image).astype(np.int32)
     if image.mode not in ("1", "L", "P"):
         raise UpernetError(
             f"{path}: is an image of mode {image.mode}, not a mask of class numbers; save it with one channel whose "
-            "values are the numbers of the classes (8-bit gray, or palette, PNG)."
+            "values are the numbers of the classes (8-bit gray, or palette, PNG), or list its colors under `colors`."
         )
     # Pillow spreads gray of 2 and 4 bits over 0..255.
     tiles = getattr(image, "tile", None)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from upernet.data.images import read_mask
+from upernet.data.images import read_color_mask, read_mask
+from upernet.data.sources.colors import UNLISTED, read_colors
 from upernet.data.sources.mapping import (
     OUTSIDE,
     check_owners,
@@ -84,18 +85,21 @@ class LevelMasks(LevelAnnotation):
         level: The level.
         spec: Its settings.
         taxonomy: Its taxonomy.
-        names: Names of the values, from labels.txt.
+        names: Names of the values, from labels.txt; not used for masks in colors.
         optional: Whether photos without a mask are unknown, rather than an error.
 
     Attributes:
-        tables: Level -> int16 table from values to labels; `OUTSIDE` where a value is not mapped.
+        colors: The colors of the masks; None: the values of a mask are class numbers.
+        names: Names of the values.
+        table: int16 table from values to labels of the level; `OUTSIDE` where a value is not mapped.
+        tables: Level -> such a table, for the level and those that its pixels imply.
     """
 
     def __init__(
         self,
         where: str,
         level: Level,
-        spec: MaskValueSpec,
+        spec: AnnotationSpec,
         taxonomy: Taxonomy,
         names: Mapping[int, str],
         optional: bool = False,
@@ -112,9 +116,10 @@ class LevelMasks(LevelAnnotation):
                     f"{where}.implies.{name}: {name} is one label per photo, which no pixel can imply; "
                     "give one class name."
                 )
-        self.names = names
         self.optional = optional
-        self.table = value_table(where, spec, level, names)
+        self.colors = read_colors(where, spec, level) if isinstance(spec, MaskValueSpec) else None
+        self.names = self.colors.names if self.colors else names
+        self.table = value_table(where, spec, level, self.names, self._ignored_values())
         through = {name: self._through(other) for name, other in self.implied.items()}
         self.tables = {level.name: self.table, **through}
         owner = LEVEL_KINDS[level.name].owned_by
@@ -134,7 +139,7 @@ class LevelMasks(LevelAnnotation):
                 raise UpernetError(f"{photo.path}: has no mask of level {self.level.name}; add it or remove the photo.")
             unknown = {name: np.full(size[::-1], IGNORE, np.int16) for name in self.tables}
             return unknown, dict(self.image_labels)
-        mask = read_mask(path)
+        mask = self.read(photo, path)
         unmapped = self.unmapped_values(mask)
         if unmapped:
             row, column = np.argwhere(mask == unmapped[0])[0].tolist()
@@ -143,22 +148,46 @@ class LevelMasks(LevelAnnotation):
             raise UpernetError(problem)
         return {name: look_up(table, mask) for name, table in self.tables.items()}, dict(self.image_labels)
 
+    def read(self, photo: Photo, path: Path) -> np.ndarray:
+        """Return the values of the mask of `photo` in the file `path`, integers H x W.
+
+        Raises:
+            UpernetError: The file cannot be read; the message names it.
+        """
+        return read_mask(path) if self.colors is None else self.colors.values_of(read_color_mask(path))
+
     def unmapped_values(self, mask: np.ndarray) -> list[int]:
-        """Return the sorted values of a mask, H x W, that the source does not map."""
+        """Return the sorted values of a mask, H x W, that the source does not map; colors that are not listed first."""
         outside = look_up(self.table, mask) == OUTSIDE
-        return np.unique(mask[outside]).tolist() if outside.any() else []
+        values: list[int] = np.unique(mask[outside]).tolist() if outside.any() else []
+        return [value for value in values if value >= UNLISTED] or values
 
     def explain_unmapped(self, values: Sequence[int], shown: int = 8) -> str:
         """Say that values of a mask are not mapped, and how to map them."""
-        called = [f"{value} ({self.names[value]})" if value in self.names else str(value) for value in values]
+        called = [self._called(value) for value in values]
         more = f", ... ({len(values)} values in all)" if len(values) > shown else ""
-        plural = len(values) > 1
-        subject = f"value{'s' if plural else ''} {', '.join(called[:shown])}{more} {'are' if plural else 'is'}"
+        plural, noun = len(values) > 1, "value" if self.colors is None else "color"
+        subject = f"{noun}{'s' if plural else ''} {', '.join(called[:shown])}{more} {'are' if plural else 'is'}"
         them, key = ("them" if plural else "it"), repr(self.names.get(values[0], str(values[0])))
+        if self.colors is not None and values[0] not in self.names:
+            return (
+                f"{subject} not listed in {self.where}.colors; list {them} there "
+                f"('{called[0]}': a class, or null for unknown), or export the mask again as PNG if it is blurred."
+            )
+        ignored = f" or list {them} in {self.where}.ignore" if isinstance(self.spec, MaskValueSpec) else ""
         return (
             f"{subject} not mapped to a class of level {self.level.name}; map {them} under {self.where}.classes "
-            f"({key}: a class, or null for unknown) or list {them} in {self.where}.ignore."
+            f"({key}: a class, or null for unknown){'' if self.colors else ignored}."
         )
+
+    def _ignored_values(self) -> Sequence[int]:
+        if self.colors is not None:
+            return self.colors.unknown
+        return self.spec.ignore if isinstance(self.spec, MaskValueSpec) else ()
+
+    def _called(self, value: int) -> str:
+        called = str(value) if self.colors is None else self.colors.name_of(value)
+        return f"{called} ({self.names[value]})" if value in self.names else called
 
     def _through(self, other: np.ndarray) -> np.ndarray:
         """Chain the table from values to labels with a table from labels to those of another level."""

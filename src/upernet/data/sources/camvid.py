@@ -27,9 +27,9 @@ class Camvid(MaskFolder):
     def _photo_folders(self) -> list[Path]:
         return [folder if _annotation_folder(folder).is_dir() else folder / "images" for folder in self.folders]
 
-    def _mask_folder(self, photo_folder: Path, spec: AnnotationSpec) -> Path:
-        beside = _annotation_folder(photo_folder)
-        return beside if beside.is_dir() else super()._mask_folder(photo_folder, spec)
+    def _mask_folder(self, number: int, spec: AnnotationSpec) -> Path:
+        beside = _annotation_folder(self.folders[number])
+        return beside if beside.is_dir() else super()._mask_folder(number, spec)
 
 
 def _annotation_folder(folder: Path) -> Path:

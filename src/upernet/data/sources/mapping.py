@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from upernet.errors import UpernetError
-from upernet.recipe import AnnotationSpec, MaskValueSpec
+from upernet.recipe import AnnotationSpec
 from upernet.taxonomy import IGNORE, Level, Taxonomy
 
 OUTSIDE = -2
@@ -60,7 +60,7 @@ def _read_labels_file(file: Path) -> dict[int, str]:
 
 
 def name_to_label(where: str, spec: AnnotationSpec, level: Level, known: Sequence[str] | None) -> dict[str, int]:
-    """Map source classes (case-folded) to labels of `level`, by `spec.classes` or, without it, by equal names.
+    """Map source classes (case-folded) to labels of `level`: by `spec.classes`, and those not listed by equal names.
 
     Args:
         where: Key of the recipe that describes the annotation, for errors.
@@ -71,8 +71,7 @@ def name_to_label(where: str, spec: AnnotationSpec, level: Level, known: Sequenc
     Raises:
         UpernetError: The mapping names a class that the source or the taxonomy does not have.
     """
-    if spec.classes is None:
-        return {own.casefold(): label for label, own in reversed(list(enumerate(level.names)))}
+    by_name = {own.casefold(): label for label, own in reversed(list(enumerate(level.names)))}
     folded = {own.casefold() for own in known or ()}
     labels: dict[str, int] = {}
     for key, target in spec.classes.items():
@@ -82,18 +81,21 @@ def name_to_label(where: str, spec: AnnotationSpec, level: Level, known: Sequenc
         if key.casefold() in labels:
             raise UpernetError(f"{place}: the class appears twice, in different letter case; keep one.")
         labels[key.casefold()] = IGNORE if target is None else _label(place, level, target)
-    return labels
+    return by_name | labels
 
 
-def value_table(where: str, spec: MaskValueSpec, level: Level, names: Mapping[int, str]) -> np.ndarray:
+def value_table(
+    where: str, spec: AnnotationSpec, level: Level, names: Mapping[int, str], ignore: Collection[int]
+) -> np.ndarray:
     """Return the table from values of a mask to labels of `level`: int16, `OUTSIDE` where a value is not mapped.
 
-    A value goes by its name in `names` or, in the keys of `spec.classes`, by the number itself.
+    A value goes by its name in `names` or, in the keys of `spec.classes`, by the number itself. Those of `ignore` are
+    unknown.
 
     Raises:
         UpernetError: As `name_to_label`, or neither names nor a mapping are given.
     """
-    if not names and spec.classes is None:
+    if not names and not spec.classes:
         raise UpernetError(
             f"{where}: the mask values have no names; put a labels.txt (lines `id<TAB>name`) beside the folder of the "
             f"photos, or map the values under {where}.classes."
@@ -103,12 +105,12 @@ def value_table(where: str, spec: MaskValueSpec, level: Level, names: Mapping[in
     for value, own in names.items():
         table[value] = labels.get(own.casefold(), OUTSIDE)
     named = set(names.values())
-    for key in spec.classes or ():
+    for key in spec.classes:
         if _is_value(key) and key not in named:
-            if str(int(key)) != key and str(int(key)) in (spec.classes or ()):
+            if str(int(key)) != key and str(int(key)) in spec.classes:
                 raise UpernetError(f"{where}.classes.{key}: the value {int(key)} appears twice; keep one of the keys.")
             table[int(key)] = labels[key]
-    for value in spec.ignore:
+    for value in ignore:
         if 0 <= value <= MAX_VALUE:
             table[value] = IGNORE
     return table

@@ -1,19 +1,22 @@
-"""Photos in `images/`; masks of the same base name and size in a folder per level beside it, or a table of labels."""
+"""Photos in a folder; masks of the same size at the same places in a folder per level, or a table of labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from upernet.data.images import is_photo
 from upernet.data.sources.annotation import LevelAnnotation, LevelLabels, LevelMasks, Photo
 from upernet.data.sources.mapping import read_label_names
-from upernet.data.sources.source import Source
+from upernet.data.sources.source import Source, SourceMissing
 from upernet.data.sources.table import read_table
 from upernet.errors import UpernetError
-from upernet.recipe import AnnotationSpec, MaskSpec, MaskValueSpec, TableSpec
+from upernet.recipe import AnnotationSpec, MaskFolderSpec, MaskSpec, MaskValueSpec, TableSpec
 from upernet.taxonomy import Level
+
+MASK_SUFFIXES = frozenset((".png", ".bmp", ".tif", ".tiff", ".gif"))
+"""Suffixes of masks, in lower case; JPEG would blur them."""
 
 
 class MaskFolder(Source):
@@ -36,14 +39,17 @@ class MaskFolder(Source):
         missing = [photo.path for photo in self.photos if photo.masks[level] is None]
         if not missing or (annotation.optional and len(missing) < len(self.photos)):
             return []
-        folder = self._mask_folder(missing[0].parent, annotation.spec)
+        number = next(i for i, folder in enumerate(self._photo_folders()) if missing[0].is_relative_to(folder))
+        folder = self._mask_folder(number, annotation.spec)
         if annotation.optional:
             where = f"{annotation.where}.folder"
             return [
                 f"{folder}: no photo of source {self.name} has a mask in this folder; correct {where} or add masks."
             ]
         more = f" ({len(missing)} photos of source {self.name} have none)" if len(missing) > 1 else ""
-        return [f"{missing[0]}: has no mask {folder / missing[0].stem}.png{more}; add it or remove the photo."]
+        own = missing[0].relative_to(self._photo_folders()[number])
+        mask = folder / own.parent / _mask_name(own, self._photo_name, annotation.spec)
+        return [f"{missing[0]}: has no mask {mask}.png{more}; add it or remove the photo."]
 
     def _missing_rows(self, annotation: LevelLabels) -> list[str]:
         spec = annotation.spec
@@ -67,31 +73,65 @@ class MaskFolder(Source):
 
     def _value_names(self, spec: MaskValueSpec) -> dict[int, str]:
         """Return the names of the mask values, from labels.txt beside the masks, the folders or above."""
-        masks = [self._mask_folder(folder, spec) for folder in self._photo_folders()]
-        if all((folder / "labels.txt").is_file() for folder in masks):
-            return read_label_names(masks)
-        return read_label_names(self.folders)
+        if spec.colors is not None:
+            return {}
+        masks = [self._mask_folder(number, spec) for number in range(len(self.folders))]
+        try:
+            if all((folder / "labels.txt").is_file() for folder in masks):
+                return read_label_names(masks)
+            return read_label_names(self.folders)
+        except UpernetError:
+            if spec.classes and all(map(str.isdecimal, spec.classes)):
+                return {}  # the recipe says what the values mean, so a labels.txt of another form is no mistake
+            raise
 
     def _list(self) -> Sequence[Photo]:
         labels = self._read_tables()
+        specs = {
+            level: annotation.spec
+            for level, annotation in self.annotations.items()
+            if isinstance(annotation, LevelMasks)
+        }
         photos: list[Photo] = []
-        for folder in self._photo_folders():
-            masks = {
-                level: _masks_by_stem(self._mask_folder(folder, annotation.spec))
-                for level, annotation in self.annotations.items()
-                if isinstance(annotation, LevelMasks)
-            }
-            files = filter(is_photo, folder.iterdir()) if folder.is_dir() else ()
-            paths = sorted(files, key=lambda path: (path.stem, path.name))
-            for first, second in pairwise(paths):
-                if masks and first.stem == second.stem:
+        for number, folder in enumerate(self._photo_folders()):
+            folders = {level: self._mask_folder(number, spec) for level, spec in specs.items()}
+            paths = [
+                path
+                for path in self._files_below(folder)
+                if is_photo(path) and self._is_own(path, folder, folders, specs)
+            ]
+            for first, second in pairwise(sorted(paths, key=lambda path: (path.parent, path.stem, path.name))):
+                if specs and (first.parent, first.stem) == (second.parent, second.stem):
                     raise UpernetError(
                         f"{second}: has the mask of {first.name}, too; take one of the photos away or rename it."
                     )
-            for path in paths:
-                own_masks = {level: by_stem.get(path.stem) for level, by_stem in masks.items()}
+            masks = {level: masks_by_name(self._files_below(place), place) for level, place in folders.items()}
+            for path in sorted(paths, key=lambda path: (path.parent, path.stem, path.name)):
+                own = path.relative_to(folder)
+                own_masks = {
+                    level: masks[level].get((own.parent, _mask_name(own, self._photo_name, spec)))
+                    for level, spec in specs.items()
+                }
                 photos.append(Photo(path, own_masks, labels.get(path, {})))
         return photos
+
+    def _is_own(
+        self, path: Path, folder: Path, mask_folders: Mapping[str, Path], specs: Mapping[str, AnnotationSpec]
+    ) -> bool:
+        """Return whether a photo below `folder` is one of the source, and not one of its masks."""
+        if common_name(path.stem, self._photo_name) is None:
+            return False
+        for level, mask_folder in mask_folders.items():
+            if path.is_relative_to(mask_folder):
+                beside = folder.is_relative_to(mask_folder)  # then only its name tells a mask from a photo
+                pattern = _pattern(specs[level])
+                if not beside or (pattern != "*" and common_name(path.stem, pattern) is not None):
+                    return False
+        return True
+
+    @property
+    def _photo_name(self) -> str:
+        return self.spec.photo_name if isinstance(self.spec, MaskFolderSpec) else "*"
 
     def _read_tables(self) -> dict[Path, dict[str, int]]:
         """Return the image labels of the photos that the tables list, by level."""
@@ -104,19 +144,51 @@ class MaskFolder(Source):
                         labels.setdefault(row.photo, {})[level] = label
         return labels
 
+    def _find_folders(self) -> tuple[list[str], list[Path]]:
+        names, folders = super()._find_folders()
+        if isinstance(self.spec, MaskFolderSpec) and "{split}" in self.spec.photos:
+            for name, folder in zip(names, folders, strict=True):
+                photos = folder / self.spec.photos.replace("{split}", name)
+                if not photos.is_dir():
+                    raise SourceMissing(
+                        f"{photos}: no such folder, so source {self.name} has no {self.split} photos; "
+                        "put the data set there or give another data directory."
+                    )
+        return names, folders
+
     def _photo_folders(self) -> list[Path]:
-        return [folder / "images" for folder in self.folders]
+        """Return the folder of the photos in each of `folders`."""
+        photos = self.spec.photos if isinstance(self.spec, MaskFolderSpec) else "images"
+        return [
+            folder / photos.replace("{split}", name)
+            for name, folder in zip(self.split_names, self.folders, strict=True)
+        ]
 
-    def _mask_folder(self, photo_folder: Path, spec: AnnotationSpec) -> Path:
-        return photo_folder.parent / (spec.folder if isinstance(spec, MaskSpec) else "annotations")
+    def _mask_folder(self, number: int, spec: AnnotationSpec) -> Path:
+        """Return the folder of the masks in `folders[number]`."""
+        folder = spec.folder if isinstance(spec, MaskSpec) else "annotations"
+        return self.folders[number] / folder.replace("{split}", self.split_names[number])
 
 
-def _masks_by_stem(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in folder.iterdir() if _is_mask(path)} if folder.is_dir() else {}
+def masks_by_name(files: Iterable[Path], folder: Path) -> dict[tuple[Path, str], Path]:
+    """Return the masks among `files` by (their folder below `folder`, their name without suffix)."""
+    masks = (path for path in files if path.suffix.lower() in MASK_SUFFIXES)
+    return {(path.relative_to(folder).parent, path.stem): path for path in sorted(masks, reverse=True)}
 
 
-def _is_mask(path: Path) -> bool:
-    return path.suffix.lower() == ".png" and not path.name.startswith(".")
+def common_name(stem: str, pattern: str) -> str | None:
+    """Return what `*` stands for if the name `stem` fits `pattern`, else None."""
+    before, _, after = pattern.partition("*")
+    fits = len(stem) > len(before) + len(after) and stem.startswith(before) and stem.endswith(after)
+    return stem[len(before) : len(stem) - len(after)] if fits else None
+
+
+def _mask_name(photo: Path, photo_name: str, spec: AnnotationSpec) -> str:
+    return _pattern(spec).replace("*", common_name(photo.stem, photo_name) or photo.stem)
+
+
+def _pattern(spec: AnnotationSpec) -> str:
+    return spec.name if isinstance(spec, MaskSpec) else "*"
 
 
 SOURCE = MaskFolder

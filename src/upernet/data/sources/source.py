@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 from upernet.data.images import read_image
 from upernet.data.sample import Sample
 from upernet.data.sources.annotation import LevelAnnotation, LevelMasks, Photo
+from upernet.data.sources.links import files_below, refuse_links
+from upernet.data.sources.lists import select_listed
 from upernet.errors import UpernetError
 from upernet.recipe import AnnotationSpec, SourceSpec
 from upernet.taxonomy import Level, Taxonomy
@@ -36,6 +38,8 @@ class Source(ABC):
         annotations: Level -> how the source annotates it.
         levels: Levels of its samples: the annotated ones, then the implied ones.
         implied: Levels whose labels follow from those of another level, or are the same for all photos.
+        folders: The folders of the split: `path` below the data directory, once per folder name of the split.
+        split_names: Folder name of the split in each of `folders`.
         photos: The listed photos; `source[i]` reads `photos[i]`.
     """
 
@@ -48,7 +52,7 @@ class Source(ABC):
         self.taxonomy = taxonomy
         self.data_dir = data_dir
         self.split = split
-        self.folders = self._find_folders()
+        self.split_names, self.folders = self._find_folders()
         self.annotations = {
             level: self._annotation(self._where(level), taxonomy.level(level), annotation)
             for level, annotation in spec.annotated.items()
@@ -56,7 +60,14 @@ class Source(ABC):
         self.levels = (*self.annotations, *self._implied_levels())
         self.implied = frozenset(self.levels) - frozenset(self.annotations)
         self._check_owners()
-        self.photos = [photo for photo in self._list() if self._in_split(photo.path)]
+        photos = [photo for photo in self._list() if self._in_split(photo.path)]
+        self._unlisted: list[str] = []
+        if split in spec.lists:
+            photos, self._unlisted = select_listed(Path(spec.lists[split]), photos, self.folders)
+        self.photos = photos
+        if not spec.follow_links:
+            files = (file for photo in photos for file in (photo.path, *photo.masks.values()) if file is not None)
+            refuse_links(f"sources.{name}", files, self._roots)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -99,6 +110,8 @@ class Source(ABC):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files as far as their names show, each with the fix."""
+        if self._unlisted:
+            return self._unlisted
         if not self.photos:
             places = " and ".join(str(folder) for folder in self.folders)
             if self._holds_back:
@@ -143,7 +156,7 @@ class Source(ABC):
         """Whether the folder of `train` is divided between `train` and `held_back`."""
         return self.spec.held_back > 0 and "held_back" not in self.spec.splits and self.split in ("train", "held_back")
 
-    def _find_folders(self) -> list[Path]:
+    def _find_folders(self) -> tuple[list[str], list[Path]]:
         splits: dict[str, str] = {**self.spec.splits}
         folder_name = splits.get("train" if self._holds_back else self.split)
         if folder_name is None:
@@ -151,14 +164,24 @@ class Source(ABC):
                 f"source {self.name} has no split {self.split}; name its folder under sources.{self.name}.splits "
                 f"(there: {', '.join(splits) or 'none'})."
             )
-        folders = [self.data_dir / self.spec.path.replace("{split}", part.strip()) for part in folder_name.split("+")]
+        names = [part.strip() for part in folder_name.split("+")]
+        folders = [self.data_dir / self.spec.path.replace("{split}", name) for name in names]
         for folder in folders:
             if not folder.is_dir():
                 raise SourceMissing(
                     f"{folder}: no such folder, so source {self.name} has no {self.split} photos; "
                     "put the data set there or give another data directory."
                 )
-        return folders
+        return names, folders
+
+    @property
+    def _roots(self) -> list[Path]:
+        """Folders that photos and masks must be in once symbolic links are resolved, unless the spec allows others."""
+        return [self.data_dir, self.data_dir / self.spec.path.partition("{split}")[0]]
+
+    def _files_below(self, folder: Path) -> Iterator[Path]:
+        """Yield the files in a folder at any depth, without hidden ones."""
+        return files_below(folder, None if self.spec.follow_links else self._roots)
 
     def _in_split(self, path: Path) -> bool:
         if not self._holds_back:
