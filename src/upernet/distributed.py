@@ -90,7 +90,6 @@ def sum_over_processes(tensor: Tensor) -> None:
     tensor.copy_(total)
 
 
-<<<<<<< HEAD
 def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
     """Replace the tensors of all processes by those of the main one, in place; they may be on any device."""
     if not _initialized():
@@ -100,7 +99,8 @@ def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
         sent = (tensor.detach().cuda() if on_gpu else tensor.detach()).contiguous()
         dist.broadcast(sent, src=0)
         tensor.detach().copy_(sent)
-=======
+
+
 def gather_over_processes(value: T) -> list[T]:
     """Return the values of all processes, in order of rank; they travel as pickled objects."""
     if not _initialized():
@@ -108,7 +108,6 @@ def gather_over_processes(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
->>>>>>> main
 
 
 def synchronize_batch_norms(module: nn.Module) -> None:

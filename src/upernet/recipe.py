@@ -63,9 +63,10 @@ class ModelSpec(Settings):
     backbone: Name
     backbone_options: dict[Name, OptionValue] = {}
     """Options that override those of the named backbone, if it has any (for InternImage: `InternImageSpec`)."""
-    backbone_weights: PathText | None = None
+    backbone_weights: PathText | None = "auto"
     """Source of the ImageNet weights: `timm` (which downloads them), `package:NAME` (a Python package), `zoo` (the
-    published file of an InternImage backbone), or a file. None: random weights."""
+    published file of an InternImage backbone), or a file. `auto`: the first of these that there is, or else random
+    weights. None: random weights."""
     drop_path: Probability = 0.0
     """Stochastic depth: probability that the last block of the backbone is skipped for a photo; linear from 0."""
     feature_norms: bool = False

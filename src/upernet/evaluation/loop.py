@@ -65,11 +65,7 @@ def evaluate(
         for name, source in sources.items():
             annotated = Scores(model.taxonomy, source.spec.supervision_by_level)
             implied = Scores(model.taxonomy, source.spec.supervision_by_level)
-<<<<<<< HEAD
-            for sample in samples_of_rank(source, progress, photos):
-=======
-            for index, sample in samples_of_rank(source, progress):
->>>>>>> main
+            for index, sample in samples_of_rank(source, progress, photos):
                 outputs, via_sizes = photo_outputs(model, sample, source.spec, device, tta)
                 photo = Scores(model.taxonomy, source.spec.supervision_by_level)
                 photo.update(outputs, sample, via_sizes=via_sizes, probabilities=tta.averages)
@@ -131,17 +127,11 @@ def eval_mode(model: UPerNet, device: str | torch.device) -> Generator[None, Non
         model.train(was_training)
 
 
-<<<<<<< HEAD
 def samples_of_rank(
     source: Source, progress: PhotoProgress | None = None, photos: int | None = None
-) -> Iterator[Sample]:
-    """Yield the samples of `source` that this process scores: every `world_size()`-th one of at most `photos`."""
-    indices = chosen_photos(len(source), photos)[distributed.rank() :: distributed.world_size()]
-=======
-def samples_of_rank(source: Source, progress: PhotoProgress | None = None) -> Iterator[tuple[int, Sample]]:
+) -> Iterator[tuple[int, Sample]]:
     """Yield the samples of `source` that this process scores, and their indices: every `world_size()`-th one."""
-    indices = range(distributed.rank(), len(source), distributed.world_size())
->>>>>>> main
+    indices = chosen_photos(len(source), photos)[distributed.rank() :: distributed.world_size()]
     for done, index in enumerate(indices):
         if progress:
             progress(source.name, done, len(indices))

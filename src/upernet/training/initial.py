@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from upernet.checkpoints import find_checkpoint, initialize_model, load_backbone_weights
+from upernet.checkpoints.imagenet import automatic_sources
 from upernet.distributed import World, broadcast_from_main
 from upernet.models import UPerNet
 from upernet.recipe import Recipe
@@ -50,6 +51,16 @@ def _load_backbone(model: UPerNet, recipe: Recipe, log: Callable[[str], None]) -
     if weights is None:
         log(f"Backbone {name} starts from random weights, as the recipe says (backbone_weights: null).")
         return "random"
-    load_backbone_weights(model.backbone, name, weights)
-    log(f"Backbone {name} starts from ImageNet weights ({weights}).")
-    return weights
+    source = load_backbone_weights(model.backbone, name, weights)
+    if source is None:
+        log(
+            f"Backbone {name} starts from random weights, because no ImageNet weights are at hand, and training takes "
+            f"much longer; set backbone_weights to a file, or {_advice(name)}."
+        )
+        return "random"
+    log(f"Backbone {name} starts from ImageNet weights ({source}).")
+    return source
+
+
+def _advice(name: str) -> str:
+    return "start where there is a network" if automatic_sources(name) else "choose another backbone"
