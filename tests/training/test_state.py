@@ -12,7 +12,8 @@ from upernet.errors import UpernetError
 from upernet.training.history import Validation
 from upernet.training.optimizer import MovingAverage
 from upernet.training.plan import Position
-from upernet.training.state import FORMAT, Progress, SavedState, lock_folder, save_state
+from upernet.training.run_folder import lock_folder
+from upernet.training.state import FORMAT, Progress, SavedState, save_state
 
 THIS = {
     "format": FORMAT,

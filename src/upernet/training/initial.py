@@ -1,15 +1,26 @@
-"""The weights that a new run starts from."""
+"""The model of a run, and the weights that it starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from upernet.checkpoints import find_checkpoint, initialize_model, load_backbone_weights
 from upernet.checkpoints.imagenet import automatic_sources
 from upernet.distributed import World, broadcast_from_main
-from upernet.models import UPerNet
-from upernet.recipe import Recipe
+from upernet.models import UPerNet, build_model
+from upernet.recipe import Recipe, TrainingSpec
+
+
+def build_training_model(recipe: Recipe, training: TrainingSpec, world: World) -> UPerNet:
+    """Return the model of a recipe with random weights, which follow from the seed, on the device of this process."""
+    torch.manual_seed(training.seed)
+    model = build_model(recipe)
+    if training.gradient_checkpointing:
+        model.backbone.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
+    return model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def load_initial_weights(

@@ -48,7 +48,8 @@ class LiveLine:
         self.scores = ""
         self._loss, self._seconds, self._weight = 0.0, 0.0, 0.0
         self._rate = 0.0
-        self._shown = -PLAIN_EVERY
+        self._last = clock()
+        self._shown = self._last - PLAIN_EVERY
         self._live = None if quiet or not self.console.is_terminal else Live(console=self.console, auto_refresh=False)
 
     def start(self) -> None:
@@ -63,9 +64,22 @@ class LiveLine:
 
     def advance(self, record: IterationRecord) -> None:
         """Show another iteration."""
-        self.done, self._rate = record["iteration"], record["learning_rate"]
-        self._loss = SMOOTHING * self._loss + (1 - SMOOTHING) * record["loss"]
-        self._seconds = SMOOTHING * self._seconds + (1 - SMOOTHING) * record["seconds"]
+        self.show(record["iteration"], record["learning_rate"], record["loss"], record["seconds"])
+
+    def show(self, done: int, rate: float, loss: float, seconds: float | None = None) -> None:
+        """Show that `done` iterations are done.
+
+        Args:
+            done: Number of iterations.
+            rate: Learning rate of the last one.
+            loss: Its loss.
+            seconds: Its duration; None: since the last call.
+        """
+        now = self.clock()
+        seconds, self._last = now - self._last if seconds is None else seconds, now
+        self.done, self._rate = done, rate
+        self._loss = SMOOTHING * self._loss + (1 - SMOOTHING) * loss
+        self._seconds = SMOOTHING * self._seconds + (1 - SMOOTHING) * seconds
         self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
         self._show(last=self.done == self.total)
 

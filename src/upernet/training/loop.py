@@ -8,14 +8,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from upernet.data.sampling import batches
 from upernet.distributed import World, join_world, leave_world, synchronize_batch_norms, wait_for_all
 from upernet.errors import UpernetError
-from upernet.models import UPerNet, build_model
 from upernet.recipe import Recipe, TrainingSpec
-from upernet.training.initial import load_initial_weights
+from upernet.training.initial import build_training_model, load_initial_weights
 from upernet.training.interruption import StopRequest, exit_of
 from upernet.training.live import LiveLine
 from upernet.training.loggers import Logger, check_loggers, open_loggers
@@ -23,8 +20,9 @@ from upernet.training.logs import RunLog
 from upernet.training.optimizer import MovingAverage, learning_rate, set_modes
 from upernet.training.plan import Position, plan_lengths
 from upernet.training.result import ResultWriter
+from upernet.training.run_folder import LOG, STATE, delete_events, delete_run, lock_folder, write_run_recipe
 from upernet.training.stages import Stage, open_stages
-from upernet.training.state import Progress, SavedState, identify_run, lock_folder, save_state
+from upernet.training.state import Progress, SavedState, identify_run, save_state
 from upernet.training.step import StageTrainer
 from upernet.training.validation import best_so_far, create_validator, deciding_metric
 
@@ -42,6 +40,7 @@ def train(
     iterations: int | None = None,
     half: bool = False,
     loggers: Sequence[str | Logger] | None = None,
+    start_over: bool = False,
     quiet: bool = False,
     log: Log = print,
 ) -> Path:
@@ -70,6 +69,7 @@ def train(
         half: Store the matrices of the final model as float16.
         loggers: Names of adapters (`tensorboard`, `wandb`, `mlflow`, `trackio`), or own loggers; see `Logger`. None: as
             the recipe says, or TensorBoard, if it is installed.
+        start_over: Delete an earlier run in the folder instead of going on with it.
         quiet: Show no progress.
         log: Called by the main process with lines for the user.
 
@@ -87,10 +87,13 @@ def train(
         )
     world = join_world(device)
     try:
+        if start_over:
+            delete_run(Path(out_dir), world)
         folders = Path(data_dir), Path(out_dir)
         run = Run(recipe, recipe.training, *folders, world, initialize_from, iterations, loggers, log)
         with lock_folder(run.folder) if world.is_main else nullcontext():
             run.start()
+            run.write_recipe()
             run.train_stages(quiet)
             return run.finish(half)
     finally:
@@ -119,16 +122,16 @@ class Run:
         loggers: Sequence[str | Logger] | None,
         log: Log,
     ) -> None:
-        self.recipe, self.training, self.folder, self.world = recipe, training, folder, world
+        self.recipe, self.data_dir, self.folder, self.world = recipe, data_dir, folder, world
         self.loggers = training.loggers if loggers is None else loggers
         check_loggers(self.loggers)
         self.initial = initialize_from or training.initialize_from
         self.log: Log = log if world.is_main else lambda line: None
-        self.state_path = folder / "state.safetensors"
+        self.state_path = folder / STATE
         self.saved = SavedState(self.state_path) if self.state_path.is_file() else None
-        self.progress = self._plan(iterations)
+        self.progress = self._plan(training, iterations)
         self.training = _with_lengths(training, self.progress.lengths)
-        self.model = self._build_model()
+        self.model = build_training_model(recipe, training, world)
         self.average = MovingAverage(self.model, training.ema_decay) if training.ema_decay else None
         self.stages = open_stages(recipe, self.training, self.model, data_dir, world)
         self.validator = create_validator(recipe, self.model.taxonomy, data_dir)
@@ -139,20 +142,13 @@ class Run:
         if self.saved is not None:
             self.saved.check(self.identity, finished=self.progress.done == self.progress.total)
 
-    def _plan(self, iterations: int | None) -> Progress:
+    def _plan(self, training: TrainingSpec, iterations: int | None) -> Progress:
         """Return how far the run is, with the lengths that its stages will have."""
-        planned = tuple(stage.iterations for stage in self.training.stages)
+        planned = tuple(stage.iterations for stage in training.stages)
         known = self.saved.progress if self.saved else Progress(Position(), planned, planned)
         lengths = plan_lengths(known.lengths, known.planned, planned, known.position, iterations)
         stale = known.stale if lengths == known.lengths else 0
         return replace(known, lengths=lengths, planned=planned, stale=stale)
-
-    def _build_model(self) -> UPerNet:
-        torch.manual_seed(self.training.seed)
-        model = build_model(self.recipe)
-        if self.training.gradient_checkpointing:
-            model.backbone.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
-        return model.to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def start(self) -> None:
         """Load the saved state of the folder or, in a new run, the initial weights; synchronize the processes."""
@@ -169,6 +165,11 @@ class Run:
         # The main process writes to the folder after this; by then, all processes have looked for a state there.
         wait_for_all()
 
+    def write_recipe(self) -> None:
+        """Write the recipe and the taxonomy as they are trained, for `evaluate` and `parse` without the originals."""
+        if self.world.is_main:
+            write_run_recipe(self.folder, self.recipe, self.training, self.model.taxonomy, self.data_dir)
+
     def _start_over(self) -> None:
         """Remove the records of a run that was stopped before its first saved state.
 
@@ -177,11 +178,10 @@ class Run:
         """
         if self.result.path.is_file():
             raise UpernetError(f"{self.folder}: holds a model without the state of its run; give another --out.")
-        if (self.folder / "log.jsonl").is_file():
+        if (self.folder / LOG).is_file() and self.world.is_main:
             self.log(f"{self.folder}: an earlier run stopped before it saved a state; this one starts over.")
-            if self.world.is_main:
-                for file in [self.folder / "log.jsonl", *self.folder.glob("tensorboard/events.out.tfevents.*")]:
-                    file.unlink()
+            delete_events(self.folder)
+            (self.folder / LOG).unlink()
 
     def _describe_position(self) -> str:
         done, total = self.progress.done, self.progress.total

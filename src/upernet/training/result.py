@@ -14,6 +14,7 @@ from upernet.errors import UpernetError
 from upernet.evaluation.calibration import calibrate, check_calibration
 from upernet.models import UPerNet
 from upernet.recipe import Recipe
+from upernet.training.run_folder import LAST, MODEL
 
 
 class ResultWriter:
@@ -32,7 +33,7 @@ class ResultWriter:
         self, folder: Path, recipe: Recipe, data_dir: Path, model: UPerNet, world: World, log: Callable[[str], None]
     ) -> None:
         self.recipe, self.data_dir, self.model, self.world, self.log = recipe, data_dir, model, world, log
-        self.path, self.last_path = folder / "model.safetensors", folder / "last.safetensors"
+        self.path, self.last_path = folder / MODEL, folder / LAST
 
     def check(self) -> None:
         """Check that the thresholds can be calibrated after training.

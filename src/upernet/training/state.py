@@ -1,4 +1,4 @@
-"""The folder and the saved state of a run.
+"""The saved state of a run.
 
 A state is one safetensors file with everything that the next iteration depends on.
 """
@@ -6,14 +6,12 @@ A state is one safetensors file with everything that the next iteration depends 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -27,9 +25,6 @@ from upernet.training.plan import Position, iterations_done
 
 FORMAT = 2
 """Version of the saved state, which only runs of the same version resume."""
-OWN_SUFFIXES = (".safetensors", ".yaml", ".jsonl", ".csv", ".png", ".jpg", ".html")
-"""Suffixes of the files of a run, and so of the unfinished ones of a killed run."""
-
 
 Identity = dict[str, Any]
 """What `identify_run` returns."""
@@ -102,6 +97,7 @@ def identify_run(recipe: Recipe, taxonomy: Taxonomy, photos: Mapping[str, int], 
     )
     for source in settings["sources"].values():
         source["splits"] = source["splits"].get("train")
+        source["lists"] = Path(source["lists"].get("train", "")).name
     content = {"recipe": settings, "taxonomy": taxonomy.to_dict(), "photos": dict(photos), "initial": initial}
     return json.loads(json.dumps({"format": FORMAT, **content}))
 
@@ -226,23 +222,3 @@ def _without_photos(identity: Identity) -> Identity:
     for source in copy["recipe"]["sources"].values():
         del source["held_back"]
     return copy
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Generator[None, None, None]:
-    """Create the folder of a run and lock it, and remove unfinished files of a killed run.
-
-    Raises:
-        UpernetError: Another run has locked the folder, or it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
-            for leftover in folder.glob(".*"):
-                if leftover.suffix in OWN_SUFFIXES:
-                    leftover.unlink()
-            yield
-    except Timeout:
-        raise UpernetError(f"{folder}: another run is writing there; wait for it, or give another --out.") from None
-    except OSError as error:
-        raise UpernetError(f"{folder}: cannot be written ({error.strerror}); choose another folder.") from error
