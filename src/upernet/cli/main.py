@@ -14,6 +14,7 @@ import typer
 from upernet import __version__
 from upernet.cli import data
 from upernet.cli.bench import bench
+from upernet.cli.compare import compare
 from upernet.cli.convert import convert
 from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
@@ -72,6 +73,7 @@ app.command()(models)
 app.command()(download)
 app.command()(train)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(convert)
 app.command()(bench)
 app.add_typer(data.app, name="data")

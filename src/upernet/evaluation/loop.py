@@ -18,6 +18,7 @@ from upernet.evaluation.scores import Scores
 from upernet.evaluation.tta import NO_AUGMENTATION, TestTimeAugmentation, photo_outputs
 from upernet.models import UPerNet
 from upernet.recipe import Recipe, Split
+from upernet.taxonomy import Taxonomy
 
 PhotoProgress = Callable[[str, int, int], None]
 """Callback with the source, the number of photos done, and the number of photos of this process."""
@@ -145,3 +146,14 @@ def chosen_photos(count: int, limit: int | None) -> Sequence[int]:
     if limit is None or count <= limit:
         return range(count)
     return [number * count // limit for number in range(limit)]
+
+
+def default_split(taxonomy: Taxonomy, recipe: Recipe, data_dir: str | Path) -> Split:
+    """Return the split that is scored if none is named: `test` if a source has photos of it, otherwise `val`."""
+    for name, spec in recipe.sources.items():
+        try:
+            open_source(name, spec, taxonomy, data_dir, "test")
+        except SourceMissing:
+            continue
+        return "test"
+    return "val"

@@ -127,7 +127,7 @@ def _write(folder: Path, losses: Sequence[Point], curve: Sequence[Point], sugges
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["learning_rate", "loss", "smoothed_loss"])
     writer.writerows(
-        [f"{rate:.6g}", f"{loss:.6g}", f"{smooth:.6g}"] for (rate, loss), (_, smooth) in zip(losses, curve)
+        [f"{rate:.6g}", f"{loss:.6g}", f"{smooth:.6g}"] for (rate, loss), (_, smooth) in zip(losses, curve, strict=True)
     )
     write_text(folder / "lr.csv", text.getvalue())
     # Above the loss of the first iterations, nothing is of interest, and the end of the curve would flatten the rest.

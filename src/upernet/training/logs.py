@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -68,7 +68,8 @@ class RunLog:
             logger.scalars({f"validation/{k}": v for k, v in validation.metrics.items()}, validation.iteration)
         self.live.validated(*deciding, best)
 
-    def write_picture(self, name: str, picture: Image.Image, iteration: int) -> None:
-        """Send a picture to the loggers."""
-        for logger in self.loggers:
-            logger.picture(name, picture, iteration)
+    def write_pictures(self, pictures: Mapping[str, Image.Image], iteration: int) -> None:
+        """Send pictures to the loggers."""
+        for name, picture in pictures.items():
+            for logger in self.loggers:
+                logger.picture(name, picture, iteration)

@@ -11,6 +11,8 @@ from pathlib import Path
 from upernet.data.sampling import batches
 from upernet.distributed import World, join_world, leave_world, synchronize_batch_norms, wait_for_all
 from upernet.errors import UpernetError
+from upernet.evaluation import EvaluationResult
+from upernet.evaluation.subject import Subject
 from upernet.recipe import Recipe, TrainingSpec
 from upernet.training.initial import build_training_model, load_initial_weights
 from upernet.training.interruption import StopRequest, exit_of
@@ -19,6 +21,7 @@ from upernet.training.loggers import Logger, check_loggers, open_loggers
 from upernet.training.logs import RunLog
 from upernet.training.optimizer import MovingAverage, learning_rate, set_modes
 from upernet.training.plan import Position, plan_lengths
+from upernet.training.reporting import Reporter
 from upernet.training.result import ResultWriter
 from upernet.training.run_folder import LOG, STATE, delete_events, delete_run, lock_folder, write_run_recipe
 from upernet.training.stages import Stage, open_stages
@@ -137,6 +140,7 @@ class Run:
         self.validator = create_validator(recipe, self.model.taxonomy, data_dir)
         self.result = ResultWriter(folder, recipe, data_dir, self.model, world, self.log)
         self.result.check()
+        self.reporter = Reporter(folder, training.validation.metric if training.validation else None)
         photos = {name: len(source) for stage in self.stages for name, source in stage.sources.items()}
         self.identity = identify_run(recipe, self.model.taxonomy, photos, str(self.initial))
         if self.saved is not None:
@@ -208,7 +212,7 @@ class Run:
     def _open_log(self, quiet: bool) -> RunLog:
         done, settings = self.progress.done, self.recipe.model_dump(mode="json")
         live = LiveLine(self.progress.total, done, quiet)
-        if best := best_so_far(self.progress, self.training.validation.metric if self.training.validation else None):
+        if best := best_so_far(self.progress, self.reporter.metric):
             live.validated(*best, best[1])
         return RunLog(self.folder, done, live, open_loggers(self.loggers, self.folder, settings, done))
 
@@ -273,7 +277,7 @@ class Run:
             with self.average.applied(self.model) if self.average else nullcontext():
                 result = self.validator.score(self.model, str(self.world.device), look_for_signals)
                 if self.validator.record(self.progress, stage.spec.name, result):
-                    self.result.keep_best()
+                    self._keep_best(result, run_log)
         except _SignalArrived:
             self._stop_if_asked(trainer, stop)
         set_modes(self.model, stage.spec)
@@ -282,7 +286,16 @@ class Run:
             deciding, best = deciding_metric(validation, metric), best_so_far(self.progress, metric)
             assert deciding is not None and best is not None
             run_log.write_validation(validation, deciding, best[1])
+            run_log.write_pictures({"curves": self.reporter.update(self.progress)}, self.progress.done)
         return True
+
+    def _keep_best(self, result: EvaluationResult, run_log: RunLog | None) -> None:
+        """Write the current weights, and pictures of what they get right and wrong."""
+        self.result.keep_best()
+        if run_log is not None:
+            subject = Subject(self.model, self.recipe, self.data_dir, self.world.device)
+            pictures = self.reporter.draw_best(subject, result, self.progress.validations[-1])
+            run_log.write_pictures(pictures, self.progress.done)
 
     def _stop_if_asked(self, trainer: StageTrainer, stop: StopRequest) -> None:
         """Save the state and end the process if any process has received a signal."""
@@ -302,7 +315,9 @@ class Run:
         )
 
     def finish(self, half: bool) -> Path:
-        """Write the models and calibrate thresholds, if the recipe asks for them."""
+        """Write the report and the models, and calibrate thresholds, if the recipe asks for them."""
+        if self.world.is_main:
+            self.reporter.update(self.progress)
         return self.result.finish(has_best=self.progress.kept is not None, half=half)
 
     def _save(self, trainer: StageTrainer) -> None:
