@@ -25,6 +25,8 @@ SIZE = (860, 300)
 """Width and height of a chart in pixels."""
 MARGIN = (70, 44, 210, 40)
 """Room to the left, above, to the right (for the legend) and below the plot, in pixels."""
+PADDING = 10
+"""Room for marks that reach over the border of the plot, in pixels."""
 OVERSAMPLING = 2
 """Lines are drawn this much larger and then reduced, which smooths them."""
 Point = tuple[float, float]
@@ -41,16 +43,16 @@ class Line:
 
 
 def draw_chart(
-    title: str, lines: Sequence[Line], *, log_x: bool = False, marked: Point | None = None, whole_x: bool = True
+    title: str, lines: Sequence[Line], *, log_x: bool = False, last_x: float | None = None, marked: Point | None = None
 ) -> Image.Image:
     """Draw lines over a common x-axis, with a legend on the right.
 
     Args:
         title: Heading.
         lines: The lines; those without points are left out.
-        log_x: Whether the x-axis is logarithmic.
+        log_x: Whether the x-axis is logarithmic; otherwise, it counts from 0.
+        last_x: Where a counting x-axis ends; None: at the last point.
         marked: Point with a ring around it.
-        whole_x: Whether x counts something, so that its labels are whole numbers.
     """
     lines = [line for line in lines if line.points]
     canvas = Image.new("RGB", SIZE, PAPER)
@@ -64,9 +66,8 @@ def draw_chart(
     place: Callable[[float], float] = math.log10 if log_x else float
     xs = [place(x) for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
-    x_low, x_high = min(xs), max(xs)
-    if x_low == x_high:
-        x_low, x_high = x_low - 1, x_high + 1
+    x_low, x_high = (min(xs), max(xs)) if log_x else (0.0, last_x or max(xs))
+    x_high = max(x_high, x_low + 1e-9)
     ticks = _ticks(min(ys), max(ys))
     y_low, y_high = ticks[0], ticks[-1]
 
@@ -78,13 +79,13 @@ def draw_chart(
         _, y = at(lines[0].points[0][0], tick)
         draw.line((left, top + y, left + width, top + y), FRAME)
         draw.text((left - 8, top + y), _number(tick), FAINT_INK, small, anchor="rm")
-    x_ticks = _decades(x_low, x_high) if log_x else _ticks(x_low, x_high, inside=True, whole=whole_x)
+    x_ticks = _decades(x_low, x_high) if log_x else _ticks(x_low, x_high, inside=True, whole=True)
     for tick in x_ticks:
         x, _ = at(tick, y_low)
         draw.line((left + x, top + height, left + x, top + height + 5), FRAME)
         draw.text((left + x, top + height + 9), _number(tick), FAINT_INK, small, anchor="mt")
     plot = _plot(lines, at, (width, height), marked)
-    canvas.paste(plot.convert("RGB"), (left, top), plot.getchannel("A"))
+    canvas.paste(plot.convert("RGB"), (left - PADDING, top - PADDING), plot.getchannel("A"))
     for number, line in enumerate(lines):
         y = top + 8 + 20 * number
         color = COLORS[number % len(COLORS)]
@@ -125,11 +126,12 @@ def _plot(
 ) -> Image.Image:
     """Draw the lines alone, on a transparent ground."""
     factor = OVERSAMPLING
-    plot = Image.new("RGBA", (factor * size[0], factor * size[1]), (255, 255, 255, 0))
+    full = (size[0] + 2 * PADDING, size[1] + 2 * PADDING)
+    plot = Image.new("RGBA", (factor * full[0], factor * full[1]), (255, 255, 255, 0))
     draw = ImageDraw.Draw(plot)
     for number, line in enumerate(lines):
         color = COLORS[number % len(COLORS)]
-        points = [(factor * x, factor * y) for x, y in (at(*point) for point in line.points)]
+        points = [(factor * (x + PADDING), factor * (y + PADDING)) for x, y in (at(*point) for point in line.points)]
         if len(points) > 1:
             draw.line(points, color, 2 * factor, joint="curve")
         if line.dots or len(points) == 1:
@@ -137,8 +139,8 @@ def _plot(
                 _circle(draw, x, y, 3 * factor, fill=color)
     if marked is not None:
         x, y = at(*marked)
-        _circle(draw, factor * x, factor * y, 7 * factor, outline=INK, width=2 * factor)
-    return plot.resize(size, Image.Resampling.LANCZOS)
+        _circle(draw, factor * (x + PADDING), factor * (y + PADDING), 7 * factor, outline=INK, width=2 * factor)
+    return plot.resize(full, Image.Resampling.LANCZOS)
 
 
 def _circle(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, **style: object) -> None:
@@ -163,6 +165,6 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 def _number(value: float) -> str:
-    if value == 0 or 0.001 <= abs(value) < 100_000:
-        return f"{value:,.4f}".rstrip("0").rstrip(".") if value != int(value) else f"{int(value):,}"
+    if value == 0 or 1e-4 <= abs(value) < 1e7:
+        return f"{value:,.5f}".rstrip("0").rstrip(".") if value != int(value) else f"{int(value):,}"
     return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")

@@ -31,15 +31,16 @@ def draw_curves(
     weight = 1 - 1 / max(1.0, min(50.0, len(records) / 20))
     lines = [Line(name, thinned(smoothed(points, weight))) for name, points in losses.items()]
     rates = thinned([(record["iteration"], record["learning_rate"]) for record in records])
+    end = float(records[-1]["iteration"]) if records else None
     charts = [
-        draw_chart("Training loss, smoothed", lines[:MOST_LINES]),
-        draw_chart("Learning rate", [Line("decoder and heads", rates)]),
+        draw_chart("Training loss, smoothed", lines[:MOST_LINES], last_x=end),
+        draw_chart("Learning rate", [Line("decoder and heads", rates)], last_x=end),
     ]
     if validations:
         best = next((value.metrics.get(metric) for value in validations if value.iteration == kept), None)
         marked = None if kept is None or best is None else (float(kept), best)
         heading = "Validation; the ring is the best model" if marked else "Validation"
-        charts.append(draw_chart(heading, _score_lines(validations, metric), marked=marked))
+        charts.append(draw_chart(heading, _score_lines(validations, metric), last_x=end, marked=marked))
     return stack(charts)
 
 
