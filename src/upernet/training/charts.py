@@ -155,7 +155,7 @@ def _ticks(low: float, high: float, inside: bool = False, whole: bool = False) -
     step = max(step, 1.0) if whole else step
     first, last = math.floor(low / step), math.ceil(high / step)
     if first == last:
-        last += 1
+        first, last = first - 1, last + 1
     ticks = [number * step for number in range(first, last + 1)]
     return [tick for tick in ticks if low <= tick <= high] if inside else ticks
 

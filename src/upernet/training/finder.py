@@ -71,6 +71,7 @@ def find_learning_rate(
         trainer = StageTrainer(model, stage, training, world)
         live = LiveLine(iterations, 0, quiet or not world.is_main)
         losses: list[Point] = []
+        first: dict[str, float] = {}
         stream = batches(stage.sources, stage.sampler, 0, iterations, training.workers, world.rank, world.size)
         live.start()
         for iteration, batch in enumerate(stream):
@@ -79,11 +80,12 @@ def find_learning_rate(
                 result = trainer.step(batch, iteration, rate)
             except Diverged:
                 break
-            if result.losses:
-                losses.append((rate, result.total))
+            if result.total > 0:
+                # The losses of sources differ in size, so each counts relative to the first one of its source.
+                losses.append((rate, result.total / first.setdefault(batch.source, result.total)))
                 live.show(iteration + 1, rate, result.total)
             curve = [loss for _, loss in smoothed(losses, SMOOTHING)]
-            if len(curve) > iterations // 10 and curve[-1] > TOO_HIGH * min(curve):
+            if len(curve) > iterations // 4 and curve[-1] > TOO_HIGH * min(curve):
                 break
         live.stop()
         curve = smoothed(losses, SMOOTHING)
@@ -125,7 +127,7 @@ def _slope(a: Point, b: Point) -> float:
 def _write(folder: Path, losses: Sequence[Point], curve: Sequence[Point], suggestion: Point) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["learning_rate", "loss", "smoothed_loss"])
+    writer.writerow(["learning_rate", "relative_loss", "smoothed"])
     writer.writerows(
         [f"{rate:.6g}", f"{loss:.6g}", f"{smooth:.6g}"] for (rate, loss), (_, smooth) in zip(losses, curve, strict=True)
     )
@@ -133,7 +135,7 @@ def _write(folder: Path, losses: Sequence[Point], curve: Sequence[Point], sugges
     # Above the loss of the first iterations, nothing is of interest, and the end of the curve would flatten the rest.
     ceiling = 1.5 * max(loss for _, loss in curve[: max(1, len(curve) // 4)])
     shown = [(rate, min(loss, ceiling)) for rate, loss in curve]
-    chart = draw_chart("Loss by learning rate; the ring is the suggestion", [Line("smoothed loss", shown)],
+    chart = draw_chart("Loss by learning rate; the ring is the suggestion", [Line("loss relative to the first", shown)],
                        log_x=True, marked=suggestion)  # fmt: skip
     with atomic_path(folder / "lr.png") as temporary:
         chart.save(temporary)

@@ -6,10 +6,10 @@ import sys
 import time
 from collections.abc import Callable
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from upernet.training.history import IterationRecord
@@ -23,7 +23,7 @@ PLAIN_EVERY = 30.0
 class LiveLine:
     """Shows the smoothed loss, learning rate, speed, remaining time, and the last and the best validation.
 
-    On a terminal, the line changes in place below a bar. Elsewhere, plain lines are written: after the first iteration,
+    On a terminal, the numbers change in place below a bar. Elsewhere, plain lines are written: after the first iteration,
     then every `PLAIN_EVERY` seconds, and after the last iteration.
 
     Args:
@@ -85,26 +85,38 @@ class LiveLine:
 
     def validated(self, metric: str, value: float, best: float) -> None:
         """Show a validation from now on."""
-        self.scores = f"{metric} {value:.3f} (best {best:.3f})"
+        self.scores = f"{metric.rpartition('.')[2]} {value:.3f} best {best:.3f}"
         self._show(last=True)
 
     def text(self) -> str:
-        """Return the line."""
-        width = len(str(self.total))
-        parts = [f"{self.done:{width}}/{self.total}"]
-        if self._weight:
-            seconds = self._seconds / self._weight
-            speed = f"{1 / seconds:.1f} it/s" if 0 < seconds <= 1 else f"{seconds:.1f} s/it"
-            left = duration((self.total - self.done) * seconds)
-            parts += [f"loss {self._loss / self._weight:.3f}", f"lr {self._rate:.1e}", speed, f"{left} left"]
-        return "  ".join([*parts, self.scores] if self.scores else parts)
+        """Return all numbers on one line, which fits into 80 columns."""
+        return "  ".join(filter(None, [self._place, *self._numbers, self._left, self.scores]))
+
+    @property
+    def _place(self) -> str:
+        return f"{self.done}/{self.total}"
+
+    @property
+    def _numbers(self) -> list[str]:
+        if not self._weight:
+            return []
+        seconds = self._seconds / self._weight
+        speed = f"{1 / seconds:.1f} it/s" if 0 < seconds <= 1 else f"{seconds:.1f} s/it"
+        rate = f"{self._rate:.1e}".replace("e-0", "e-").replace("e+0", "e")
+        return [f"loss {self._loss / self._weight:.3f}", f"lr {rate}", speed]
+
+    @property
+    def _left(self) -> str:
+        if not self._weight:
+            return ""
+        return f"{duration((self.total - self.done) * self._seconds / self._weight)} left"
 
     def _show(self, last: bool) -> None:
         if self._live is not None:
-            grid = Table.grid(expand=True)
-            grid.add_row(ProgressBar(total=self.total, completed=self.done))
-            grid.add_row(Text(self.text(), no_wrap=True, overflow="ellipsis"))
-            self._live.update(grid, refresh=True)
+            bar = Table.grid(Column(no_wrap=True), Column(ratio=1), Column(no_wrap=True), expand=True, padding=(0, 1))
+            bar.add_row(self._place, ProgressBar(total=self.total, completed=self.done), self._left)
+            numbers = Text("  ".join(filter(None, [*self._numbers, self.scores])), no_wrap=True, overflow="ellipsis")
+            self._live.update(Group(bar, numbers), refresh=True)
         elif not self.quiet and (last or self.clock() - self._shown >= PLAIN_EVERY):
             self._shown = self.clock()
             self.console.print(self.text(), markup=False, highlight=False, soft_wrap=True)

@@ -145,6 +145,9 @@ class Run:
         self.identity = identify_run(recipe, self.model.taxonomy, photos, str(self.initial))
         if self.saved is not None:
             self.saved.check(self.identity, finished=self.progress.done == self.progress.total)
+            if self.saved.identity != self.identity:
+                self.log("Other photos are held back than in training; thresholds from photos that the model was")
+                self.log("trained on are too low.")
 
     def _plan(self, training: TrainingSpec, iterations: int | None) -> Progress:
         """Return how far the run is, with the lengths that its stages will have."""
