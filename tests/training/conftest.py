@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import yaml
+from cli.conftest import run as run  # the command line in this process
 from PIL import Image
 
 COLORS = {"sky": (90, 140, 220), "road": (90, 90, 90), "tree": (30, 120, 40)}

@@ -140,7 +140,7 @@ def _plot(
     if marked is not None:
         x, y = at(*marked)
         _circle(draw, factor * (x + PADDING), factor * (y + PADDING), 7 * factor, outline=INK, width=2 * factor)
-    return plot.resize(full, Image.Resampling.LANCZOS)
+    return plot.reduce(factor)
 
 
 def _circle(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, **style: object) -> None:

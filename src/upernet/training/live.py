@@ -23,8 +23,8 @@ PLAIN_EVERY = 30.0
 class LiveLine:
     """Shows the smoothed loss, learning rate, speed, remaining time, and the last and the best validation.
 
-    On a terminal, the numbers change in place below a bar. Elsewhere, plain lines are written: after the first iteration,
-    then every `PLAIN_EVERY` seconds, and after the last iteration.
+    On a terminal, the numbers change in place below a bar. Elsewhere, plain lines are written: after the first
+    iteration, then every `PLAIN_EVERY` seconds, and after the last iteration.
 
     Args:
         total: Number of iterations of all stages.
