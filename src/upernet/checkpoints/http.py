@@ -36,6 +36,8 @@ TIMEOUT = 30.0
 """Seconds that a server may stay silent."""
 MAX_BYTES = 32 * 2**30
 """Size of the largest file whose size nobody has published; the largest published weights have 12 GB."""
+PATIENCE = 5.0
+"""Seconds that a server may take to answer where the program can do without it."""
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP answers after which another attempt may succeed."""
 _httpx: Any = import_module(HfHubHTTPError.__bases__[0].__module__)
@@ -226,6 +228,17 @@ class Download:
                 f"{self.part}: {what}; make room and call again (it continues where it stopped), "
                 "or set UPERNET_HOME to another folder."
             ) from error
+
+
+def answers(url: str) -> bool:
+    """Return whether the server of `url` answers at all, within `PATIENCE` seconds; of a file, whether it exists."""
+    if url.startswith("file:"):
+        return Path(url2pathname(urlsplit(url).path)).exists()
+    try:
+        get_session().head(url, timeout=PATIENCE)
+    except (*CONNECTION_ERRORS, OfflineModeIsEnabled, ImportError, ValueError):
+        return False
+    return True
 
 
 def _chunks(response: Any, total: int | None) -> Iterator[bytes]:
