@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from benchmarks.side_by_side import command_line, save
 from upernet.checkpoints import load_model
 from upernet.evaluation.loop import eval_mode, open_sources
-from upernet.evaluation.metrics import Scores
+from upernet.evaluation.scores import Scores
 from upernet.evaluation.tta import NO_AUGMENTATION, photo_outputs
 from upernet.models import prepare_for_inference
 from upernet.ops import bfloat16_unavailable

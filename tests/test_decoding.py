@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upernet import decoding
-from upernet.decoding import Prediction, image_scores, label_map, label_maps, parts_within_owners, predict
+from upernet.decoding import Prediction, image_scores, label_maps, parts_within_owners, predict, resized_prediction
 from upernet.taxonomy import PartGroup
 
 PERSON, DOG = 2, 3
@@ -102,23 +102,26 @@ def test_only_the_part_logits_of_predicted_owners_are_resized() -> None:
     assert found.labels.tolist() == [[3, 0]] and found.confidence[0, 1] == owners.confidence[0, 1]
 
 
-def test_a_label_map_is_resized_through_every_size() -> None:
+def test_a_prediction_is_resized_through_every_size() -> None:
     logits = torch.randn(1, 20, 6, 5, generator=torch.Generator().manual_seed(0))
     expected = logits
     for size in ((24, 20), (37, 31)):
         expected = F.interpolate(expected, size=size, mode="bilinear", align_corners=False)
-    assert torch.equal(label_map(logits, (37, 31), [(24, 20)]), expected[0].argmax(dim=0))
+    assert torch.equal(resized_prediction(logits, (37, 31), [(24, 20)]).labels, expected[0].argmax(dim=0))
     with pytest.raises(ValueError, match="without channels"):
-        label_map(logits[:, :0], (8, 8))
+        resized_prediction(logits[:, :0], (8, 8))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**31))
-def test_label_map_is_the_argmax_of_the_resized_logits(channels: int, height: int, width: int, seed: int) -> None:
+def test_resized_predictions_are_those_of_the_resized_logits(channels: int, height: int, width: int, seed: int) -> None:
     logits = torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(seed))
     size = (4 * height - 1, 4 * width)
     resized = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    assert torch.equal(label_map(logits, size), resized[0].argmax(dim=0))
+    found = resized_prediction(logits, size)
+    assert torch.equal(found.labels, resized[0].argmax(dim=0))
+    torch.testing.assert_close(found.confidence, resized[0].softmax(dim=0).amax(dim=0))
+    assert torch.equal(resized_prediction(logits, size, probabilities=True).confidence, resized[0].amax(dim=0))
 
 
 def test_image_scores_of_a_dense_level_are_pooled_as_the_level_was_taught() -> None:

@@ -4,8 +4,8 @@ Inference, evaluation and calibration all decode here, at the resolution that ea
 
 * `predict` decodes logits where they are; calibration reads every stride-4 logit.
 * `label_maps` resizes the logits once, from stride 4 to the size of the photo: the label maps of a `Parse`.
-* `label_map` resizes the logits to the size of the network's input and from there to the size of the annotation, as the
-  published evaluation does; the two resizes give slightly different class boundaries than one.
+* `resized_prediction` resizes the logits to the size of the network's input and from there to the size of the
+  annotation, as the published evaluation does; the two resizes give slightly different class boundaries than one.
 """
 
 from __future__ import annotations
@@ -133,26 +133,36 @@ def label_maps(
     return maps
 
 
-def label_map(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Tensor:
-    """Return the labels of the largest of 1 x K x h x w logits, resized bilinearly: int64 H x W.
+def resized_prediction(
+    logits: Tensor, size: Size, via_sizes: Sequence[Size] = (), probabilities: bool = False
+) -> Prediction:
+    """Return the most probable labels of 1 x K x h x w logits, resized bilinearly, and their probabilities: H x W.
 
     Args:
         logits: logits or probabilities of one photo.
-        size: height and width of the label map.
+        size: height and width of the result.
         via_sizes: sizes that the logits are resized to first, one after another.
+        probabilities: whether `logits` are probabilities already, so that the largest is the confidence.
     """
-    best, labels = None, None
+    best, labels, total = None, None, None
     for first_channel, values in resized_channels(logits, size, via_sizes):
         largest, indices = values.max(dim=0)
         if best is None or labels is None:
             best, labels = largest, indices
         else:
             better = largest > best
-            best = torch.where(better, largest, best)
+            largest, previous = torch.where(better, largest, best), best
             labels = torch.where(better, indices + first_channel, labels)
-    if labels is None:
+            best = largest
+            if total is not None:
+                total *= (previous - best).exp_()
+        if not probabilities:
+            # The softmax of the largest value is 1 / sum(exp(value - largest)).
+            exponentials = (values - best).exp_().sum(dim=0)
+            total = exponentials if total is None else total.add_(exponentials)
+    if best is None or labels is None:
         raise ValueError("logits without channels have no labels")
-    return labels
+    return Prediction(labels, best if total is None else total.reciprocal_())
 
 
 def resized_channels(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Iterator[tuple[int, Tensor]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from upernet.devices import default_device, usable_device
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,15 @@ def sum_over_processes(tensor: Tensor) -> None:
     total = tensor.cuda() if on_gpu else tensor
     dist.all_reduce(total)
     tensor.copy_(total)
+
+
+def gather_over_processes(value: T) -> list[T]:
+    """Return the values of all processes, in order of rank; they travel as pickled objects."""
+    if not _initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def synchronize_batch_norms(module: nn.Module) -> None:

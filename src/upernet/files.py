@@ -1,8 +1,9 @@
-"""Atomic writing of files."""
+"""Atomic writing of files, and what is never read as one."""
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -63,3 +64,17 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 `text` to `path` atomically. Raises the errors of `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def refuse_special_file(path: str | Path) -> None:
+    """Refuse a pipe, a socket or a device, whose reading could wait or go on for ever; everything else passes.
+
+    Raises:
+        UpernetError: `path` is one of these.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # whoever opens it says why it cannot be opened
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UpernetError(f"{path}: is a pipe or a device, not a file; save its content to a file first.")

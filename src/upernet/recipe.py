@@ -8,15 +8,37 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from upernet.errors import UpernetError, did_you_mean
-from upernet.settings import Settings, SettingsError, read_settings
+from upernet.errors import UpernetError, did_you_mean, shorten
+from upernet.settings import Name, Number, Settings, SettingsError, Whole, read_settings
 from upernet.taxonomy import LEVEL_KINDS, LevelName
 
 Split = Literal["train", "held_back", "val", "test"]
 RECIPES = Path(__file__).parent / "recipes"
 
-Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+MAX_BATCH_PIXELS = 2**28
+"""Pixels of the crops of a batch, over all processes: 3 GB of float32."""
+
+# Every number has a lower and an upper limit, far from what is of use, so that no slip of a key makes a machine swap.
+Pixels = Annotated[Whole, Field(ge=8, le=16_384)]
+Channels = Annotated[Whole, Field(ge=1, le=2048)]
+Iterations = Annotated[Whole, Field(ge=1, le=100_000_000)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Probability = Annotated[Number, Field(ge=0, lt=1)]
+Factor = Annotated[Number, Field(ge=0, le=1e6)]
+PositiveFactor = Annotated[Number, Field(gt=0, le=1e6)]
+MaskValue = Annotated[Whole, Field(ge=-(2**31), le=2**31)]
+PathText = Annotated[str, Field(max_length=4096)]
+OptionValue = (
+    bool
+    | Annotated[Whole, Field(ge=-(2**31), le=2**31)]
+    | Annotated[Number, Field(ge=-1e6, le=1e6)]
+    | Name
+    | Annotated[tuple[Annotated[Whole, Field(ge=-(2**31), le=2**31)], ...], Field(max_length=1000)]
+    | None
+)
+
+Size = tuple[Annotated[Whole, Field(ge=1, le=16_384)], Annotated[Whole, Field(ge=1, le=16_384)]]
+Range = tuple[Annotated[Number, Field(ge=0.001, le=1000)], Annotated[Number, Field(ge=0.001, le=1000)]]
 
 
 class TextureSpec(Settings):
@@ -24,8 +46,8 @@ class TextureSpec(Settings):
 
     features: tuple[Literal["C2", "C3", "C4", "C5"], ...] = ("C2",)
     """The features; the first is C2, which sets the size of the logits."""
-    channels: int = Field(default=128, ge=1)
-    depth: int = Field(default=4, ge=1, le=64)
+    channels: Channels = 128
+    depth: Whole = Field(default=4, ge=1, le=64)
 
     @field_validator("features")
     @classmethod
@@ -38,35 +60,35 @@ class TextureSpec(Settings):
 class ModelSpec(Settings):
     """The architecture. `backbone` is a name that `build_backbone` accepts; widths are numbers of channels."""
 
-    backbone: str
-    backbone_options: dict[str, int | float | bool | str | tuple[int, ...] | None] = {}
+    backbone: Name
+    backbone_options: dict[Name, OptionValue] = {}
     """Options that override those of the named backbone, if it has any (for InternImage: `InternImageSpec`)."""
-    backbone_weights: str | None = None
+    backbone_weights: PathText | None = None
     """Source of the ImageNet weights: `timm` (which downloads them), `package:NAME` (a Python package), `zoo` (the
     published file of an InternImage backbone), or a file. None: random weights."""
-    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    drop_path: Probability = 0.0
     """Stochastic depth: probability that the last block of the backbone is skipped for a photo; linear from 0."""
     feature_norms: bool = False
     """Whether each of C2..C5 has a layer norm, as in mmsegmentation and transformers after Swin and ConvNeXt."""
-    decoder_channels: int = Field(default=512, ge=1)
-    pool_scales: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(default=(1, 2, 3, 6), max_length=16)
-    head_channels: int | None = Field(default=None, ge=0)
+    decoder_channels: Channels = 512
+    pool_scales: tuple[Annotated[Whole, Field(ge=1, le=64)], ...] = Field(default=(1, 2, 3, 6), max_length=16)
+    head_channels: Whole | None = Field(default=None, ge=0, le=2048)
     """Width of the 3x3 convolution in all heads but those on backbone features. None: that of the decoder. 0: only a
     classifier, as published for ADE20K."""
     texture: TextureSpec = TextureSpec()
-    auxiliary_channels: int | None = Field(default=256, ge=1)
+    auxiliary_channels: Channels | None = 256
     """Width of the auxiliary FCN head on C4, which is only used in training. None: no such head."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: Probability = 0.1
 
 
 class Resize(Settings):
     """The size of a photo before it goes through the network."""
 
-    short_side: int = Field(ge=8)
+    short_side: Pixels
     """Short side in pixels."""
-    long_side: int | None = Field(default=None, ge=8)
+    long_side: Pixels | None = None
     """Upper limit of the long side in pixels, which takes precedence over `short_side`."""
-    multiple: int = Field(default=1, ge=1)
+    multiple: Whole = Field(default=1, ge=1, le=1024)
     """Both sides are then stretched to the next multiple of this."""
     antialias: bool = True
     """Whether reducing filters the photo first. Plain bilinear interpolation was published for ADE20K."""
@@ -75,9 +97,9 @@ class Resize(Settings):
 class Augmentation(Settings):
     """The augmentation of the training samples of a source, in this order."""
 
-    short_side: int | None = Field(default=None, ge=8)
+    short_side: Pixels | None = None
     """Short side in pixels before `scale`. None: the size of the photo."""
-    long_side: int | None = Field(default=None, ge=8)
+    long_side: Pixels | None = None
     """Upper limit of the long side in pixels, which takes precedence over `short_side`."""
     scale: Range = (0.5, 2.0)
     """Range of the random resize factor."""
@@ -86,7 +108,7 @@ class Augmentation(Settings):
     """Whether reduced photos are smoothed first."""
     crop: Size = (512, 512)
     """Height and width of the crop. Smaller photos are padded; the labels there are unknown."""
-    max_class_share: float = Field(default=1.0, gt=0, le=1)
+    max_class_share: Number = Field(default=1.0, gt=0, le=1)
     """A crop whose most frequent class has this share of its labeled pixels or more is drawn again, at most 10 times;
     1: never."""
     flip: bool = True
@@ -114,12 +136,12 @@ NamePattern = Annotated[str, AfterValidator(_one_star)]
 class AnnotationSpec(Settings):
     """How a source annotates one level."""
 
-    classes: dict[str, str | None] = {}
+    classes: dict[Name, Name | None] = {}
     """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. A class that is not listed is the
     taxonomy class of the same name, whatever the case of its letters."""
     supervision: Literal["broadcast", "pooled"] = "pooled"
     """How an image label trains a dense level: at every pixel, or through the mean of the logits."""
-    implies: dict[LevelName, str | dict[str, str]] = {}
+    implies: dict[LevelName, Name | dict[Name, Name]] = {}
     """Implied labels of other levels. A class name: all photos have it. A mapping `class -> class`: a taxonomy class of
     this level implies that class of the other level (`*`: any labeled pixel or photo does)."""
 
@@ -141,9 +163,9 @@ class AnnotationSpec(Settings):
 class MaskValueSpec(AnnotationSpec):
     """A dense level that is annotated by masks."""
 
-    ignore: tuple[int, ...] = (255,)
+    ignore: tuple[MaskValue, ...] = (255,)
     """Values of a mask that mean unknown; a mask in colors has none."""
-    colors: dict[str, str | None] | Literal["taxonomy"] | None = None
+    colors: dict[Name, Name | None] | Literal["taxonomy"] | None = None
     """For masks in colors: color (`"#rrggbb"` or `"r,g,b"`) -> source class; null: unknown. `taxonomy`: each class has
     its color in the taxonomy. None: the values of a mask are class numbers."""
 
@@ -151,7 +173,7 @@ class MaskValueSpec(AnnotationSpec):
 class MaskSpec(MaskValueSpec):
     """A dense level whose masks have a folder of their own."""
 
-    folder: str = "annotations"
+    folder: PathText = "annotations"
     """Folder of the masks, below `path`; `{split}` stands for the split's folder name."""
     name: NamePattern = "*"
     """Name of a mask without its suffix; `*` is the name of its photo. `*_mask`: `a.jpg` has the mask `a_mask.png`."""
@@ -162,14 +184,14 @@ class MaskSpec(MaskValueSpec):
 class TableColumnSpec(AnnotationSpec):
     """A level with one label per photo, which is a column of the source's table."""
 
-    column: str = "label"
+    column: Name = "label"
     """Column (CSV) or key (JSONL) that contains the class."""
 
 
 class TableSpec(TableColumnSpec):
     """A level with one label per photo, which is a column of a table of its own."""
 
-    table: str
+    table: PathText
     """CSV or JSONL file beside the folder of the photos; see `LabelTableSpec`."""
     optional: bool = False
     """True: in a photo that the table does not list, the level is unknown. False: the table must list each photo."""
@@ -194,21 +216,21 @@ class SourceSpec(Settings):
     source annotates.
     """
 
-    path: str
+    path: PathText
     """Folder below the data directory; `{split}` stands for the split's folder name."""
-    splits: dict[Split, str] = {"train": "train", "val": "val", "test": "test"}
+    splits: dict[Split, PathText] = {"train": "train", "val": "val", "test": "test"}
     """Split -> its folder (`{split}` in `path`); two folders are joined with `+`. A split not listed does not exist."""
-    lists: dict[Split, str] = {}
+    lists: dict[Split, PathText] = {}
     """Split -> text file, relative to the recipe, with one photo of the split per line: its path below the split's
     folder, or its name. A split without a list has all photos of its folder. With lists, `splits` defaults to them."""
     follow_links: bool = False
     """Whether photos and masks may be symbolic links that lead out of the data folder (and of the folder that `path`
     starts with, which may be a link itself)."""
-    held_back: float = Field(default=0.0, ge=0, lt=1)
+    held_back: Probability = 0.0
     """Share of the `train` photos kept out of training, as split `held_back` (chosen by a hash of the file name)."""
-    weight: float | None = Field(default=None, gt=0)
+    weight: PositiveFactor | None = None
     """How often the source is drawn; None: by its number of photos (paper, 3.2)."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: Whole = Field(default=8, ge=1, le=65_536)
     augmentation: Augmentation = Augmentation()
     test_resize: Resize | None = None
     """The size of a photo in testing; None: its own."""
@@ -251,6 +273,11 @@ class SourceSpec(Settings):
                     raise SettingsError("the split is not listed under splits; add it there, too", "lists", name)
             return {**cast("dict[str, Any]", values), "splits": splits}
         return values
+
+    @model_validator(mode="after")
+    def _batch_has_a_limit(self) -> SourceSpec:
+        _check_batch(self.batch_size, self.augmentation, "augmentation", "crop")
+        return self
 
     @model_validator(mode="after")
     def _one_level_or_several(self) -> SourceSpec:
@@ -321,7 +348,7 @@ class LabelTableSpec(SourceSpec, TableColumnSpec):
     """Photos and a table, which has a row per photo and a column per level."""
 
     kind: Literal["label_table"]
-    table: str = "labels.csv"
+    table: PathText = "labels.csv"
     """CSV file with a header, or JSONL file (one JSON object per line), in the split's folder. Its column `file` has
     paths relative to that folder."""
     annotations: dict[LevelName, TableColumnSpec] = {}
@@ -338,17 +365,17 @@ AnySourceSpec = Annotated[
 class LossSpec(Settings):
     """The loss. The default weights of the levels are those of arXiv 1807.10221, section 4.1."""
 
-    stride: int = Field(default=1, ge=1)
+    stride: Whole = Field(default=1, ge=1, le=64)
     """Label maps are compared with the resized logits at every `stride`-th pixel (paper: 4)."""
 
-    weights: dict[LevelName, float] = {kind.name: kind.loss_weight for kind in LEVEL_KINDS.values()}
+    weights: dict[LevelName, Factor] = {kind.name: kind.loss_weight for kind in LEVEL_KINDS.values()}
     """Level -> weight; a level that is not listed keeps the paper's."""
-    auxiliary: float = Field(default=0.4, ge=0)
-    weak: float = Field(default=1.0, ge=0)
+    auxiliary: Factor = 0.4
+    weak: Factor = 1.0
     """Factor of the losses of implied labels."""
-    class_weights: dict[LevelName, dict[str, float]] = {}
+    class_weights: dict[LevelName, dict[Name, Factor]] = {}
     """level -> class -> factor in the cross-entropy; 1 for classes that are not listed."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: Probability = 0.0
     """Label smoothing of image labels."""
     average: Literal["known", "all"] = "known"
     """Pixels that the loss of a map is averaged over: those with a label, or all, as published for ADE20K."""
@@ -362,74 +389,81 @@ class LossSpec(Settings):
 class StageSpec(Settings):
     """A stage of the training: which sources are sampled and which parameters are trained."""
 
-    name: str
-    iterations: int = Field(ge=1)
-    sources: tuple[str, ...] | dict[str, Annotated[float, Field(gt=0)]]
+    name: Name
+    iterations: Iterations
+    sources: tuple[Name, ...] | dict[Name, PositiveFactor]
     """The sources that are sampled; as a mapping, with their weights in this stage."""
     trains: Literal["all"] | LevelName = "all"
     """The parameters to train: all, or those of the head of a level, with all else frozen in eval mode, as in the paper
     for textures (section 3.3)."""
-    learning_rate: float = Field(gt=0)
-    backbone_learning_rate_factor: float = Field(default=1.0, ge=0)
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    learning_rate: Number = Field(gt=0, le=1000)
+    backbone_learning_rate_factor: Factor = 1.0
+    layer_decay: Number = Field(default=1.0, gt=0, le=1)
     """Factor of the learning rate from a layer of the backbone to the layer before it."""
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: Number = Field(default=1e-4, ge=0, le=1000)
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    warmup_iterations: int = Field(default=0, ge=0)
-    power: float = Field(default=0.9, gt=0)
+    warmup_iterations: Whole = Field(default=0, ge=0, le=100_000_000)
+    power: Number = Field(default=0.9, gt=0, le=100)
     """Exponent of the polynomial decay of the learning rate to zero."""
     freeze_norm: Literal["none", "backbone", "all"] = "none"
     """Batch norms that keep their running statistics in this stage; those of a batch come from one source."""
-    frozen_backbone_stages: int = Field(default=0, ge=0)
+    frozen_backbone_stages: Whole = Field(default=0, ge=0, le=64)
     """Number of backbone features, from the shallowest, that are frozen: 1 freezes everything up to C2."""
     loss: LossSpec | None = None
     """The loss in this stage. None: that of the recipe."""
-    augmentation: dict[str, Augmentation] = {}
+    augmentation: dict[Name, Augmentation] = {}
     """source -> augmentation in this stage, where it differs from that of the source."""
 
 
 class TrainingSpec(Settings):
     """The training: its stages, one after another, and what they have in common."""
 
-    seed: int = 0
+    seed: Whole = Field(default=0, ge=-(2**63), lt=2**63)
     precision: Literal["fp32", "bf16"] = "fp32"
-    gradient_clipping: float | None = Field(default=1.0, gt=0)
+    gradient_clipping: PositiveFactor | None = 1.0
     """Largest L2 norm of the gradient. None: no limit."""
     gradient_checkpointing: bool = False
     """Whether the backward pass recomputes the activations of the backbone, which takes less memory and more time.
     Batch norms in it then update their statistics twice per iteration."""
-    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    ema_decay: Number | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights, which is the result. None: the last weights are."""
-    initialize_from: str | None = None
+    initialize_from: PathText | None = None
     """Name of a recipe, or a checkpoint, whose weights are used where names and shapes agree."""
-    workers: int = Field(default=1, ge=0)
-    checkpoint_every: int = Field(default=200, ge=1)
-    stages: tuple[StageSpec, ...]
+    workers: Whole = Field(default=1, ge=0, le=256)
+    checkpoint_every: Iterations = 200
+    stages: tuple[StageSpec, ...] = Field(max_length=1000)
+
+    @field_validator("stages")
+    @classmethod
+    def _trains_something(cls, stages: tuple[StageSpec, ...]) -> tuple[StageSpec, ...]:
+        if not stages:
+            raise ValueError("there is no stage, so nothing would be trained; list at least one")
+        return stages
 
 
 class CalibrationSpec(Settings):
     """The thresholds below which a label is unsure, which are set on `held_back` photos."""
 
-    target_precision: dict[LevelName, float] = {}
+    target_precision: dict[LevelName, Share] = {}
     """level -> share of the shown labels that must be right."""
-    negatives: dict[LevelName, tuple[str, ...]] = {}
+    negatives: dict[LevelName, tuple[Name, ...]] = {}
     """level -> sources whose photos show none of its classes, so that every label shown there is wrong."""
 
 
 class Recipe(Settings):
     """A recipe: all settings of a model, its data, training and evaluation."""
 
-    name: str = ""
+    name: Name = ""
     """Name of the recipe; set from the file name."""
     description: str
-    taxonomy: str
+    taxonomy: PathText
     """Name of a bundled taxonomy, or the path of a YAML file relative to the recipe."""
     model: ModelSpec
-    parse_short_side: int | None = Field(default=None, ge=32)
+    parse_short_side: Whole | None = Field(default=None, ge=32, le=16_384)
     """Short side in pixels to which larger photos are reduced before they are parsed. None: photos keep their size."""
-    data: str | None = None
+    data: PathText | None = None
     """Folder that contains the folders of the sources, relative to the recipe; `--data` overrides it."""
-    sources: dict[str, AnySourceSpec] = {}
+    sources: dict[Name, AnySourceSpec] = {}
     loss: LossSpec = LossSpec()
     training: TrainingSpec | None = None
     calibration: CalibrationSpec = CalibrationSpec()
@@ -437,13 +471,28 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _stages_name_sources(self) -> Recipe:
         for number, stage in enumerate(self.training.stages if self.training else ()):
+            place = ("training", "stages", number)
+            if not stage.sources:
+                raise SettingsError("the stage has no source to sample; name at least one", *place, "sources")
             for key in ("sources", "augmentation"):
                 for source in getattr(stage, key):
                     if source not in self.sources:
-                        known = ", ".join(self.sources) or "none"
+                        known = ", ".join(self.sources)[:1000] or "none"
                         message = f"stage {stage.name} names unknown source {source} (sources: {known})"
-                        raise SettingsError(message, "training", "stages", number, key)
+                        raise SettingsError(message, *place, key)
+            for name, augmentation in stage.augmentation.items():
+                _check_batch(self.sources[name].batch_size, augmentation, *place, "augmentation", name, "crop")
         return self
+
+
+def _check_batch(batch_size: int, augmentation: Augmentation, *location: str | int) -> None:
+    height, width = augmentation.crop
+    if batch_size * height * width > MAX_BATCH_PIXELS:
+        raise SettingsError(
+            f"a batch of {batch_size} crops of {height} x {width} pixels is more than any machine trains on; lower "
+            "batch_size or crop",
+            *location,
+        )
 
 
 def list_recipes() -> list[str]:
@@ -460,11 +509,11 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = RECIPES / f"{name_or_path}.yaml"
-        if not path.is_file():
+        if not os.path.isfile(path):
             known = list_recipes()
             raise UpernetError(
-                f"unknown recipe {str(name_or_path)!r}{did_you_mean(str(name_or_path), known)}: give the path of a "
-                f".yaml file or one of {', '.join(known)}."
+                f"unknown recipe {shorten(str(name_or_path))}{did_you_mean(str(name_or_path), known)}: give the path of "
+                f"a .yaml file or one of {', '.join(known)}."
             )
     recipe = read_settings(path, Recipe)
     taxonomy, data = recipe.taxonomy, recipe.data
@@ -477,7 +526,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if taxonomy.endswith((".yaml", ".yml")):
         taxonomy = str(path.parent / taxonomy)
     if data is not None:
-        data = os.path.abspath(path.parent / Path(data).expanduser())
+        data = os.path.abspath(path.parent / os.path.expanduser(data))
     return recipe.model_copy(update={"name": path.stem, "taxonomy": taxonomy, "data": data, "sources": sources})
 
 

@@ -94,6 +94,8 @@ def test_scores_of_objects_are_those_worked_out_by_hand(result: EvaluationResult
         "iou": pytest.approx(112 / 160),
         "accuracy": pytest.approx(112 / 160),
         "pixels": 160,
+        # One pixel at the edges of the photo and of the tree: 42 in the truth, 34 in the prediction, 29 in both.
+        "boundary_iou": pytest.approx(29 / (42 + 34 - 29)),
     }
     assert scores["per_class"]["tree"]["iou"] == pytest.approx(64 / 112)
     assert scores["miou"] == pytest.approx((112 / 160 + 64 / 112) / 2)

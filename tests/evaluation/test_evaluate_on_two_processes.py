@@ -12,6 +12,7 @@ import torch
 from helpers.color_network import BLUE, GREEN, RED, VIOLET, color_network, halves, recipe, save
 
 from upernet.evaluation import ConfusionMatrix, calibrate, evaluate
+from upernet.evaluation.photo_counts import PhotoCounts
 from upernet.recipe import CalibrationSpec, Recipe
 
 
@@ -29,7 +30,7 @@ def settings() -> Recipe:
         "level": "scene",
         "splits": {"test": "test", "held_back": "test"},
     }
-    # One photo only: one of the processes gets none.
+    # One photo of a scene only: one of the processes gets none.
     return recipe(people=people, scenes=scenes).model_copy(
         update={"calibration": CalibrationSpec(target_precision={"scene": 0.6, "part": 0.3})}
     )
@@ -54,9 +55,12 @@ def process(rank: int, data: str, out: str) -> None:
     matrix = ConfusionMatrix(3)
     for row in range(rank, 4, 2):
         matrix.update(torch.full((2,), 2), torch.tensor([row % 3, -1]))
-    result = evaluate(color_network(), settings(), data).to_dict()
+    result = evaluate(color_network(), settings(), data)
+    assert result.counts is not None
     thresholds = calibrate(color_network(), settings(), data)
-    values = {"counts": matrix.reduce().counts.tolist(), "result": result, "thresholds": thresholds}
+    if rank == 1:
+        result.counts.save(Path(out, "photos.npz"))
+    values = {"counts": matrix.reduce().counts.tolist(), "result": result.to_dict(), "thresholds": thresholds}
     Path(out, f"{rank}.json").write_text(json.dumps(values))
     torch.distributed.destroy_process_group()
 
@@ -75,4 +79,9 @@ def test_two_processes_return_what_one_does(tmp_path: Path) -> None:
     assert first["counts"] == [[0, 0, 2, 0], [0, 0, 1, 0], [0, 0, 1, 0]]
     assert first["result"] == json.loads(json.dumps(alone.to_dict()))
     assert first["result"]["photos"] == {"people": 5, "scenes": 1}
+    counts = PhotoCounts.load(out / "photos.npz")
+    assert alone.counts is not None and counts.photos == alone.counts.photos
+    for level, expected in zip(counts.levels, alone.counts.levels, strict=True):
+        assert (level.level, level.names) == (expected.level, expected.names)
+        assert np.array_equal(level.cells, expected.cells)
     assert first["thresholds"] == calibrate(color_network(), settings(), data)

@@ -1,4 +1,4 @@
-"""Tests of upernet.evaluation.metrics.PartScore on cases that can be worked out on paper."""
+"""Tests of upernet.evaluation.part_score.PartScore on cases that can be worked out on paper."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upernet.evaluation.metrics import PartScore
+from upernet.evaluation.part_score import PartScore
 from upernet.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.from_dict(

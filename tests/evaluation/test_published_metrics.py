@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 
 from upernet.data.sample import Sample
-from upernet.evaluation.metrics import Scores
+from upernet.evaluation.scores import Scores
 from upernet.taxonomy import IGNORE, Taxonomy
 
 GOLDEN = REFERENCE / "golden" / "metrics.npz"

@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 
 from upernet.data.sample import Sample
 from upernet.data.transforms import resize
-from upernet.decoding import image_scores, label_map
+from upernet.decoding import image_scores, resized_prediction
 from upernet.errors import UpernetError
 from upernet.evaluation import TestTimeAugmentation, evaluate
 from upernet.evaluation.tta import network_input, photo_outputs, sliding_window_logits, window_slices
@@ -112,7 +112,7 @@ def test_one_pass_resizes_twice(height: int, width: int, short_side: int, multip
     for level in ("object", "material"):
         assert torch.equal(logits[level], plain[level])  # untouched at stride 4: no softmax, no full-size map
         twice = bilinear(bilinear(plain[level], (resized.shape[-2], resized.shape[-1])), (height, width))
-        assert torch.equal(label_map(logits[level], (height, width), via_sizes), twice[0].argmax(0))
+        assert torch.equal(resized_prediction(logits[level], (height, width), via_sizes).labels, twice[0].argmax(0))
 
 
 @pytest.mark.slow
@@ -135,7 +135,9 @@ def test_several_passes_average_probabilities(height: int, width: int, flip: boo
     assert via_sizes == () and set(means) == set(sums)
     for level, expected in sums.items():
         torch.testing.assert_close(means[level], expected)
-        assert torch.equal(label_map(means[level], (height, width), via_sizes), means[level][0].argmax(0))
+        assert torch.equal(
+            resized_prediction(means[level], (height, width), via_sizes).labels, means[level][0].argmax(0)
+        )
 
 
 @settings(max_examples=15, deadline=None)

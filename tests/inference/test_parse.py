@@ -105,7 +105,14 @@ def test_small_and_many_classes_are_summed_up() -> None:
     assert description == "The photo shows sky (99 %) and 3 more (under 1 % together)."
     labels[labels > 1] = 0
     description = Parse(Image.new("RGB", (100, 100)), {"object": label_map("object", labels)}).describe()
-    assert description == "The photo shows sky (100 %) and road (under 1 %)."
+    assert description == "The photo shows sky (over 99 %) and road (under 1 %)."
+
+
+def test_hardly_any_and_nearly_all_do_not_contradict_each_other() -> None:
+    labels = np.full((100, 100), -1)
+    labels[0, :20] = 1
+    description = Parse(Image.new("RGB", (100, 100)), {"material": label_map("material", labels)}).describe()
+    assert description == "Materials: fabric (under 1 %); over 99 % is unsure."
 
 
 def test_a_few_stray_pixels_of_an_owner_get_no_line() -> None:

@@ -3,8 +3,8 @@
 from upernet.evaluation.calibration import calibrate
 from upernet.evaluation.confusion import ConfusionMatrix
 from upernet.evaluation.loop import evaluate
-from upernet.evaluation.metrics import Scores
 from upernet.evaluation.results import EvaluationResult, LabelMetrics, LevelMetrics, PartMetrics, PixelMetrics
+from upernet.evaluation.scores import Scores
 from upernet.evaluation.tta import TestTimeAugmentation
 
 __all__ = [

@@ -177,7 +177,7 @@ def _count_source(
         return counts
     owners = [owner for level in levels if (owner := LEVEL_KINDS[level].owned_by)]
     needed = tuple(dict.fromkeys([*levels, *owners]))
-    for sample in samples_of_rank(source, progress):
+    for _, sample in samples_of_rank(source, progress):
         logits = model(network_input(model, sample, source.spec.test_resize, device), levels=needed)
         for level in levels:
             found, shown = shown_labels(logits, level, model.taxonomy)

@@ -82,6 +82,14 @@ class ConfusionMatrix:
         """Return the share of each true class's pixels that is predicted correctly: float64, nan for absent classes."""
         return self.correct.double() / self.support
 
+    def precision(self) -> Tensor:
+        """Return the share of each predicted class's pixels that is correct: float64, nan where there is none."""
+        return self.correct.double() / self.predicted
+
+    def f1(self) -> Tensor:
+        """Return the F1 score per class, also called Dice: float64, nan for classes in neither truth nor prediction."""
+        return 2 * self.correct.double() / (self.support + self.predicted)
+
     def pixel_accuracy(self, classes: Iterable[int] | None = None) -> float:
         """Return the share of the labeled pixels that is predicted correctly; nan if there are none.
 

@@ -12,8 +12,9 @@ from upernet import distributed
 from upernet.data.sample import Sample
 from upernet.data.sources import Source, SourceMissing, open_source
 from upernet.errors import UpernetError
-from upernet.evaluation.metrics import Scores
+from upernet.evaluation.photo_counts import Photo, PhotoCounter
 from upernet.evaluation.results import EvaluationResult, LevelMetrics
+from upernet.evaluation.scores import Scores
 from upernet.evaluation.tta import NO_AUGMENTATION, TestTimeAugmentation, photo_outputs
 from upernet.models import UPerNet
 from upernet.recipe import Recipe, Split
@@ -48,23 +49,27 @@ def evaluate(
         tta: Scales, mirrored passes and sliding windows.
 
     Returns:
-        Metrics per level, and per source and level. Implied labels are scored separately.
+        Metrics per level, and per source and level, and what was counted in each photo. Implied labels are scored
+        separately.
 
     Raises:
         UpernetError: No source has photos of this split, or a file is broken.
     """
     sources, skipped = open_sources(model, recipe, data_dir, split)
-    total = Scores(model.taxonomy)
+    total, counter = Scores(model.taxonomy), PhotoCounter()
     per_source: dict[str, dict[str, LevelMetrics]] = {}
     implied_per_source: dict[str, dict[str, LevelMetrics]] = {}
     with eval_mode(model, device):
         for name, source in sources.items():
             annotated = Scores(model.taxonomy, source.spec.supervision_by_level)
             implied = Scores(model.taxonomy, source.spec.supervision_by_level)
-            for sample in samples_of_rank(source, progress):
+            for index, sample in samples_of_rank(source, progress):
                 outputs, via_sizes = photo_outputs(model, sample, source.spec, device, tta)
-                annotated.update(outputs, sample, via_sizes=via_sizes)
-                implied.update(outputs, sample, implied=True, via_sizes=via_sizes)
+                photo = Scores(model.taxonomy, source.spec.supervision_by_level)
+                photo.update(outputs, sample, via_sizes=via_sizes, probabilities=tta.averages)
+                counter.add(Photo(name, index, sample.key, source.spec.scored), photo.confusions())
+                annotated += photo
+                implied.update(outputs, sample, implied=True, via_sizes=via_sizes, probabilities=tta.averages)
             annotated.reduce()
             implied.reduce()
             if source.spec.scored:
@@ -80,6 +85,7 @@ def evaluate(
         photos={name: len(source) for name, source in sources.items()},
         skipped=tuple(skipped),
         testing=tta,
+        counts=counter.result(),
     )
 
 
@@ -119,12 +125,12 @@ def eval_mode(model: UPerNet, device: str | torch.device) -> Generator[None, Non
         model.train(was_training)
 
 
-def samples_of_rank(source: Source, progress: PhotoProgress | None = None) -> Iterator[Sample]:
-    """Yield the samples of `source` that this process scores: every `world_size()`-th one."""
+def samples_of_rank(source: Source, progress: PhotoProgress | None = None) -> Iterator[tuple[int, Sample]]:
+    """Yield the samples of `source` that this process scores, and their indices: every `world_size()`-th one."""
     indices = range(distributed.rank(), len(source), distributed.world_size())
     for done, index in enumerate(indices):
         if progress:
             progress(source.name, done, len(indices))
-        yield source[index]
+        yield index, source[index]
     if progress:
         progress(source.name, len(indices), len(indices))

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from upernet.errors import UpernetError
+from upernet.evaluation.photo_counts import PhotoCounts
 from upernet.evaluation.tta import TestTimeAugmentation
 from upernet.recipe import Split
 from upernet.settings import check_settings
@@ -27,8 +28,18 @@ class _Metrics(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     def to_dict(self) -> Json:
-        """Return the metrics as JSON types."""
-        return self.model_dump(mode="json")
+        """Return the metrics as JSON types, without those that were not measured."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class ReliabilityBin(_Metrics):
+    """The predictions whose confidence lies in one bin."""
+
+    confidence: float | None
+    """Mean confidence; None: the bin is empty."""
+    accuracy: float | None
+    """Share of correct predictions; None: the bin is empty."""
+    count: int
 
 
 class PixelClassMetrics(_Metrics):
@@ -38,6 +49,8 @@ class PixelClassMetrics(_Metrics):
     accuracy: float | None
     pixels: int
     """Number of labeled pixels of the class."""
+    boundary_iou: float | None = None
+    """See `upernet.evaluation.boundary.BoundaryCounts`; not of parts."""
 
 
 class PixelMetrics(_Metrics):
@@ -46,9 +59,14 @@ class PixelMetrics(_Metrics):
     miou: float | None
     pixel_accuracy: float | None
     mean_accuracy: float | None
+    boundary_miou: float | None = None
+    """Mean of the classes' Boundary IoU."""
+    ece: float | None = None
+    """Expected calibration error over pixels; see `upernet.evaluation.reliability.Reliability`."""
     classes_absent: tuple[str, ...]
     """Classes that are neither annotated nor predicted, and so do not count in the mIoU."""
     per_class: dict[str, PixelClassMetrics]
+    reliability: tuple[ReliabilityBin, ...] = ()
 
 
 class LabelClassMetrics(_Metrics):
@@ -66,15 +84,10 @@ class LabelMetrics(_Metrics):
     top1: float | None
     top5: float | None = None
     """Top-5 accuracy; only of levels that are not dense (scene)."""
+    top1_ece: float | None = None
+    """Expected calibration error over photos."""
     per_class: dict[str, LabelClassMetrics]
-
-    def to_dict(self) -> Json:
-        """Return the metrics as JSON types, without `top5` if it was not measured."""
-        values = super().to_dict()
-        if self.top5 is None:
-            for metrics in (values, *values["per_class"].values()):
-                del metrics["top5"]
-        return values
+    top1_reliability: tuple[ReliabilityBin, ...] = ()
 
 
 class ObjectMetrics(_Metrics):
@@ -97,10 +110,13 @@ class PartMetrics(_Metrics):
     pixel_accuracy: float | None
     mean_accuracy: float | None
     miou_given_object: float | None
+    ece: float | None = None
+    """Expected calibration error over the pixels inside the true objects."""
     classes_absent: tuple[str, ...]
     """Parts ("object/part") that are neither annotated nor predicted, and so do not count in the mIoU."""
     per_object: dict[str, ObjectMetrics]
     per_class: dict[str, PixelClassMetrics]
+    reliability: tuple[ReliabilityBin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +173,8 @@ class EvaluationResult(Mapping[str, Any]):
     skipped: tuple[str, ...]
     """Sources whose folder or split does not exist."""
     testing: TestTimeAugmentation
+    counts: PhotoCounts | None = None
+    """What was counted in each photo; not part of `to_dict()`."""
 
     def to_dict(self) -> Json:
         """Return the result as JSON types.

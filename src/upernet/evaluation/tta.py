@@ -81,6 +81,11 @@ class TestTimeAugmentation:
         """Number of forward passes over a photo, those over its windows counted as one."""
         return len(self.scales) * (1 + self.flip)
 
+    @property
+    def averages(self) -> bool:
+        """Whether the outputs are averaged probabilities; those of a single pass are logits."""
+        return self.num_passes > 1
+
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON types."""
         return {**asdict(self), "scales": list(self.scales)}
@@ -105,7 +110,7 @@ def photo_outputs(
           pass at the size of the network's input.
     """
     levels = annotated_levels(sample)
-    if tta.num_passes == 1:
+    if not tta.averages:
         image = network_input(model, sample, spec.test_resize, device, tta.scales[0])
         return sliding_window_logits(model, image, levels, tta), (_size(image),)
     label_maps = {level: _size(label_map) for level, label_map in sample.maps.items() if LEVEL_KINDS[level].dense}

@@ -7,10 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from upernet.inference.label_map import UNSURE, LabelMap
+from upernet.inference.wording import LEAST, percent, readable
 from upernet.taxonomy import LEVEL_KINDS, PartGroup
 
-LEAST = 0.01
-"""Smaller shares are summed up as "3 more"."""
 LEAST_OWNER = 0.001
 """Objects with a smaller share get no line about their parts."""
 MOST = 8
@@ -49,16 +48,6 @@ def describe(
     for level in _properties(maps):
         lines.append(_sentence(f"{level.capitalize()}s:", f"The {level}s are unsure", maps[level], level))
     return "\n".join(lines)
-
-
-def percent(share: float) -> str:
-    """Return a fraction as "12 %", or "under 1 %"."""
-    return "under 1 %" if share < LEAST else f"{100 * share:.0f} %"
-
-
-def readable(name: str) -> str:
-    """Return a class name as it is written in a sentence."""
-    return name.replace("_", " ")
 
 
 def _image_label(level: str, ranking: Sequence[tuple[str, float]], is_sure: bool) -> str:

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+import base64
+import html
+import io
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from upernet.errors import UpernetError
-from upernet.files import atomic_path
-from upernet.inference import describe, render
-from upernet.inference.label_map import UNSURE, LabelMap
+from upernet.errors import UpernetError, printable
+from upernet.inference import describe, exporting, render, saving
+from upernet.inference.label_map import UNSURE_NAME, LabelMap
+from upernet.inference.saving import KINDS
+from upernet.inference.wording import percent, readable
 from upernet.taxonomy import LEVEL_KINDS, PartGroup
 
-RESULT_FILE = "parse.json"
 RANKED = 5
 """Number of candidates per image label in the JSON file."""
-PNG_LEVEL = 3
-"""Compression level of zlib. Its default takes twice as long for files that are 5 % smaller."""
 
 Ranking = Sequence[tuple[str, float]]
 """All classes of an image label with their probability, most probable first."""
+
+
+class PixelLabel(NamedTuple):
+    """What one level says about a pixel."""
+
+    name: str
+    """Name of the class; "unsure" where its probability is below the threshold of the level."""
+    confidence: float
+    """Probability of the most probable class."""
+    of: str | None = None
+    """For parts: name of the object that the pixel belongs to."""
 
 
 class Parse:
@@ -48,6 +58,8 @@ class Parse:
         >>> import upernet
         >>> parse = upernet.load("everyday")("street.jpg")
         >>> parse.scene[0], parse.object.shares()
+        >>> parse.object.mask("car"), parse.object.regions("car")
+        >>> parse.at(100, 50)["object"].name
         >>> print(parse.describe())
         >>> parse.overlay("object").show()
         >>> parse.save("parses")
@@ -65,26 +77,31 @@ class Parse:
         path: str | None = None,
     ):
         self.photo = photo
-        self.maps = dict(maps)
+        self.maps = {
+            level: label_map if label_map.photo is not None else replace(label_map, photo=photo)
+            for level, label_map in maps.items()
+        }
         self.rankings = {level: list(ranking) for level, ranking in (rankings or {}).items()}
         self.thresholds = dict(thresholds or {})
         self.part_groups = tuple(part_groups)
         self.model = model
         self.path = path
+        self.folder: Path | None = None
+        """The folder that `save` has written."""
 
     @property
     def levels(self) -> tuple[str, ...]:
         """The levels of this parse."""
         return (*self.rankings, *self.maps)
 
-    def __getitem__(self, level: str) -> LabelMap | list[tuple[str, float]]:
+    def __getitem__(self, level: str) -> Any:
         """Return the label map of a dense level, or the ranked list of a level with one label per photo."""
-        return self._ranking(level) if level in self.rankings else self._map(level)
+        return self.ranking(level) if level in self.rankings else self.label_map(level)
 
     @property
     def scene(self) -> list[tuple[str, float]]:
         """All scenes with their probability, most probable first; see `scene_is_sure`."""
-        return self._ranking("scene")
+        return self.ranking("scene")
 
     @property
     def scene_is_sure(self) -> bool:
@@ -94,30 +111,73 @@ class Parse:
     @property
     def object(self) -> LabelMap:
         """The label map of the objects."""
-        return self._map("object")
+        return self.label_map("object")
 
     @property
     def part(self) -> LabelMap:
         """The label map of the parts."""
-        return self._map("part")
+        return self.label_map("part")
 
     @property
     def material(self) -> LabelMap:
         """The label map of the materials."""
-        return self._map("material")
+        return self.label_map("material")
 
     @property
     def texture(self) -> LabelMap:
         """The label map of the textures."""
-        return self._map("texture")
+        return self.label_map("texture")
+
+    def label_map(self, level: str) -> LabelMap:
+        """Return the label map of a dense level."""
+        if level not in self.maps:
+            raise self._missing(level)
+        return self.maps[level]
+
+    def ranking(self, level: str) -> list[tuple[str, float]]:
+        """Return the ranked list of a level with one label per photo."""
+        if level not in self.rankings:
+            raise self._missing(level)
+        return self.rankings[level]
 
     def is_sure(self, level: str) -> bool:
         """Return whether the first label of a ranked level reaches the threshold of the level."""
-        return self._ranking(level)[0][1] >= self.thresholds.get(level, 0)
+        return self.ranking(level)[0][1] >= self.thresholds.get(level, 0)
+
+    def at(self, x: int, y: int) -> dict[str, PixelLabel]:
+        """Return what all levels say about a pixel: level -> name, confidence and, for parts, the object.
+
+        Args:
+            x: Column of the pixel, from 0 at the left.
+            y: Row of the pixel, from 0 at the top.
+
+        Raises:
+            UpernetError: The pixel is outside the photo.
+
+        Example:
+            >>> import upernet
+            >>> parse = upernet.load("everyday")("street.jpg")
+            >>> parse.at(320, 200)["part"]
+            PixelLabel(name='hair', confidence=0.81, of='person')
+        """
+        width, height = self.photo.size
+        if not (0 <= x < width and 0 <= y < height):
+            raise UpernetError(f"pixel ({x}, {y}) is outside the photo of {width} x {height} pixels.")
+        where = int(y), int(x)
+        found: dict[str, PixelLabel] = {}
+        for level, ranking in self.rankings.items():
+            name, probability = ranking[0]
+            found[level] = PixelLabel(name if self.is_sure(level) else UNSURE_NAME, probability)
+        for level, label_map in self.maps.items():
+            owners = self.maps.get(LEVEL_KINDS[level].owned_by or "")
+            name = label_map.name(int(label_map.labels[where]))
+            of = None if owners is None else owners.name(int(owners.labels[where]))
+            found[level] = PixelLabel(name, float(label_map.confidence[where]), of)
+        return found
 
     def overlay(self, level: str) -> Image.Image:
         """Draw the labels of `level` over the photo, with a legend; the photo's long side has 480 to 1600 pixels."""
-        return render.overlay(self.photo, self._map(level))
+        return render.overlay(self.photo, self.label_map(level))
 
     def sheet(self) -> Image.Image:
         """Draw the contact sheet: the photo, its description, and a panel with a legend per level."""
@@ -146,15 +206,17 @@ class Parse:
         for level, ranking in self.rankings.items():
             result[level] = {
                 "name": ranking[0][0] if self.is_sure(level) else None,
-                "ranked": [{"name": name, "probability": probability} for name, probability in ranking[:RANKED]],
-                "threshold": self.thresholds.get(level, 0.0),
+                "ranked": [
+                    {"name": name, "probability": _finite(probability)} for name, probability in ranking[:RANKED]
+                ],
+                "threshold": _finite(self.thresholds.get(level, 0.0)),
             }
         for level, label_map in self.maps.items():
             result[level] = {
                 "shares": label_map.shares(),
-                "mean_confidence": float(label_map.confidence.mean()),
-                "threshold": self.thresholds.get(level, 0.0),
-                "unsure": _unsure_value(label_map),
+                "mean_confidence": _finite(float(label_map.confidence.mean())),
+                "threshold": _finite(self.thresholds.get(level, 0.0)),
+                "unsure": saving.unsure_value(label_map),
                 "names": list(label_map.names),
             }
         for level, owned in self.maps.items():
@@ -168,51 +230,65 @@ class Parse:
                 }
         return result
 
-    def save(self, directory: str | Path, name: str | None = None) -> Path:
+    def to_coco(
+        self, level: str | None = None, *, segmentation: exporting.Segmentation = "rle", min_area: int = 1
+    ) -> dict[str, Any]:
+        """Return a COCO data set of this photo, with one annotation per region; see `upernet.inference.exporting.coco`.
+
+        Args:
+            level: The level. Default: `object`, or the first dense level where there are no objects.
+            segmentation: "rle" for compressed run lengths, or "polygon" for outlines without holes.
+            min_area: Number of pixels from which on regions are included.
+        """
+        return exporting.coco([self], level, segmentation=segmentation, min_area=min_area)
+
+    def to_supervision(self, level: str | None = None, *, min_area: int = 1) -> Any:
+        """Return the regions of a level (as `to_coco` takes it) as `supervision.Detections`.
+
+        Raises:
+            UpernetError: supervision is not installed.
+        """
+        return exporting.detections(self, level, min_area=min_area)
+
+    def to_dataframe(self, levels: Sequence[str] | None = None, *, min_area: int = 1) -> Any:
+        """Return a `pandas.DataFrame` with one row per region of each dense level; see `upernet.inference.exporting`.
+
+        Raises:
+            UpernetError: pandas is not installed.
+        """
+        return exporting.dataframe(self, levels, min_area=min_area)
+
+    def to_geojson(self, levels: Sequence[str] | None = None, *, min_area: int = 1) -> dict[str, Any]:
+        """Return the outlines of the regions as a GeoJSON `FeatureCollection`, in pixels: x to the right, y down."""
+        return exporting.geojson(self, levels, min_area=min_area)
+
+    def save(self, directory: str | Path, name: str | None = None, *, kinds: Collection[saving.Kind] = KINDS) -> Path:
         """Write the parse to a folder of its own in `directory`.
 
         The folder is called `name`; the default is the file name of the photo without its suffix. If the folder holds
-        the parse of another photo, or something else, the parse goes to `name-2`, `name-3`, ...; earlier files of the
-        same photo are replaced. Either all files appear or, on any error, none changes. The folder contains:
+        the parse of another photo, or something else, the parse goes to `name-2`, `name-3`, ...; an earlier parse of
+        the same photo is replaced, and its other files removed. Either all files appear or, on any error, none changes.
+        The folder contains:
 
-        * `LEVEL.png`: labels, 8-bit gray with 255 = unsure; 16-bit with 65535 if the level has more than 255 classes
-        * `LEVEL_confidence.png`: probability of the most probable class, 8-bit gray, 255 = 1
-        * `LEVEL_overlay.png`: what `overlay` draws
-        * `sheet.jpg`: the contact sheet
-        * `parse.json`: what `to_dict` returns, with the path of the photo relative to the folder
+        * labels: `LEVEL.png`, 8-bit gray with 255 = unsure; 16-bit with 65535 if the level has more than 255 classes
+        * confidence: `LEVEL_confidence.png`, the probability of the most probable class, 8-bit gray, 255 = 1
+        * overlay: `LEVEL_overlay.png`, what `overlay` draws
+        * sheet: `sheet.jpg`, the contact sheet
+        * json: `parse.json`, what `to_dict` returns, with the path of the photo relative to the folder
+
+        Args:
+            directory: Where the folder is created.
+            name: Name of the folder.
+            kinds: What to save. `parse.json` always is, because the next parse of the photo knows its folder by it.
 
         Returns:
             The folder.
 
         Raises:
-            UpernetError: The folder cannot be written, or the disk is full.
+            UpernetError: The folder cannot be written, the disk is full, or `kinds` has an unknown name.
         """
-        folder = Path(directory) / name if name else self._claimed_folder(Path(directory))
-        with ExitStack() as files:
-            files.callback(_remove_if_empty, folder)
-
-            def writing(file: str) -> Path:
-                return files.enter_context(atomic_path(folder / file))
-
-            # Files appear in reverse order when the stack unwinds, so parse.json last.
-            writing(RESULT_FILE).write_text(json.dumps(self._dict_for(folder), indent=2) + "\n", encoding="utf-8")
-            for level, label_map in self.maps.items():
-                _label_image(label_map).save(writing(f"{level}.png"), compress_level=PNG_LEVEL)
-                confidence = np.rint(255 * label_map.confidence).astype(np.uint8)
-                Image.fromarray(confidence).save(writing(f"{level}_confidence.png"), compress_level=PNG_LEVEL)
-                self.overlay(level).save(writing(f"{level}_overlay.png"), compress_level=PNG_LEVEL)
-            self.sheet().save(writing("sheet.jpg"), quality=92, subsampling=0)
-        return folder
-
-    def _map(self, level: str) -> LabelMap:
-        if level not in self.maps:
-            raise self._missing(level)
-        return self.maps[level]
-
-    def _ranking(self, level: str) -> list[tuple[str, float]]:
-        if level not in self.rankings:
-            raise self._missing(level)
-        return self.rankings[level]
+        self.folder = saving.save(self, Path(directory), name, kinds)
+        return self.folder
 
     def _missing(self, level: str) -> UpernetError:
         if level in self.rankings:
@@ -221,56 +297,30 @@ class Parse:
             )
         return UpernetError(f"this parse has no level {level!r}; it has {', '.join(self.levels)}.")
 
-    def _claimed_folder(self, directory: Path) -> Path:
-        """Return the folder of an earlier parse of this photo, or create one, so that no other process takes it."""
-        stem = (Path(self.path).stem if self.path else "").strip(
-            "."
-        ) or "photo"  # the stem of "..jpg" is "." or "..jpg"
-        number = 0
-        while True:
-            number += 1
-            folder = directory / (stem if number == 1 else f"{stem}-{number}")
-            try:
-                folder.mkdir(parents=True)
-            except FileExistsError:
-                if not self.path or _path_in(folder) != _relative(self.path, folder):
-                    continue
-            except OSError as error:
-                raise UpernetError(f"{folder}: cannot be written ({error.strerror}); choose another folder.") from None
-            return folder
+    def __repr__(self) -> str:
+        photo = printable(self.path or "photo")
+        labels = [
+            f"{level} {readable(ranking[0][0])} {percent(ranking[0][1])}" for level, ranking in self.rankings.items()
+        ]
+        return (
+            f"<Parse of {photo}, {self.photo.width} x {self.photo.height} pixels: {', '.join([*labels, *self.maps])}>"
+        )
 
-    def _dict_for(self, folder: Path) -> dict[str, Any]:
-        return {**self.to_dict(), "path": _relative(self.path, folder) if self.path else None}
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.sheet().save(file, "PNG")
+        return file.getvalue()
 
-
-def _unsure_value(label_map: LabelMap) -> int:
-    return 255 if len(label_map.names) <= 255 else 65535
+    def _repr_html_(self) -> str:
+        file = io.BytesIO()
+        self.sheet().save(file, "JPEG", quality=88)
+        picture = base64.b64encode(file.getvalue()).decode("ascii")
+        name = html.escape(printable(self.path or "photo"))
+        return (
+            f'<figure><img alt="{name}" src="data:image/jpeg;base64,{picture}"><figcaption>{name}</figcaption></figure>'
+        )
 
 
-def _label_image(label_map: LabelMap) -> Image.Image:
-    unsure = _unsure_value(label_map)
-    labels = np.where(label_map.labels == UNSURE, unsure, label_map.labels)
-    return Image.fromarray(labels.astype(np.uint8 if unsure == 255 else np.uint16))
-
-
-def _path_in(folder: Path) -> str | None:
-    """Return the path in the parse.json of a folder; None if there is no such file or path."""
-    try:
-        content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return cast(dict[str, Any], content).get("path") if isinstance(content, dict) else None
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _relative(path: str, folder: Path) -> str:
-    """Return `path` relative to `folder`, with forward slashes; it does not depend on the current folder."""
-    path, start = os.path.realpath(path), os.path.realpath(folder)
-    try:
-        return Path(os.path.relpath(path, start)).as_posix()
-    except ValueError:  # Windows: another drive
-        return Path(path).as_posix()
+def _finite(value: float) -> float | None:
+    """Return the value, or None for NaN and infinities, which JSON does not have."""
+    return float(value) if math.isfinite(value) else None

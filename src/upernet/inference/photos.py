@@ -12,8 +12,8 @@ from typing import Any
 
 from upernet.data.images import is_photo
 from upernet.errors import UpernetError
-from upernet.inference.parse import RESULT_FILE
 from upernet.inference.parser import Parser
+from upernet.inference.saving import RESULT_FILE
 
 
 @dataclass(frozen=True)

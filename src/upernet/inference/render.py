@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from upernet.inference.describe import percent, readable
 from upernet.inference.label_map import UNSURE, UNSURE_NAME, LabelMap
+from upernet.inference.wording import percent, readable, words
 
 Color = tuple[int, int, int]
 
@@ -241,13 +240,13 @@ def hatching(size: tuple[int, int]) -> np.ndarray:
 
 
 def _short_percent(share: float) -> str:
-    return percent(share).replace("under", "<")
+    return percent(share).replace("under", "<").replace("over", ">")
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     """Wrap `text` into lines of at most `width` pixels, at spaces, but not between a number and its "%"."""
     lines = [""]
-    for word in re.findall(r"\S+(?: %\S*)?", text):
+    for word in words(text):
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer

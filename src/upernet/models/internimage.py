@@ -29,32 +29,34 @@ from upernet.models.protocol import (
     num_filters,
 )
 from upernet.ops import dcnv3, grouped_softmax, linear, mlp
-from upernet.settings import Settings, check_settings
+from upernet.settings import Number, Settings, Whole, check_settings
 
-Positive = Annotated[int, Field(ge=1, le=4096)]
+Positive = Annotated[Whole, Field(ge=1, le=4096)]
+MAX_PARAMETERS = 4_000_000_000
+"""Largest network that is built; InternImage-G, the largest published one, has 3 billion parameters."""
 
 
 class InternImageSpec(Settings):
     """Hyperparameters that differ between variants (paper, table 1 and appendix)."""
 
-    channels: int = Field(ge=2, le=4096, multiple_of=2)
+    channels: Whole = Field(ge=2, le=4096, multiple_of=2)
     """Channels of the first stage; each further stage has twice as many."""
     depths: tuple[Positive, Positive, Positive, Positive]
     """Blocks per stage."""
     groups: tuple[Positive, Positive, Positive, Positive]
     """Groups of DCNv3 per stage."""
-    mlp_ratio: float = Field(default=4.0, gt=0)
-    drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
-    layer_scale: float | None = 1.0
+    mlp_ratio: Number = Field(default=4.0, gt=0, le=64)
+    drop_path_rate: Number = Field(default=0.0, ge=0, lt=1)
+    layer_scale: Annotated[Number, Field(ge=-1e6, le=1e6)] | None = 1.0
     """Initial value of the learned factor of each residual branch; None: no such factor."""
-    offset_scale: float = 1.0
+    offset_scale: Number = Field(default=1.0, ge=-1e6, le=1e6)
     post_norm: bool = False
     """Normalize after the residual branch instead of before it."""
     res_post_norm: bool = False
     """Normalize before and after the residual branch."""
-    dw_kernel_size: int = Field(default=3, ge=1)
+    dw_kernel_size: Whole = Field(default=3, ge=1, le=31)
     """Kernel size of the depthwise convolution that offsets and masks are computed from."""
-    level2_post_norm_blocks: tuple[int, ...] = ()
+    level2_post_norm_blocks: tuple[Annotated[Whole, Field(ge=0, le=4096)], ...] = ()
     """Blocks of the third stage ("level 2" in the published configurations) that a layer norm follows."""
     center_feature_scale: bool = False
     """Blend each group's DCNv3 output with its input by a learned gate."""
@@ -65,6 +67,11 @@ class InternImageSpec(Settings):
             channels = self.channels * 2**stage
             if channels % groups:
                 raise ValueError(f"stage {stage}: {channels} channels cannot be divided into {groups} groups")
+        # Per block, two matrices of the MLP and two of DCNv3.
+        sizes = [depth * (self.channels * 2**stage) ** 2 for stage, depth in enumerate(self.depths)]
+        parameters = sum(sizes) * (2 * self.mlp_ratio + 2)
+        if parameters > MAX_PARAMETERS:
+            raise ValueError(f"the network would have {parameters:.1e} parameters; lower channels or depths")
         return self
 
 

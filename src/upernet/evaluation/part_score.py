@@ -1,0 +1,138 @@
+"""Score of parts, each within the object that owns it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from upernet.decoding import Size, resized_prediction
+from upernet.evaluation.confusion import ConfusionMatrix
+from upernet.evaluation.metrics import class_metrics, mean, number
+from upernet.evaluation.photo_counts import NOT_SCORED, Confusion, Kind
+from upernet.evaluation.reliability import Reliability
+from upernet.evaluation.results import ObjectMetrics, PartMetrics, PixelClassMetrics
+from upernet.taxonomy import IGNORE, LEVEL_KINDS, Taxonomy
+
+
+class PartScore:
+    """Score of parts, each within the object that owns it (arXiv 1807.10221, section 4.1: mIoU-bg).
+
+    For every object with parts, over the photos in which at least one of its parts is annotated: the truth is the part
+    map inside the true object and "no part" elsewhere; the prediction is the most probable of that object's parts where
+    the *predicted* object is that object, and "no part" elsewhere. So a part that is predicted outside its object, or
+    on an object pixel without an annotated part, counts against it. Pixels whose true object or part is unknown are
+    left out.
+
+    * `miou`: mean IoU of an object's parts without "no part", then mean over the objects.
+    * `miou_with_background`: the same with "no part" as one more class of each object.
+    * `pixel_accuracy`, `mean_accuracy`: over the pixels that show a listed part; mean over the objects.
+    * `miou_given_object`: like `miou`, but only inside the true object, and whatever object is predicted there. It
+      measures how well parts are told apart where objects are not annotated.
+    * `ece`: the calibration of the part's probability among those of the true object, inside the true object.
+    """
+
+    kind: Kind = "parts"
+
+    def __init__(self, taxonomy: Taxonomy, level: str = "part") -> None:
+        self.level = taxonomy.level(level)
+        self.owners = taxonomy.level(LEVEL_KINDS[level].owned_by or level)
+        self.groups = taxonomy.part_groups
+        self.found = [ConfusionMatrix(len(group.parts)) for group in self.groups]
+        self.given = [ConfusionMatrix(len(group.parts)) for group in self.groups]
+        self.reliability = Reliability()
+
+    def update(
+        self,
+        logits: Tensor,
+        prediction: Tensor,
+        objects: Tensor,
+        parts: Tensor,
+        via_sizes: Sequence[Size] = (),
+        probabilities: bool = False,
+    ) -> None:
+        """Add one photo.
+
+        Args:
+            logits: Part logits, 1 x (sum of the part groups) x h x w.
+            prediction: Predicted objects, int H x W.
+            objects: True objects, int H x W; -1: unknown.
+            parts: True parts as labels of the level, int H x W; -1: unknown.
+            via_sizes: See `Scores.update`.
+            probabilities: See `Scores.update`.
+        """
+        size = (parts.shape[-2], parts.shape[-1])
+        for group, found, given in zip(self.groups, self.found, self.given, strict=True):
+            inside = objects == group.owner
+            local = torch.full_like(parts, IGNORE)
+            for index, part in enumerate(group.parts):
+                local[inside & (parts == part)] = index
+            if not (local > 0).any():
+                continue
+            most_probable, confidence = resized_prediction(logits[:, group.channels], size, via_sizes, probabilities)
+            given.update(most_probable, local)
+            known = local != IGNORE
+            self.reliability.update(confidence[known], (most_probable == local)[known])
+            local[~inside & (objects != IGNORE)] = 0
+            found.update(torch.where(prediction == group.owner, most_probable, 0), local)
+
+    def __iadd__(self, other: PartScore) -> PartScore:
+        """Add the photos of `other`."""
+        for matrix, added in zip(self.found + self.given, other.found + other.given, strict=True):
+            matrix += added
+        self.reliability += other.reliability
+        return self
+
+    def reduce(self) -> None:
+        """Add up over all processes, in place."""
+        for matrix in self.found + self.given:
+            matrix.reduce()
+        self.reliability.reduce()
+
+    def confusion(self) -> Confusion:
+        """Return what was counted: the matrices of all objects in one, with a class per part of each object."""
+        total = ConfusionMatrix(sum(len(group.parts) for group in self.groups))
+        names: list[str] = []
+        groups: list[int] = []
+        for group, found in zip(self.groups, self.found, strict=True):
+            total.counts[group.channels, group.channels] = found.counts[:, :-1]
+            total.counts[group.channels, -1] = found.counts[:, -1]
+            names += [f"{self.owners.names[group.owner]}/{self.level.names[part]}" for part in group.parts]
+            groups += [NOT_SCORED, *[group.owner] * (len(group.parts) - 1)]
+        return Confusion(total, tuple(names), tuple(groups))
+
+    def result(self) -> PartMetrics | None:
+        """Return the metrics; None if no part was annotated."""
+        per_object: dict[str, ObjectMetrics] = {}
+        per_class: dict[str, PixelClassMetrics] = {}
+        for group, found, given in zip(self.groups, self.found, self.given, strict=True):
+            listed = range(1, len(group.parts))
+            if not found.support[1:].any():
+                continue
+            owner = self.owners.names[group.owner]
+            per_object[owner] = ObjectMetrics(
+                miou=number(found.mean_iou(listed)),
+                miou_with_background=number(found.mean_iou()),
+                pixel_accuracy=number(found.pixel_accuracy(listed)),
+                mean_accuracy=number(found.mean_accuracy(listed)),
+                miou_given_object=number(given.mean_iou(listed)),
+                pixels=int(found.support[1:].sum()),
+            )
+            metrics = class_metrics(found)
+            per_class |= {f"{owner}/{self.level.names[group.parts[c]]}": metrics[c] for c in listed}
+        if not per_object:
+            return None
+        objects = per_object.values()
+        return PartMetrics(
+            miou=mean(metrics.miou for metrics in objects),
+            miou_with_background=mean(metrics.miou_with_background for metrics in objects),
+            pixel_accuracy=mean(metrics.pixel_accuracy for metrics in objects),
+            mean_accuracy=mean(metrics.mean_accuracy for metrics in objects),
+            miou_given_object=mean(metrics.miou_given_object for metrics in objects),
+            ece=self.reliability.ece(),
+            classes_absent=tuple(name for name, metrics in per_class.items() if metrics.iou is None),
+            per_object=per_object,
+            per_class=per_class,
+            reliability=self.reliability.bins(),
+        )
