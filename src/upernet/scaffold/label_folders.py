@@ -61,9 +61,7 @@ def find_label_folders(
     )
     rest = len(listing.images) - len(labels)
     if rest:
-        notes.append(
-            f"{rest} image{'s' if rest > 1 else ''} outside of the class folders {'are' if rest > 1 else 'is'} not used."
-        )
+        notes.append(f"Images outside of the class folders are not used; there {'are' if rest > 1 else 'is'} {rest}.")
     return Found(
         f"a folder of photos per class in {parent}/",
         settings,

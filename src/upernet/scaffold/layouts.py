@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from upernet.data.sources.mask_folder import MASK_SUFFIXES, common_name
@@ -187,7 +187,8 @@ def _most_alike(name: str, names: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Yield the neighbors of a name in a sorted list, and how many characters they begin with in common."""
     position = bisect_left(names, name)
     for other in names[max(0, position - 1) : position + 1]:
-        common = len(commonprefix([name, other]))
+        same = (own == theirs for own, theirs in zip(name, other, strict=False))
+        common = sum(takewhile(bool, same))
         if common:
             yield other, common
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from upernet.data.sources.colors import MaskColors
 from upernet.errors import UpernetError
 from upernet.scaffold.class_tables import ClassTable, find_class_tables
 from upernet.scaffold.classes import ClassPlan, plan_classes
@@ -16,6 +13,7 @@ from upernet.scaffold.found import Found, FoundLevel, FoundPhoto
 from upernet.scaffold.layouts import Layout, MaskLayout, find_layout
 from upernet.scaffold.listing import Listing, Progress
 from upernet.scaffold.measure import Measurement, measure
+from upernet.scaffold.naming import name_classes
 from upernet.scaffold.questions import Answers
 
 
@@ -41,7 +39,7 @@ def find_masks(
             masks.pairs,
             (lambda done, total: progress("reading masks", done, total)) if progress else None,
         )
-        plan = plan_classes(measured, tables, given, answers)
+        plan = plan_classes(measured, name_classes(measured, tables, given, answers))
         levels[name] = FoundLevel(plan, _settings(masks, plan))
         measurements[name] = measured
         notes += plan.notes
@@ -84,7 +82,8 @@ def _one_per_level(layout: Layout, level: str | None) -> tuple[dict[str, MaskLay
             own = "object"
         if own in chosen:
             notes.append(
-                f"The masks in {_place(masks.folder, masks.name)} are not used, because those in {_place(chosen[own].folder, chosen[own].name)} are of the same level."
+                f"The masks in {_place(masks.folder, masks.name)} are not used, because those in "
+                f"{_place(chosen[own].folder, chosen[own].name)} are of the same level."
             )
         else:
             chosen[own] = masks

@@ -91,8 +91,8 @@ def measure(root: Path, pairs: Sequence[Pair], step: Step | None = None) -> Meas
         if mask.size != mask.photo_size:
             size, photo = (f"{width} x {height}" for width, height in (mask.size, mask.photo_size))
             unusable[root / mask.pair.photo] = (
-                f"{root / mask.pair.mask}: is {size} pixels, but its photo {mask.pair.photo.name} is {photo} (upright); "
-                "resize the mask with nearest neighbor, or export it again."
+                f"{root / mask.pair.mask}: is {size} pixels, but its photo {mask.pair.photo.name} is {photo} "
+                "(upright); resize the mask with nearest neighbor, or export it again."
             )
     if len(unusable) > UNUSABLE_SHARE * len(pairs):
         first = next(iter(unusable.values()))
@@ -135,8 +135,8 @@ def _measure(root: Path, pair: Pair) -> MeasuredMask:
     if len(pixels) > MAX_KEYS:
         what = "values" if kind == "values" else "colors"
         raise UpernetError(
-            f"{path}: has {len(pixels)} {what}, too many for classes; it may be a photo, a depth map or a blurred mask. "
-            "Give masks with one value or color per class, saved as PNG."
+            f"{path}: has {len(pixels)} {what}, too many for classes; it may be a photo, a depth map or a blurred "
+            "mask. Give masks with one value or color per class, saved as PNG."
         )
     colors = dict(enumerate(red << 16 | green << 8 | blue for red, green, blue in header.palette))
     palette = {value: colors[value] for value in pixels if value in colors}

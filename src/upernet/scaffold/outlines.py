@@ -15,11 +15,12 @@ from upernet.data.shapes import Drawing, ShapesFile, read_shapes
 from upernet.data.sources.polygons import OUTSIDE_SHAPES, PhotosByName
 from upernet.errors import UpernetError
 from upernet.scaffold.class_tables import ClassTable, TableEntry
-from upernet.scaffold.classes import BACKGROUND, plan_classes
+from upernet.scaffold.classes import plan_classes
 from upernet.scaffold.found import Found, FoundLevel, FoundPhoto
 from upernet.scaffold.layouts import Pair, group_images, splits_of
 from upernet.scaffold.listing import Listing, Progress
 from upernet.scaffold.measure import MeasuredMask, Measurement, in_threads
+from upernet.scaffold.naming import BACKGROUND, name_classes
 from upernet.scaffold.questions import Answers
 from upernet.scaffold.words import split_in
 
@@ -87,7 +88,7 @@ def find_outlines(listing: Listing, answers: Answers, level: str | None, progres
                     drawings[PurePosixPath(photo.relative_to(listing.root).as_posix())] = (drawing, split)
     if not drawings:
         raise UpernetError(
-            f"{listing.root}: none of the photos that {next(iter(contents))} lists is there; put the photos into the folder."
+            f"{listing.root}: none of the photos that {next(iter(contents))} lists is there; put them into the folder."
         )
     labels.pop(OUTSIDE_SHAPES, None)
     values = {OUTSIDE_SHAPES: 0, **{label: number for number, label in enumerate(labels, 1)}}
@@ -96,7 +97,7 @@ def find_outlines(listing: Listing, answers: Answers, level: str | None, progres
     colors = {name: color for content in contents.values() for name, color in content.colors.items()}
     entries = [TableEntry(name, value, _rgb(colors.get(name))) for name, value in values.items()]
     share = measured.pixels[0] / max(1, sum(measured.pixels.values()))
-    outside = "unknown" if share <= MOST_UNLABELED or len(values) < 3 and False else BACKGROUND
+    outside = "unknown" if share <= MOST_UNLABELED and len(values) > 2 else BACKGROUND
     outside = answers.get(
         "outside",
         f"{100 * share:.0f} % of the pixels are outside of all outlines. Are they `background` or `unknown`?",
@@ -105,13 +106,13 @@ def find_outlines(listing: Listing, answers: Answers, level: str | None, progres
     )
     if outside == "unknown":
         entries[0] = TableEntry("unknown", 0)
-    plan = plan_classes(measured, (), ClassTable(Path(files.pattern), entries), answers)
+    plan = plan_classes(measured, name_classes(measured, (), ClassTable(Path(files.pattern), entries), answers))
     by_value = {value: name for name, value in values.items()}
     classes: dict[str, str | None] = {
         by_value[key]: entry.name for entry in plan.classes for key in entry.keys if by_value[key] != entry.name
     }
     classes |= {by_value[key]: None for key in plan.unknown}
-    classes |= {name: None for name in plan.never}
+    classes |= dict.fromkeys(plan.never)
     names = {key: entry.name for entry in plan.classes for key in entry.keys}
     photos = [
         FoundPhoto(

@@ -14,21 +14,21 @@ def _set(words: str) -> frozenset[str]:
 
 
 PHOTO_WORDS = _set(
-    "image images img imgs photo photos picture pictures pic pics jpegimages leftimg8bit rgb original originals orig "
-    "input inputs frame frames raw jpg jpeg jpgs"
+    "image images img imgs photo photos picture pictures pic pics jpegimages leftimg8bit rgb original originals orig"
+    " input inputs frame frames raw jpg jpeg jpgs"
 )
 MASK_WORDS = _set(
-    "mask masks annotation annotations annotated annot annots ann anns label labels labeled labelled gt gts groundtruth "
-    "seg segs segm segmentation segmentations segmask segmasks segmentationclass segmentationclassraw "
-    "segmentationclasspng segmentationclassaug gtfine gtcoarse labelid labelids labeltrainids labelmap labelmaps target "
-    "targets trimap trimaps semantic color colors rgblabels"
+    "mask masks annotation annotations annotated annot annots ann anns label labels labeled labelled gt gts seg segs"
+    " groundtruth segm segmentation segmentations segmask segmasks segmentationclass segmentationclassraw semantic"
+    " segmentationclasspng segmentationclassaug gtfine gtcoarse labelid labelids labeltrainids labelmap labelmaps"
+    " target targets trimap trimaps color colors rgblabels"
 )
 MASK_ENDS = frozenset(("l", "m", "p"))
 """Further ends of the names of masks, as in CamVid's `0001TP_006690_L.png`; too short to mean anything for a folder."""
 OTHER_WORDS = _set(
-    "instance instances instanceid instanceids instancetrainids segmentationobject segmentationobjectpng panoptic depth "
-    "disparity visualization visualizations segmentationclassvisualization overlay overlays preview previews edges "
-    "boundaries boxes"
+    "instance instances instanceid instanceids instancetrainids segmentationobject segmentationobjectpng panoptic"
+    " depth disparity visualization visualizations segmentationclassvisualization overlay overlays preview previews"
+    " edges boundaries boxes"
 )
 """Words for images that are neither photos nor masks of classes."""
 SPLITS = {
