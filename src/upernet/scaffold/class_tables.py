@@ -66,7 +66,8 @@ def read_class_table(path: Path) -> ClassTable:
 def find_class_tables(listing: Listing) -> Iterator[ClassTable]:
     """Yield the tables among the files of a folder whose names look like that of one."""
     for file in listing.texts:
-        if file.suffix.lower() != ".xml" and len(file.parts) <= 4 and TABLE_WORDS.search(file.stem):
+        named = file.suffix == ".names" or TABLE_WORDS.search(file.stem)
+        if named and file.suffix.lower() != ".xml" and len(file.parts) <= 4:
             try:
                 yield read_class_table(listing.root / file)
             except UpernetError:
@@ -190,6 +191,8 @@ def _from_object(item: dict[str, Any]) -> TableEntry:
 
 
 def _checked(entries: Sequence[TableEntry]) -> list[TableEntry]:
+    if not entries:
+        raise ValueError("it is empty")
     if any(entry.value is not None and not -1 <= entry.value <= 65_535 for entry in entries):
         raise ValueError("a number is not the value of a mask")
     values = [entry.value for entry in entries if entry.value is not None]

@@ -32,7 +32,7 @@ def find_label_folders(
     for path in listing.images:
         *above, own = path.parent.parts or ("",)
         meanings = [meaning_of(part) for part in above]
-        if not own or ((meaning := meaning_of(own)) and meaning.split):
+        if not own or ((meaning := meaning_of(own)) and (meaning.split or meaning.role)):
             continue
         parent = "/".join(m.pattern if m and m.split else part for part, m in zip(above, meanings, strict=True)) or "."
         split = next((m.split for m in meanings if m and m.split), "")

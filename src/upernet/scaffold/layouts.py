@@ -11,11 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from upernet.data.sources.mask_folder import MASK_SUFFIXES, common_name
 from upernet.scaffold.listing import Listing
+from upernet.scaffold.looks import looks_like_mask
 from upernet.scaffold.words import is_mask_end, is_other_end, meaning_of, split_of
 
 LEAST_SHARE = 0.5
 """Share of the masks that must have a photo for a folder to be taken for the folder of the masks."""
 SAMPLED_NAMES = 200
+TRIED_MASKS = 3
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def find_layout(listing: Listing) -> Layout | None:
     for group in groups:
         if group.role != "other":
             found += _beside(group)
+    found = found or _by_content(listing)
     if not found:
         return None
     photos, photo_name, _ = max(found, key=lambda fit: len(fit[2].pairs))
@@ -135,6 +138,12 @@ def group_images(images: Iterable[PurePosixPath]) -> list[Group]:
         group = groups.setdefault(pattern, Group(pattern, role, levels[-1] if levels else None))
         group.images.append(Image(path, split, PurePosixPath(*parts[depth:])))
     return list(groups.values())
+
+
+def unmatched_mask(listing: Listing) -> PurePosixPath | None:
+    """Return an image that is a mask, as the name of its folder says."""
+    masks = (image.path for group in group_images(listing.images) if group.role == "mask" for image in group.images)
+    return next(masks, None)
 
 
 def splits_of(words: Iterable[str]) -> dict[str, str]:
@@ -189,8 +198,14 @@ def _most_alike(name: str, names: Sequence[str]) -> Iterator[tuple[str, int]]:
     for other in names[max(0, position - 1) : position + 1]:
         same = (own == theirs for own, theirs in zip(name, other, strict=False))
         common = sum(takewhile(bool, same))
+        while common and _is_within_number(name, common) | _is_within_number(other, common):
+            common -= 1
         if common:
             yield other, common
+
+
+def _is_within_number(name: str, position: int) -> bool:
+    return name[position - 1 : position].isdigit() and name[position : position + 1].isdigit()
 
 
 def _pair(photos: Group, photo_name: str, masks: Group, mask_name: str, usable: Sequence[Image]) -> MaskLayout:
@@ -240,6 +255,21 @@ def _beside(group: Group) -> list[tuple[Group, str, MaskLayout]]:
         found.append(
             (group, "*", MaskLayout(level, group.pattern, pattern, layout.pairs, others, layout.masks_without))
         )
+    return found
+
+
+def _by_content(listing: Listing) -> list[tuple[Group, str, MaskLayout]]:
+    """Return which folders hold photos and masks of the same names where the names of the folders say nothing."""
+    groups: dict[str, Group] = {}
+    for path in listing.images:
+        folder = path.parent.as_posix()
+        groups.setdefault(folder, Group(folder, None, None)).images.append(Image(path, "", PurePosixPath()))
+    found: list[tuple[Group, str, MaskLayout]] = []
+    for masks in groups.values():
+        tried = [image.path for image in masks.images[:: max(1, len(masks.images) // TRIED_MASKS)]]
+        if all(looks_like_mask(listing.root / path) for path in tried):
+            fits = (_fit(photos, masks) for photos in groups.values() if photos is not masks)
+            found += [max(own, key=lambda fit: len(fit[2].pairs))] if (own := [fit for fit in fits if fit]) else []
     return found
 
 

@@ -15,6 +15,7 @@ from upernet.scaffold.listing import Listing, Progress
 from upernet.scaffold.measure import Measurement, measure
 from upernet.scaffold.naming import name_classes
 from upernet.scaffold.questions import Answers
+from upernet.taxonomy.levels import LEVELS
 
 
 def find_masks(
@@ -33,7 +34,7 @@ def find_masks(
     levels: dict[str, FoundLevel] = {}
     measurements: dict[str, Measurement] = {}
     left_out: dict[Path, str] = {}
-    for name, masks in chosen.items():
+    for name, masks in sorted(chosen.items(), key=lambda item: LEVELS.index(item[0])):
         measured = measure(
             listing.root,
             masks.pairs,

@@ -161,7 +161,7 @@ def _of_one_kind(root: Path, masks: list[MeasuredMask]) -> tuple[list[MeasuredMa
 
     Palette images whose palettes differ, as image editors write them, hold colors.
     """
-    kinds = {mask.kind: mask for mask in masks}
+    kinds = {mask.kind: mask for mask in reversed(masks)}
     palettes = [mask for mask in masks if mask.palette]
     if "colors" in kinds and len(palettes) + sum(mask.kind == "colors" for mask in masks) == len(masks):
         differ = True

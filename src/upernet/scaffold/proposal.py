@@ -11,6 +11,7 @@ from upernet.scaffold.class_tables import read_class_table
 from upernet.scaffold.defaults import Defaults, choose_defaults
 from upernet.scaffold.found import Found, FoundPhoto
 from upernet.scaffold.label_folders import find_label_folders
+from upernet.scaffold.layouts import unmatched_mask
 from upernet.scaffold.listing import Progress, list_files
 from upernet.scaffold.masks import find_masks
 from upernet.scaffold.outlines import find_outlines
@@ -80,6 +81,11 @@ def propose(
         or find_label_folders(listing, answers, level, progress)
     )
     if found is None:
+        if mask := unmatched_mask(listing):
+            raise UpernetError(
+                f"{root / mask}: is in a folder of masks, but there is no photo of the same name; give masks the names "
+                "of their photos."
+            )
         raise UpernetError(
             f"{root}: holds {len(listing.images)} images, but no masks or classes; give a folder with {UNDERSTOOD}."
         )
