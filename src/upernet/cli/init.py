@@ -97,7 +97,7 @@ def init(
     _refuse_problems(report)
     files = write_recipe(proposal, target, force)
     if not quiet:
-        print(f"Wrote {', '.join(map(str, reversed(files)))}.", end="\n\n")
+        print("Wrote:", *reversed(files), sep="\n  ", end="\n\n")
         print(next_commands(target))
 
 

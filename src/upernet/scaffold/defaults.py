@@ -19,7 +19,7 @@ LARGEST_SIDE = 540
 LARGEST_CROP = 384
 SMALLEST_CROP = 64
 BATCH_SIZE = 8
-BYTES_PER_PIXEL = 7000
+BYTES_PER_PIXEL = 4500
 """Memory per pixel of a batch while training EfficientNet-Lite2 in float32; measured on a CPU."""
 MEMORY_SHARE = 0.3
 ITERATIONS_PER_ROOT = 85

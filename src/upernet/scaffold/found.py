@@ -60,3 +60,9 @@ class Found:
     splits: Mapping[str, str]
     left_out: Mapping[Path, str] = field(default_factory=dict[Path, str])
     notes: Sequence[str] = ()
+
+    @property
+    def described(self) -> str:
+        """The layout, with the words of all splits in the place of `{split}`."""
+        words = list(self.splits.values())
+        return self.layout.replace("{split}", f"{{{','.join(words)}}}" if len(words) > 1 else "".join(words))

@@ -112,11 +112,11 @@ def _groups(photos: Sequence[SplitPhoto]) -> tuple[dict[str, list[SplitPhoto]], 
         name, number = (match[1], int(match[2])) if match else (photo.path.stem, 0)
         videos.setdefault((photo.path.parent / name).as_posix(), []).append((number, photo))
     several = sum(len(frames) > 1 for frames in videos.values())
-    if several < 2 or len(videos) > 0.8 * len(photos):
+    length = round(FRAMES_TOGETHER * len(photos))
+    if several < 2 or len(videos) > 0.8 * len(photos) or (length < 2 and len(videos) < FEWEST_VIDEOS):
         return {photo.path.as_posix(): [photo] for photo in photos}, ""
     if len(videos) >= FEWEST_VIDEOS:
         return {name: [photo for _, photo in frames] for name, frames in videos.items()}, ", whole videos at a time"
-    length = max(1, round(FRAMES_TOGETHER * len(photos)))
     runs: dict[str, list[SplitPhoto]] = {}
     for name, frames in videos.items():
         for position, (_, photo) in enumerate(sorted(frames, key=lambda frame: (frame[0], frame[1].path))):

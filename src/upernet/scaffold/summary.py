@@ -48,7 +48,7 @@ def next_commands(out: Path) -> str:
         [
             "Next:",
             f"  upernet train {out}",
-            f"  upernet evaluate {out} --checkpoint runs/{out.stem} --split val",
+            f"  upernet evaluate runs/{out.stem} --split val",
             f"  upernet parse PHOTO --model runs/{out.stem}",
         ]
     )
@@ -56,7 +56,7 @@ def next_commands(out: Path) -> str:
 
 def _rows(proposal: Proposal, seconds: float | None) -> Iterator[tuple[str, str]]:
     found, defaults = proposal.found, proposal.defaults
-    yield "Found", f"{len(found.photos)} annotated photos: {plain(found.layout)}"
+    yield "Found", f"{len(found.photos)} annotated photos: {plain(found.described)}"
     smallest, median, largest = (
         f"{width} x {height}" for width, height in spread(photo.size for photo in found.photos)
     )

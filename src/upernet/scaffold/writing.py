@@ -90,10 +90,10 @@ def _recipe(proposal: Proposal, out: Path, taxonomy: Path) -> str:
     defaults = proposal.defaults
     source = plain_name(proposal.root.resolve().name)
     lines = [
-        "# A first recipe, written by `upernet init`. Every key is explained in docs/recipe.md.",
+        "# A first recipe, written by `upernet init`. Every key is explained in docs/recipe_reference.md.",
         f"#   upernet data check {out.name}     look for mistakes in the data",
         f"#   upernet train {out.name}          train; the same command resumes",
-        f"#   upernet evaluate {out.name} --checkpoint runs/{out.stem} --split val",
+        f"#   upernet evaluate runs/{out.stem} --split val",
         f"description: {_inline(f'{_levels(proposal)} of {proposal.root.resolve().name}.')}",
         f"taxonomy: {_inline(taxonomy.name)}",
         "# relative to this file; --data DIR overrides it",
@@ -133,7 +133,7 @@ def _data(root: Path, out: Path) -> str:
 
 def _source(proposal: Proposal, out: Path) -> list[str]:
     found, defaults = proposal.found, proposal.defaults
-    lines = [f"# {plain(found.layout)}", *(f"{key}: {_inline(value)}" for key, value in found.settings.items())]
+    lines = [f"# {plain(found.described)}", *(f"{key}: {_inline(value)}" for key, value in found.settings.items())]
     if proposal.words:
         lines.append(f"splits: {_inline(dict(proposal.words))}")
     elif not proposal.lists:
