@@ -165,16 +165,19 @@ def test_a_given_table_that_does_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "3", '{"a": {"b": []}}', "0 sky\n0 road\n", "\0\n", '{"a": [1, 2, 300]}', "[" * 100_000]
+    ("suffix", "text"),
+    [
+        *((".json", text) for text in ("", "{}", "3", '{"a": {"b": []}}', '{"a": [1, 2, 300]}', "[" * 100_000)),
+        *((".txt", text) for text in ("", "0 sky\n0 road\n", "\0\n", "x" * 100, "99999 sky\n")),
+        *((".csv", text) for text in ("", "name,r,g,b\nsky,1,2\n", "name,id\nsky,x\n", "name,r,g,b\nsky,1,2,300\n")),
+    ],
 )
-@pytest.mark.parametrize("suffix", [".json", ".txt", ".csv"])
 def test_files_that_are_no_tables(tmp_path, text, suffix):
     path = tmp_path / f"classes{suffix}"
     path.write_text(text)
-    try:
-        assert read_class_table(path).entries
-    except UpernetError as error:
-        assert str(error).startswith(f"{path}: is not a list of classes")
+    with pytest.raises(UpernetError, match="is not a list of classes") as caught:
+        read_class_table(path)
+    assert str(caught.value).startswith(str(path))
 
 
 def test_answers_of_the_user(tmp_path):

@@ -124,6 +124,29 @@ def test_several_levels(tmp_path):
     assert list(recipe.sources["data"].annotated) == ["object", "material"]
 
 
+def test_parts_belong_to_the_objects_that_they_lie_on(tmp_path):
+    root = make(tmp_path / "data", mask="objects/{}.png")
+    make(
+        root,
+        mask="parts/{}.png",
+        paint=lambda values: np.select([values == 1, values == 2], [1, 2], 0).astype(np.uint8),
+    )
+    (root / "objects" / "classes.txt").write_text("sky\nroad\ntree\nwater\n")
+    (root / "parts" / "classes.txt").write_text("lane\ntrunk\n")
+    proposal, _ = proposed(root, tmp_path / "my.yaml")
+    assert proposal.found.levels["part"].parts_of == {"road": ["lane"], "tree": ["trunk"]}
+    taxonomy = load_taxonomy(tmp_path / "my-classes.yaml")
+    assert taxonomy.level("part").names == ("background", "lane", "trunk")
+    for number in range(8):
+        save(
+            root / "parts" / f"{number:03}.png",
+            np.where(labels(number) < 0, 0, 1 + (labels(number) == 0)).astype(np.uint8),
+        )
+        save(root / "objects" / f"{number:03}.png", np.where(labels(number) == 0, 255, labels(number)).astype(np.uint8))
+    with pytest.raises(UpernetError, match="the part trunk lies on no object"):
+        propose(root)
+
+
 # annotation tools
 
 

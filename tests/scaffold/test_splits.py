@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from hypothesis import given
@@ -39,7 +40,7 @@ def test_whole_videos_stay_together():
 def test_frames_in_a_row_of_few_videos_stay_together():
     names = [f"{video}_{frame:06}" for video in ("0001TP", "0006R0", "0016E5") for frame in range(0, 1200, 10)]
     val = {path.stem for path in divide(photos(*names)).photos["val"]}
-    borders = sum((first in val) != (second in val) for first, second in zip(names, names[1:], strict=False))
+    borders = sum((first in val) != (second in val) for first, second in pairwise(names))
     assert 48 <= len(val) <= 60 and borders <= 8
 
 

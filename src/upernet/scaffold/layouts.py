@@ -137,7 +137,14 @@ def group_images(images: Iterable[PurePosixPath]) -> list[Group]:
         split = next((meaning.split for meaning in meant if meaning.split), "")
         group = groups.setdefault(pattern, Group(pattern, role, levels[-1] if levels else None))
         group.images.append(Image(path, split, PurePosixPath(*parts[depth:])))
+    for group in groups.values():
+        if group.role is None and group.level is not None and all(map(_may_be_mask, group.images)):
+            group.role = "mask"  # as in objects/ and materials/ beside images/
     return list(groups.values())
+
+
+def _may_be_mask(image: Image) -> bool:
+    return image.path.suffix.lower() in MASK_SUFFIXES
 
 
 def unmatched_mask(listing: Listing) -> PurePosixPath | None:

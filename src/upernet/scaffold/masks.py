@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,7 +15,8 @@ from upernet.scaffold.found import Found, FoundLevel, FoundPhoto
 from upernet.scaffold.layouts import Layout, MaskLayout, find_layout
 from upernet.scaffold.listing import Listing, Progress
 from upernet.scaffold.measure import Measurement, measure
-from upernet.scaffold.naming import name_classes
+from upernet.scaffold.naming import BACKGROUND, name_classes
+from upernet.scaffold.parts import OwnedMask, owners
 from upernet.scaffold.questions import Answers
 from upernet.taxonomy.levels import LEVELS
 
@@ -31,6 +34,8 @@ def find_masks(
         return None
     chosen, notes = _one_per_level(layout, level)
     tables = list(find_class_tables(listing))
+    if given is not None and len(chosen) > 1:
+        tables, given = [given, *tables], None  # it may be about one of the levels
     levels: dict[str, FoundLevel] = {}
     measurements: dict[str, Measurement] = {}
     left_out: dict[Path, str] = {}
@@ -40,7 +45,9 @@ def find_masks(
             masks.pairs,
             (lambda done, total: progress("reading masks", done, total)) if progress else None,
         )
-        plan = plan_classes(measured, name_classes(measured, tables, given, answers))
+        plan = plan_classes(
+            measured, name_classes(measured, _tables_of(name, listing.root, chosen, tables), given, answers)
+        )
         levels[name] = FoundLevel(plan, _settings(masks, plan))
         measurements[name] = measured
         notes += plan.notes
@@ -53,6 +60,8 @@ def find_masks(
         left_out |= {
             listing.root / path: f"{listing.root / path}: is a mask without a photo." for path in masks.masks_without
         }
+    if "part" in levels:
+        levels["part"] = _with_owners(listing.root, chosen, levels)
     photos = _photos(listing.root, chosen, levels, measurements)
     if not photos:
         raise UpernetError(
@@ -64,6 +73,19 @@ def find_masks(
     first = next(iter(chosen.values()))
     described = f"photos in {_place(layout.photos, layout.photo_name)}, masks in {_place(first.folder, first.name)}"
     return Found(described, settings, levels, photos, layout.splits, left_out, notes)
+
+
+def _tables_of(
+    level: str, root: Path, chosen: Mapping[str, MaskLayout], tables: Sequence[ClassTable]
+) -> list[ClassTable]:
+    """Return the tables in the folder of a level's masks or, if there are none, those outside of such folders."""
+
+    def inside(table: ClassTable, masks: MaskLayout) -> bool:
+        folder = masks.folder.partition("{split}")[0]
+        return len(chosen) > 1 and table.path.parent.is_relative_to(root / folder)
+
+    own = [table for table in tables if inside(table, chosen[level])]
+    return own or [table for table in tables if not any(inside(table, masks) for masks in chosen.values())]
 
 
 def _place(folder: str, name: str) -> str:
@@ -94,6 +116,30 @@ def _one_per_level(layout: Layout, level: str | None) -> tuple[dict[str, MaskLay
 def _is_annotated_split(photo: PurePosixPath, masks: MaskLayout) -> bool:
     """Return whether the folder of a photo without a mask holds photos that have one; otherwise, it is no data."""
     return any(pair.photo.parent == photo.parent for pair in masks.pairs)
+
+
+def _with_owners(root: Path, chosen: Mapping[str, MaskLayout], levels: Mapping[str, FoundLevel]) -> FoundLevel:
+    """Return the level of the parts with the objects that own them.
+
+    Raises:
+        UpernetError: A part lies on no object.
+    """
+    part_masks = {pair.photo: pair.mask for pair in chosen["part"].pairs}
+    both = [
+        OwnedMask(root / pair.mask, root / part_masks[pair.photo])
+        for pair in chosen["object"].pairs
+        if pair.photo in part_masks
+    ]
+    found = levels["part"]
+    parts_of = owners(both, levels["object"].plan, found.plan)
+    owned = {part for parts in parts_of.values() for part in parts}
+    for entry in found.plan.classes:
+        if entry.name not in owned and entry.name != BACKGROUND:
+            raise UpernetError(
+                f"{root / chosen['part'].folder}: the part {entry.name} lies on no object of the masks in "
+                f"{chosen['object'].folder}; correct the masks, or remove one of the folders."
+            )
+    return replace(found, parts_of=parts_of)
 
 
 def _settings(masks: MaskLayout, plan: ClassPlan) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from upernet.errors import UpernetError
 from upernet.files import write_text
 from upernet.scaffold.classes import plain_name
 from upernet.scaffold.defaults import class_weights
+from upernet.scaffold.naming import BACKGROUND
 from upernet.scaffold.proposal import Proposal
 from upernet.taxonomy.levels import LEVEL_KINDS
 
@@ -69,10 +70,12 @@ def _taxonomy(proposal: Proposal) -> str:
         "levels:",
     ]
     for level, found in proposal.found.levels.items():
-        lines += [f"  {level}:", "    classes:"]
+        names = [entry.name for entry in found.plan.classes]
+        background = ["    background: background"] if level == "part" and BACKGROUND in names else []
+        lines += [f"  {level}:", *background, "    classes:"]
         unit = "pixels" if LEVEL_KINDS[level].dense and any(entry.keys for entry in found.plan.classes) else "photos"
         for entry in found.plan.classes:
-            if level == "part" and entry.name == "background":
+            if level == "part" and entry.name == BACKGROUND:
                 continue
             item: dict[str, str] = {"name": entry.name}
             if entry.color is not None:
