@@ -47,6 +47,7 @@ ROOMS = [
     "inference",
     "evaluation",
     "training",
+    "scaffold",
     "cli",
     "__main__",
 ]
