@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from upernet.cli.options import ThreadsOption
 from upernet.recipe import Split
 
 
@@ -43,9 +44,7 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...", show_default="cuda if available")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Number of CPU threads.", show_default="all cores")
-    ] = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Score a model per level on the data of a recipe.
 
@@ -54,7 +53,6 @@ def evaluate(
     from contextlib import nullcontext
     from json import dumps
 
-    import torch
     from rich.console import Console
     from rich.progress import Progress
 
@@ -66,10 +64,10 @@ def evaluate(
     from upernet.evaluation import evaluate as score
     from upernet.evaluation.report import tables
     from upernet.files import atomic_path
+    from upernet.ops import set_threads
     from upernet.recipe import data_folder, load_recipe
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     chosen = load_recipe(recipe)
     folder = data_folder(chosen, data)
     if device is not None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from upernet.cli.options import ThreadsOption
+
 
 def parse(
     paths: Annotated[
@@ -45,9 +47,7 @@ def parse(
         Literal["fp32", "bf16"],
         typer.Option(help="Numeric precision; bf16 is faster on CPUs that support bfloat16, and slightly less exact."),
     ] = "fp32",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Number of CPU threads.", show_default="all cores")
-    ] = None,
+    threads: ThreadsOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print all results as one JSON object.")] = False,
 ) -> None:
     """Parse photos into scene, objects, parts, materials and textures.
@@ -59,13 +59,13 @@ def parse(
     import sys
     from json import dumps
 
-    import torch
     from rich.console import Console
     from rich.progress import Progress
 
     from upernet.errors import UpernetError
     from upernet.inference import load
     from upernet.inference.photos import find_photos, make_output_folder, parse_photos
+    from upernet.ops import set_threads
 
     parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
@@ -78,8 +78,7 @@ def parse(
     for path, problem in problems:
         report(path, problem)
     if photos:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        set_threads(threads)
         reduce = "card" if short_side is None else short_side or None
         parser = load(model, device, short_side=reduce, precision=precision)
         wanted = parser.select_levels(None if levels is None else filter(str.strip, levels.split(",")))

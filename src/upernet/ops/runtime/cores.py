@@ -16,24 +16,29 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables with which users choose the number of threads."""
 
 
-def set_threads(threads: int | None = None) -> int:
+def set_threads(threads: int | None = None, root: Path = Path("/")) -> int:
     """Set the number of CPU threads that torch and our kernels use, and return it.
 
+    Importing `upernet.ops` does this once, without a number. What the user sets later, here or with
+    `torch.set_num_threads`, holds.
+
     Args:
-        threads: Number of threads. Default: the cores that this process may use, unless the user chose a number, which
-            is kept.
+        threads: Number of threads. Default: at most the cores that this process may use, unless the user chose a number
+            by an environment variable or an earlier call.
+        root: Folder that contains `proc` and `sys`, from which the cgroup quota is read.
     """
     if threads is None and not _chosen():
-        threads = min(torch.get_num_threads(), usable_cores())
+        threads = min(torch.get_num_threads(), usable_cores(root))
     if threads is not None and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     return torch.get_num_threads()
 
 
 def _chosen() -> bool:
-    """Return whether the user chose the number of threads: torch starts one per core or per pair of hyperthreads."""
-    cores = len(affinity())
-    return any(os.environ.get(name) for name in THREAD_VARIABLES) or torch.get_num_threads() not in (cores, cores // 2)
+    """Return whether the user chose the number of threads; torch starts one per core, or per pair of hyperthreads."""
+    counts = (len(affinity()), os.cpu_count() or 1)
+    defaults = {max(1, count // threads) for count in counts for threads in (1, 2)}
+    return any(os.environ.get(name) for name in THREAD_VARIABLES) or torch.get_num_threads() not in defaults
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -88,10 +93,10 @@ def _cpu_groups(root: Path) -> Iterator[Path]:
 
 def _quota_of(group: Path) -> float | None:
     """Return the CPU seconds per second that one cgroup allows, or None if it sets no limit."""
-    together = _read(group / "cpu.max").split()
-    quota, period = together or (_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us"))
+    limit = _read(group / "cpu.max") or f"{_read(group / 'cpu.cfs_quota_us')} {_read(group / 'cpu.cfs_period_us')}"
     try:
-        return int(quota) / int(period) if int(quota) > 0 else None
+        quota, period = map(int, limit.split())
+        return quota / period if quota > 0 else None
     except (ValueError, ZeroDivisionError):  # "max", or no such file
         return None
 

@@ -77,7 +77,7 @@ def run_delays(tasks: Path = Path("/proc/self/task")) -> dict[str, float]:
         for thread in os.listdir(tasks):
             try:
                 delays[thread] = run_delay((tasks / thread / "schedstat").read_text(encoding="ascii"))
-            except ProcessLookupError:  # the thread has ended
+            except (FileNotFoundError, ProcessLookupError):  # the thread has ended
                 continue
     except OSError:
         return {}
