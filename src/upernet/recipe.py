@@ -532,9 +532,10 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         path = RECIPES / f"{name_or_path}.yaml"
         if not os.path.isfile(path):
             known = list_recipes()
+            name = str(name_or_path)
             raise UpernetError(
-                f"unknown recipe {shorten(str(name_or_path))}{did_you_mean(str(name_or_path), known)}: give the path of "
-                f"a .yaml file or one of {', '.join(known)}."
+                f"unknown recipe {shorten(name)}{did_you_mean(name, known)}: give the path of a .yaml file or one of "
+                f"{', '.join(known)}."
             )
     recipe = read_settings(path, Recipe)
     taxonomy, data = recipe.taxonomy, recipe.data

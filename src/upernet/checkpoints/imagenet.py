@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,6 +113,18 @@ def _fill(backbone: nn.Module, name: str, path: Path) -> None:
     backbone.load_state_dict(own | state)
 
 
+def check_backbone_weights(name: str, source: str) -> None:
+    """Check that the ImageNet weights of the backbone `name` exist, as far as that shows without a download.
+
+    Raises:
+        UpernetError: there is no such package, file or published checkpoint.
+    """
+    if source == ZOO:
+        known_entry(name)
+    elif source not in (AUTO, TIMM):
+        _find_weights(name, source)
+
+
 def _find_weights(name: str, source: str) -> Path:
     if source in (ZOO, TIMM):
         from upernet.checkpoints.hub import fetch  # imported here because the Hub's client is slow to import
@@ -120,7 +133,7 @@ def _find_weights(name: str, source: str) -> Path:
         return fetch(name) if source == ZOO else fetch_timm_weights(name)
     if source.startswith(PACKAGE):
         return _file_in_package(source.removeprefix(PACKAGE))
-    if not Path(source).is_file():
+    if not os.path.isfile(source):
         raise UpernetError(f"{source}: no such file with weights for backbone {name}.")
     return Path(source)
 
@@ -166,7 +179,7 @@ def _rename_in_order(state: Mapping[str, Tensor], name: str, path: Path) -> dict
 
 def _file_in_package(package: str) -> Path:
     """Return the only .pth file of an installed Python package."""
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # a.b would import a
     folders = (spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders for file in Path(folder).rglob("*.pth")]
     if len(files) != 1:

@@ -52,6 +52,7 @@ def compare(
     import torch
     from rich.console import Console
 
+    from upernet.errors import printable
     from upernet.evaluation.compare import compare as differences
     from upernet.evaluation.compare_report import comparison_tables, notes, write_comparison
     from upernet.inference.photos import make_output_folder
@@ -65,7 +66,7 @@ def compare(
     if json is not None:
         write_json({"first": first, "second": second, **comparison.to_dict()}, json)
     console = Console(quiet=json == STDOUT)
-    console.print(f"A: {first}\nB: {second}\nPhotos of split {comparison.split}.\n", markup=False)
+    console.print(f"A: {printable(first)}\nB: {printable(second)}\nPhotos of split {comparison.split}.\n", markup=False)
     for table in comparison_tables(comparison):
         console.print(table)
     for note in notes(comparison):

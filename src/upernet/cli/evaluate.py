@@ -101,6 +101,7 @@ def evaluate(
     from upernet.evaluation import evaluate as score
     from upernet.evaluation.finding import evaluation_folder
     from upernet.evaluation.folder import write_evaluation
+    from upernet.evaluation.loop import open_sources
     from upernet.evaluation.subject import Subject, is_run, open_model, open_recipe
     from upernet.inference.photos import make_output_folder
     from upernet.recipe import data_folder
@@ -122,10 +123,11 @@ def evaluate(
         out = Path("evaluation", chosen.name, wanted)
     world = join_world(device)
     # Checked before the photos are scored, so that a folder that cannot be written is reported at once.
-    if world.is_main:
-        for folder in (out, json.parent if json and json != STDOUT else None):
-            if folder is not None:
-                make_output_folder(folder)
+    if world.is_main and json is not None and json != STDOUT:
+        make_output_folder(json.parent)
+    if world.is_main and out is not None:
+        open_sources(model, chosen, photos, wanted)
+        make_output_folder(out)
     with photo_progress(chosen.sources, hidden=quiet or not world.is_main) as show:
         result = score(model, chosen, photos, wanted, world.device, show, tta)
     leave_world()

@@ -22,7 +22,7 @@ from upernet.cli.models import models
 from upernet.cli.options import with_json_files
 from upernet.cli.parse import parse
 from upernet.cli.train import train
-from upernet.errors import UpernetError, did_you_mean
+from upernet.errors import UpernetError, did_you_mean, printable_lines
 
 OTHER_NAMES = {
     "predict": "parse",
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         app(with_json_files(given), prog_name="upernet")
         sys.stdout.flush()
     except UpernetError as error:
-        print(f"upernet: {error}", file=sys.stderr)
+        print(f"upernet: {printable_lines(error)}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)

@@ -118,12 +118,12 @@ def _write_level(
     confusion = draw_confusion(matrix, level.names, level.unit)
     _save(folder / f"confusion-{name}.png", confusion)
     write_confusion_csv(folder / f"confusion-{name}.csv", matrix, [printable(label) for label in level.names])
-    figures = [page.picture(confusion)]
+    figures = [page.picture(confusion, "Confusion matrix")]
     ece, bins = _reliability(metrics, level)
     if ece is not None:
         calibration = draw_reliability(bins, ece)
         _save(folder / f"calibration-{name}.png", calibration)
-        figures.append(page.picture(calibration))
+        figures.append(page.picture(calibration, "Calibration"))
     columns = [key for key in CLASS_COLUMNS[1:] if key != "unit" and any(row[key] is not None for row in rows)]
     heads = [column.replace("_", " ").replace("iou", "IoU") for column in columns]
     cells = [[_cell(row[column]) for column in columns] for row in rows]
@@ -157,7 +157,7 @@ def _reliability(metrics: LevelMetrics, level: LevelCounts) -> tuple[float | Non
 
 
 def _file_name(level: LevelCounts) -> str:
-    return f"{level.level}-labels" if level.kind == "labels" and level.level != "scene" else level.level
+    return level.title.replace(" (image labels)", "-labels")
 
 
 def _save(path: Path, image: Image.Image) -> None:

@@ -54,16 +54,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
 
 
-def picture(image: Image.Image, caption: str = "", photo: bool = False) -> str:
-    """Return an embedded picture: as JPEG for photos, and as PNG otherwise."""
+def picture(image: Image.Image, name: str, photo: bool = False) -> str:
+    """Return an embedded picture: of a photo, as JPEG with its name below it; of anything else, as PNG."""
     data = io.BytesIO()
     if photo:
         image.save(data, "JPEG", quality=85)
     else:
         image.save(data, "PNG", optimize=True)
     source = f"data:image/{'jpeg' if photo else 'png'};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
-    below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
-    return f'<figure><img alt="{text(caption)}" src="{source}">{below}</figure>'
+    below = f"<figcaption>{text(name)}</figcaption>" if photo else ""
+    return f'<figure><img alt="{text(name)}" src="{source}">{below}</figure>'
 
 
 def row(figures: Iterable[str]) -> str:

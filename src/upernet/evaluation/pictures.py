@@ -153,7 +153,7 @@ def draw_comparison(photo: Image.Image, truth: np.ndarray, prediction: np.ndarra
         f"Wrong: {_percent(share)}": _differences(photo, wrong, counted, size),
     }
     full = len(panels) * (width + gap) - gap
-    legend = Legend(_iou_entries(truth, prediction, counted, level), text, width=full)
+    legend = _compact_legend(_iou_entries(truth, prediction, counted, level), text, full)
     top = margin + round(1.8 * text)
     canvas = Image.new("RGB", (full + 2 * margin, top + size[1] + text + legend.size[1] + margin), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -316,12 +316,21 @@ def _iou_entries(truth: np.ndarray, prediction: np.ndarray, counted: np.ndarray,
         if area := int((true | predicted).sum()):
             areas.append((area, float((true & predicted).sum() / area), label))
     entries = [
-        LegendEntry(readable(level.names[label]), f"IoU {_percent(iou)}", level.colors[label])
+        LegendEntry(f"{readable(level.names[label])}: IoU {_percent(iou)}", "", level.colors[label])
         for _, iou, label in sorted(areas, reverse=True)
     ]
     if not counted.all():
         entries.append(LegendEntry("does not count", "", None))
     return [*entries, LegendEntry("wrong", "", WRONG)]
+
+
+def _compact_legend(entries: Sequence[LegendEntry], text: int, width: int) -> Legend:
+    """Return a legend of few rows whose columns are no wider than they need to be, at most `width` pixels wide."""
+    for rows in range(1, len(entries) + 1):
+        legend = Legend(entries, text, rows)
+        if legend.size[0] <= width:
+            return legend
+    return Legend(entries, text, width=width)
 
 
 def _percent(share: float) -> str:

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from upernet.errors import printable
 from upernet.evaluation.results import EvaluationResult, LevelMetrics
 from upernet.evaluation.tta import TestTimeAugmentation
 
@@ -34,7 +35,7 @@ SUMMARY = {
     "ece": "calibration error",
     "top1": "top-1",
     "top5": "top-5",
-    "top1_ece": "calibration error (labels)",
+    "top1_ece": "top-1 calibration error",
 }
 """Metric of a level -> its name in the line above the table."""
 
@@ -72,7 +73,7 @@ def _table(heading: str, metrics: LevelMetrics) -> Group:
     for key in columns:
         table.add_column(COLUMNS[key], justify="right", no_wrap=True)
     for name, row in rows.items():
-        table.add_row(name, *(_cell(row, key) for key in columns))
+        table.add_row(Text(printable(name)), *(_cell(row, key) for key in columns))
     summary = [f"{SUMMARY[key]} {fraction(values[key])}" for key in SUMMARY if key in values]
     return Group(Text(f"{heading}: {_wrapped(summary, len(heading) + 2)}", style="bold"), table, "")
 
