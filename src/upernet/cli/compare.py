@@ -49,16 +49,15 @@ def compare(
 
     A run that has not been evaluated on the split is evaluated first.
     """
-    import torch
     from rich.console import Console
 
     from upernet.errors import printable
     from upernet.evaluation.compare import compare as differences
     from upernet.evaluation.compare_report import comparison_tables, notes, write_comparison
     from upernet.inference.photos import make_output_folder
+    from upernet.ops import set_threads
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     if out is not None:
         make_output_folder(out)
     results = [_evaluation(reference, split, data, device, quiet) for reference in (first, second)]

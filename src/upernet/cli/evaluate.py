@@ -91,7 +91,6 @@ def evaluate(
 
     Under torchrun, several processes divide the photos among them.
     """
-    import torch
     from rich.console import Console
 
     from upernet.devices import usable_device
@@ -104,10 +103,10 @@ def evaluate(
     from upernet.evaluation.loop import open_sources
     from upernet.evaluation.subject import Subject, is_run, open_model, open_recipe
     from upernet.inference.photos import make_output_folder
+    from upernet.ops import set_threads
     from upernet.recipe import data_folder
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     chosen = open_recipe(recipe)
     photos = data_folder(chosen, data)
     if device is not None:

@@ -18,6 +18,7 @@ from upernet.cli.compare import compare
 from upernet.cli.convert import convert
 from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
+from upernet.cli.init import init
 from upernet.cli.models import models
 from upernet.cli.options import with_json_files
 from upernet.cli.parse import parse
@@ -37,6 +38,9 @@ OTHER_NAMES = {
     "finetune": "train",
     "benchmark": "bench",
     "list": "models",
+    "new": "init",
+    "create": "init",
+    "scaffold": "init",
     "check": "data check",
     "prepare": "data prepare",
 }
@@ -68,6 +72,7 @@ def _upernet(
     """One photo in; its scene, objects, parts, materials and textures out."""
 
 
+app.command()(init)
 app.command()(parse)
 app.command()(models)
 app.command()(download)

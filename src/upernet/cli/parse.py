@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from upernet.inference import Parse
+    from upernet.ops import set_threads
 
 
 def parse(
@@ -86,8 +87,6 @@ def parse(
     """
     import sys
 
-    import torch
-
     from upernet.devices import usable_device
     from upernet.errors import UpernetError, printable
     from upernet.inference import load
@@ -110,8 +109,7 @@ def parse(
         print(f"upernet: {left_out}", file=sys.stderr)
     signal = None
     if found.photos:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        set_threads(threads)
         reduce = "card" if short_side is None else short_side or None
         parser = load(model, usable_device(device), short_side=reduce, precision=precision)
         wanted = parser.select_levels(None if levels is None else _split(levels))

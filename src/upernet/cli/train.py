@@ -66,13 +66,11 @@ def train(
 
     Ctrl-C saves the state; the same command goes on. Under torchrun, several processes share each batch.
     """
-    import torch
-
+    from upernet.ops import set_threads
     from upernet.overrides import override
     from upernet.recipe import data_folder, load_recipe
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     chosen = override(load_recipe(recipe), settings or [])
     folder = data_folder(chosen, data)
     place = out or Path("runs", f"{chosen.name}-quick" if quick else chosen.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -82,11 +83,32 @@ def read_color_mask(path: str | os.PathLike[str]) -> np.ndarray:
     return _decode(path, lambda image: _colors(image, path))
 
 
-def image_size(file: ImageFile) -> tuple[int, int]:
-    """Return width and height of the upright photo in pixels, from its header. Raises the errors of `read_image`."""
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image file says.
 
-    def read(image: Image.Image) -> tuple[int, int]:
-        return image.size[::-1] if _orientation(image) >= 5 else image.size  # pyright: ignore[reportReturnType]
+    Attributes:
+        size: Width and height of the upright image in pixels.
+        mode: Mode of Pillow, such as `RGB`.
+        format: Format of Pillow, such as `PNG`.
+        palette: Colors of the indices of a palette image, RGB each; empty: there is no palette.
+    """
+
+    size: tuple[int, int]
+    mode: str
+    format: str
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+
+def read_header(file: ImageFile) -> Header:
+    """Read the header of an image without decoding its pixels. Raises the errors of `read_image`."""
+
+    def read(image: Image.Image) -> Header:
+        width, height = cast("tuple[int, int]", image.size)  # pyright: ignore[reportUnknownMemberType]
+        size = (height, width) if _orientation(image) >= 5 else (width, height)
+        levels: list[int] = (image.getpalette("RGB") or []) if image.mode == "P" else []
+        palette = tuple(zip(levels[::3], levels[1::3], levels[2::3], strict=True))
+        return Header(size, image.mode, image.format or "", palette)
 
     return _decode(file, read, decodes=False)
 
