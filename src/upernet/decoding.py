@@ -208,6 +208,17 @@ def resized_prediction(
     return Prediction(labels, best if total is None else total.reciprocal_())
 
 
+def label_map(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Tensor:
+    """Return the labels of the largest of 1 x K x h x w logits, resized bilinearly: int64 H x W.
+
+    Args:
+        logits: logits or probabilities of one photo.
+        size: height and width of the label map.
+        via_sizes: sizes that the logits are resized to first, one after another.
+    """
+    return resized_prediction(logits, size, via_sizes, probabilities=True).labels  # no softmax is needed
+
+
 def resized_channels(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Iterator[tuple[int, Tensor]]:
     """Resize 1 x K x h x w logits some channels at a time, so that no resized map of all classes need exist.
 

@@ -75,7 +75,7 @@ def test_pixels_outside_of_all_outlines_are_background(tmp_path):
     assert np.array_equal(source[0].maps["object"], np.select([TRUTH == IGNORE, TRUTH == TREE], [0, IGNORE], TRUTH))
 
 
-def labelme(path: Path, photo: str, *shapes: tuple[str, str, list[list[float]]]) -> None:
+def labelme(path: Path, photo: str, *shapes: tuple[str, str, list[list[int]]]) -> None:
     write_json(
         path,
         {

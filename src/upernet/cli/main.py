@@ -14,9 +14,11 @@ import typer
 from upernet import __version__
 from upernet.cli import data
 from upernet.cli.bench import bench
+from upernet.cli.compare import compare
 from upernet.cli.convert import convert
 from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
+from upernet.cli.init import init
 from upernet.cli.models import models
 from upernet.cli.options import with_json_files
 from upernet.cli.parse import parse
@@ -36,6 +38,9 @@ OTHER_NAMES = {
     "finetune": "train",
     "benchmark": "bench",
     "list": "models",
+    "new": "init",
+    "create": "init",
+    "scaffold": "init",
     "check": "data check",
     "prepare": "data prepare",
 }
@@ -67,11 +72,13 @@ def _upernet(
     """One photo in; its scene, objects, parts, materials and textures out."""
 
 
+app.command()(init)
 app.command()(parse)
 app.command()(models)
 app.command()(download)
 app.command()(train)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(convert)
 app.command()(bench)
 app.add_typer(data.app, name="data")

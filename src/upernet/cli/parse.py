@@ -86,13 +86,12 @@ def parse(
     """
     import sys
 
-    import torch
-
     from upernet.devices import usable_device
     from upernet.errors import UpernetError, printable
     from upernet.inference import load
     from upernet.inference.inputs import name_of
     from upernet.inference.photos import check_what, find_photos, make_output_folder, parse_photos
+    from upernet.ops import set_threads
 
     parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
@@ -109,8 +108,7 @@ def parse(
     left_out = None if quiet else found.left_out()
     signal = None
     if found.photos:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        set_threads(threads)
         reduce = "card" if short_side is None else short_side or None
         parser = load(model, usable_device(device), short_side=reduce, precision=precision)
         wanted = parser.select_levels(None if levels is None else _split(levels))

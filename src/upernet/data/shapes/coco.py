@@ -64,8 +64,8 @@ def _shape(label: str, segmentation: Any, where: str) -> Shape | None:
     if not isinstance(segmentation, list):
         raise UpernetError(f"{where}: its segmentation is neither polygons nor run lengths; export it again.")
     polygons = cast("list[Any]", segmentation)
-    if isinstance(polygons[0], (int, float)):  # some tools leave out the outer list
-        polygons = [polygons]
+    if isinstance(polygons[0], (int, float)):
+        return Shape(label, [polygon_of(polygons, where)])  # some tools leave out the outer list
     kept = [polygon for polygon in polygons if not isinstance(polygon, list) or len(cast("list[Any]", polygon)) >= 6]
     return Shape(label, [polygon_of(polygon, where) for polygon in kept]) if kept else None
 

@@ -20,6 +20,15 @@ def refuse_links(where: str, files: Iterable[Path], roots: Sequence[Path]) -> No
     Raises:
         UpernetError: A file is outside.
     """
+    for file in files_outside(files, roots):
+        raise UpernetError(
+            f"{file}: leads through a symbolic link to a file outside of the data set; copy the file there, or set "
+            f"{where}.follow_links: true if you trust the data set."
+        )
+
+
+def files_outside(files: Iterable[Path], roots: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files that are outside of all `roots` once symbolic links are resolved."""
     real_roots = [os.path.realpath(root) for root in roots]
     real_folders: dict[Path, str] = {}
     for file in files:
@@ -29,10 +38,7 @@ def refuse_links(where: str, files: Iterable[Path], roots: Sequence[Path]) -> No
         if os.path.islink(real):
             real = os.path.realpath(real)
         if not _is_inside(real, real_roots):
-            raise UpernetError(
-                f"{file}: leads through a symbolic link to a file outside of the data set; copy the file there, or set "
-                f"{where}.follow_links: true if you trust the data set."
-            )
+            yield file
 
 
 def files_below(folder: Path, roots: Sequence[Path] | None) -> Iterator[Path]:

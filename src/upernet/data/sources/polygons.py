@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from upernet.data.images import image_size, is_photo
+from upernet.data.images import is_photo, read_header
 from upernet.data.shapes import Drawing, read_shapes
 from upernet.data.sources.annotation import LevelAnnotation, LevelMasks, Photo
 from upernet.data.sources.source import Source
@@ -48,7 +48,7 @@ class LevelShapes(LevelMasks):
         """Draw the mask of `photo`; see `LevelMasks.read`."""
         drawing = self.drawings[photo.path]
         try:
-            return drawing.draw(self.values, drawing.size or image_size(photo.path))
+            return drawing.draw(self.values, drawing.size or read_header(photo.path).size)
         except UpernetError as error:
             raise UpernetError(f"{path}: {drawing.photo}: {error}") from None
 
@@ -64,7 +64,7 @@ class Polygons(Source):
         self._without_photo: list[tuple[Path, PurePosixPath]] = []
         labels: dict[str, None] = {}
         for name, folder in zip(self.split_names, self.folders, strict=True):
-            photos = _PhotosByName(self._files_below(folder / spec.photos.replace("{split}", name)))
+            photos = PhotosByName(self._files_below(folder / spec.photos.replace("{split}", name)))
             for file in self._shapes_files(folder / spec.shapes.replace("{split}", name), spec.format):
                 content = read_shapes(file, spec.format)
                 labels |= dict.fromkeys(content.labels)
@@ -98,7 +98,7 @@ class Polygons(Source):
         return [Photo(photo, {level: file}) for photo, (_, file) in sorted(self.drawings.items())]
 
 
-class _PhotosByName:
+class PhotosByName:
     """The photos of a folder, by the paths that a file of annotations may give them."""
 
     def __init__(self, files: Iterable[Path]) -> None:
