@@ -25,6 +25,7 @@ LATER_HEADINGS = {
     "LossSpec": "`loss` of the recipe or a stage",
     "TrainingSpec": "`training`",
     "StageSpec": "`training.stages`, a list",
+    "ValidationSpec": "`training.validation`",
     "CalibrationSpec": "`calibration`",
 }
 """Class -> heading of its section, for the sections after those of the kinds of sources."""

@@ -133,6 +133,49 @@ def label_maps(
     return maps
 
 
+@torch.inference_mode()
+def class_probabilities(
+    level: str,
+    num_classes: int,
+    logits: Mapping[str, Tensor],
+    parsed_size: Size,
+    size: Size,
+    part_groups: Sequence[PartGroup] = (),
+) -> npt.NDArray[np.float16]:
+    """Return the softmax probability of each class of a level at each pixel: float16 `num_classes` x H x W.
+
+    For a level that another one owns, the softmax runs over the parts of the predicted object, as in
+    `parts_within_owners`. Where the object has no parts, the first class has the probability of the object, and the
+    others have 0.
+
+    Args:
+        level: the level.
+        num_classes: number of its classes.
+        logits: as `label_maps` takes them.
+        parsed_size: as `label_maps` takes it.
+        size: height and width of the result.
+        part_groups: the objects that own parts.
+    """
+    height, width = size
+    owner = LEVEL_KINDS[level].owned_by
+    result = np.zeros((num_classes, *size), np.float16)
+    strip = max(1, STRIP_VALUES // (max(values.shape[0] for values in logits.values()) * width))
+    for top in range(0, height, strip):
+        rows = slice(top, min(top + strip, height))
+        values = _resize_rows(logits[level], rows, parsed_size, size)
+        if owner is None:
+            result[:, rows] = values.softmax(dim=0).numpy()
+            continue
+        owners = most_probable(_resize_rows(logits[owner], rows, parsed_size, size))
+        result[0, rows] = owners.confidence.numpy()
+        for group in part_groups:
+            owned = owners.labels == group.owner
+            local = values[group.channels][:, owned].softmax(dim=0).numpy()
+            for part, probability in zip(group.parts, local, strict=True):
+                result[part, rows][owned.numpy()] = probability
+    return result
+
+
 def resized_prediction(
     logits: Tensor, size: Size, via_sizes: Sequence[Size] = (), probabilities: bool = False
 ) -> Prediction:
@@ -163,6 +206,17 @@ def resized_prediction(
     if best is None or labels is None:
         raise ValueError("logits without channels have no labels")
     return Prediction(labels, best if total is None else total.reciprocal_())
+
+
+def label_map(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Tensor:
+    """Return the labels of the largest of 1 x K x h x w logits, resized bilinearly: int64 H x W.
+
+    Args:
+        logits: logits or probabilities of one photo.
+        size: height and width of the label map.
+        via_sizes: sizes that the logits are resized to first, one after another.
+    """
+    return resized_prediction(logits, size, via_sizes, probabilities=True).labels  # no softmax is needed
 
 
 def resized_channels(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Iterator[tuple[int, Tensor]]:

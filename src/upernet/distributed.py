@@ -6,6 +6,7 @@ Without torch.distributed, all functions behave as in a world of one process.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -87,6 +88,17 @@ def sum_over_processes(tensor: Tensor) -> None:
     total = tensor.cuda() if on_gpu else tensor
     dist.all_reduce(total)
     tensor.copy_(total)
+
+
+def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
+    """Replace the tensors of all processes by those of the main one, in place; they may be on any device."""
+    if not _initialized():
+        return
+    on_gpu = dist.get_backend() == "nccl"
+    for tensor in tensors:
+        sent = (tensor.detach().cuda() if on_gpu else tensor.detach()).contiguous()
+        dist.broadcast(sent, src=0)
+        tensor.detach().copy_(sent)
 
 
 def gather_over_processes(value: T) -> list[T]:

@@ -37,6 +37,11 @@ def shorten(value: object, limit: int = 60) -> str:
     return text if len(text) <= 2 * limit else f"{text[: 2 * limit]}..."
 
 
+def plain(text: str, limit: int = 60) -> str:
+    """Return `text` as it is if it is short and printable, else its shortened `repr`."""
+    return text if len(text) <= limit and text.isprintable() else shorten(text, limit)
+
+
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """Return the one of the `known` names that was probably meant: it looks alike, or has these initials (`lr`)."""
     names = list(known)

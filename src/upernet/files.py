@@ -66,6 +66,21 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_limited(path: str | Path, limit: int) -> bytes:
+    """Return the content of a file that people wrote.
+
+    Raises:
+        UpernetError: It is a pipe or a device, or has more than `limit` bytes.
+        OSError: It cannot be read.
+    """
+    refuse_special_file(path)
+    with open(path, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UpernetError(f"{path}: has more than {limit:,} bytes, which is too much for such a file; check the path.")
+    return content
+
+
 def refuse_special_file(path: str | Path) -> None:
     """Refuse a pipe, a socket or a device, whose reading could wait or go on for ever; everything else passes.
 

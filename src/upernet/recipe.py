@@ -63,9 +63,10 @@ class ModelSpec(Settings):
     backbone: Name
     backbone_options: dict[Name, OptionValue] = {}
     """Options that override those of the named backbone, if it has any (for InternImage: `InternImageSpec`)."""
-    backbone_weights: PathText | None = None
+    backbone_weights: PathText | None = "auto"
     """Source of the ImageNet weights: `timm` (which downloads them), `package:NAME` (a Python package), `zoo` (the
-    published file of an InternImage backbone), or a file. None: random weights."""
+    published file of an InternImage backbone), or a file. `auto`: the first of these that there is, or else random
+    weights. None: random weights."""
     drop_path: Probability = 0.0
     """Stochastic depth: probability that the last block of the backbone is skipped for a photo; linear from 0."""
     feature_norms: bool = False
@@ -415,6 +416,22 @@ class StageSpec(Settings):
     """source -> augmentation in this stage, where it differs from that of the source."""
 
 
+class ValidationSpec(Settings):
+    """Validation during training: it shows whether the model learns, and the best model is kept."""
+
+    every: Iterations | None = None
+    """Number of iterations from one validation to the next. None: a tenth of the run."""
+    split: Literal["held_back", "val"] | None = None
+    """Photos to score. None: `val`, unless more sources have photos held back; no validation without either."""
+    metric: str | None = None
+    """`LEVEL.METRIC` that decides which model is the best, such as `object.miou`. None: the first metric of `object`
+    or, if it is not annotated, of the first level that is."""
+    photos: Whole | None = Field(default=100, ge=1)
+    """Number of photos per source, spread over all of them. None: all."""
+    patience: Whole | None = Field(default=None, ge=1)
+    """Number of validations in a row without a better one after which the stage ends. None: it never ends early."""
+
+
 class TrainingSpec(Settings):
     """The training: its stages, one after another, and what they have in common."""
 
@@ -431,6 +448,10 @@ class TrainingSpec(Settings):
     """Name of a recipe, or a checkpoint, whose weights are used where names and shapes agree."""
     workers: Whole = Field(default=1, ge=0, le=256)
     checkpoint_every: Iterations = 200
+    validation: ValidationSpec | None = ValidationSpec()
+    """Scores during training. None: there are none, and the result is the last model."""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] | None = None
+    """Where losses, scores and pictures also go. None: to TensorBoard, if it is installed."""
     stages: tuple[StageSpec, ...] = Field(max_length=1000)
 
     @field_validator("stages")
@@ -511,9 +532,10 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         path = RECIPES / f"{name_or_path}.yaml"
         if not os.path.isfile(path):
             known = list_recipes()
+            name = str(name_or_path)
             raise UpernetError(
-                f"unknown recipe {shorten(str(name_or_path))}{did_you_mean(str(name_or_path), known)}: give the path of "
-                f"a .yaml file or one of {', '.join(known)}."
+                f"unknown recipe {shorten(name)}{did_you_mean(name, known)}: give the path of a .yaml file or one of "
+                f"{', '.join(known)}."
             )
     recipe = read_settings(path, Recipe)
     taxonomy, data = recipe.taxonomy, recipe.data

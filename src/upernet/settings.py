@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails
 
-from upernet.errors import UpernetError, did_you_mean, nearest_name, shorten
+from upernet.errors import UpernetError, did_you_mean, nearest_name, plain, shorten
 from upernet.yaml_document import line_of, parse_yaml, read_yaml
 
 SHOWN_FAULTS = 10
@@ -109,7 +109,9 @@ class _Fault:
 
     @property
     def key(self) -> str:
-        return ".".join(_shown_key(part) for part in self.location) or "(top level)"
+        return ".".join(
+            plain(str(part)) if isinstance(part, str | int) else shorten(part) for part in self.location
+        ) or ("(top level)")
 
 
 def _faults(errors: list[ErrorDetails], values: Any, owners: Mapping[int, type[Settings]]) -> list[_Fault]:
@@ -177,11 +179,6 @@ def _explain_tag(error: ErrorDetails, location: list[Any]) -> _Fault:
         return _Fault(tuple(location), _MESSAGES["missing"], missing=True)
     known = re.findall("'([^']+)'", context["expected_tags"])
     return _Fault(tuple(location), f"expected one of {', '.join(known)}{did_you_mean(context['tag'], known)}")
-
-
-def _shown_key(key: Any) -> str:
-    text = str(key) if isinstance(key, str | int) else shorten(key)
-    return text if len(text) <= 60 and text.isprintable() else shorten(key)
 
 
 def _is_position(step: Any, values: Any) -> bool:

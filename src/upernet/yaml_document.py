@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import yaml
 
-from upernet.errors import UpernetError, shorten
-from upernet.files import refuse_special_file
+from upernet.errors import UpernetError, plain, shorten
+from upernet.files import read_limited
 
 MAX_BYTES = 4 * 2**20
 """Bytes of the largest file; the taxonomy of all 21,841 classes of ImageNet has a quarter of them."""
@@ -29,11 +29,8 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 def read_yaml(path: Path) -> tuple[yaml.MappingNode, dict[Any, Any]]:
     """Return the root node of a YAML file, which knows the lines, and its values. Raises UpernetError."""
-    refuse_special_file(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        text = content.decode("utf-8-sig")
+        text = read_limited(path, MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise UpernetError(f"{path}: no such file; give the path of a YAML file.") from None
     except (OSError, ValueError) as error:
@@ -49,7 +46,7 @@ def parse_yaml(text: str, source: str) -> tuple[yaml.MappingNode, dict[Any, Any]
             character that settings cannot have; the message starts with ``source:line:``.
     """
     if len(text) > MAX_BYTES:
-        raise UpernetError(f"{source}: has more than {MAX_BYTES:,} bytes, which no settings have; give another file.")
+        raise UpernetError(f"{source}: has more than {MAX_BYTES:,} bytes, which is too much for such a file.")
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
@@ -155,8 +152,8 @@ def _refuse_repeated_keys(root: yaml.Node, source: str) -> None:
                 if not isinstance(key, yaml.ScalarNode):
                     continue
                 if key.value in seen:
-                    line, name = key.start_mark.line + 1, shorten(key.value).strip("'\"")
-                    raise UpernetError(f"{source}:{line}: {name}: the key appears twice.")
+                    line = key.start_mark.line + 1
+                    raise UpernetError(f"{source}:{line}: {plain(key.value)}: the key appears twice.")
                 seen.add(key.value)
         elif isinstance(node, yaml.SequenceNode):
             waiting.extend(node.value)

@@ -23,6 +23,8 @@ WRONG_CARDS: list[dict[str, Any]] = [
     {"short_side": 1.5},
     {"short_side": True},
     {"short_side": [64]},
+    {"short_side": 10**400},
+    {"short_side": 1e300},
     {"thresholds": 0.5},
     {"thresholds": ["object"]},
     {"thresholds": {"object": "high"}},

@@ -29,7 +29,7 @@ from helpers.web import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upernet.checkpoints import ZooEntry
+from upernet.checkpoints import ZooEntry, http
 from upernet.checkpoints.hub import fetch
 from upernet.checkpoints.zoo import checkpoints_folder
 from upernet.errors import UpernetError
@@ -198,6 +198,26 @@ def test_a_file_that_never_ends_is_cut_off_at_the_published_size(server: Server,
     assert files(home) == []
     server.script = [without_length(CONTENT)]
     assert fetch(server.entry(bytes=len(CONTENT))).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("says_its_length", [True, False])
+def test_no_file_is_without_limit(
+    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch, says_its_length: bool
+) -> None:
+    monkeypatch.setattr(http, "MAX_BYTES", len(CONTENT) - 1)
+    server.script = [serve if says_its_length else without_length(CONTENT)]
+    with pytest.raises(UpernetError, match=r"the file there has .* bytes.* any published weights"):
+        fetch(server.entry())
+    assert files(home) == []
+    assert fetch(server.entry(bytes=len(CONTENT))).read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_mirror_of_pipes_is_refused_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "tiny.pth")
+    monkeypatch.setenv("UPERNET_MIRROR", tmp_path.as_uri())
+    with pytest.raises(UpernetError, match=r"tiny\.pth: it is not a file"):
+        fetch(ZooEntry(name="tiny", url="https://example.org/tiny.pth", licence="free"))
 
 
 def test_a_body_without_length_that_breaks_off_is_not_taken_for_the_whole_file(server: Server) -> None:

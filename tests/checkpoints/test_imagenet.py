@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
-from upernet.checkpoints import load_backbone_weights
+from upernet.checkpoints import load_backbone_weights, zoo_entry
+from upernet.checkpoints.imagenet import automatic_sources
 from upernet.errors import UpernetError
 from upernet.models.backbones import backbone_normalization, build_backbone
 
@@ -107,3 +109,59 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path):
     with pytest.raises(UpernetError, match="refused because reading it would run code"):
         load_backbone_weights(build_backbone("resnet18"), "resnet18", str(tmp_path / "evil.pth"))
     assert not (tmp_path / "was_run").exists()
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """Nothing has been downloaded, and nothing can be."""
+    monkeypatch.setenv("UPERNET_OFFLINE", "1")
+    monkeypatch.setenv("UPERNET_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.slow
+@needs_package
+def test_auto_takes_an_installed_package(offline):
+    backbone, expected = build_backbone("tf_efficientnet_lite0"), build_backbone("tf_efficientnet_lite0")
+    assert load_backbone_weights(backbone, "tf_efficientnet_lite0", "auto") == f"package:{PACKAGE}"
+    load_backbone_weights(expected, "tf_efficientnet_lite0", f"package:{PACKAGE}")
+    for key, value in expected.state_dict().items():
+        assert torch.equal(backbone.state_dict()[key], value)
+
+
+@pytest.mark.slow
+def test_auto_takes_the_file_of_the_zoo(offline, monkeypatch, tmp_path):
+    small = {"channels": 16, "depths": [1, 1, 1, 1], "groups": [1, 2, 4, 8]}
+    backbone, other = (build_backbone("internimage_t", options=small) for _ in range(2))
+    assert load_backbone_weights(backbone, "internimage_t", "auto") is None
+    monkeypatch.setenv("UPERNET_MIRROR", (tmp_path / "mirror").as_uri())
+    file = tmp_path / "mirror" / zoo_entry("internimage_t").file
+    file.parent.mkdir()
+    torch.save({"model": other.state_dict()}, file)
+    with pytest.raises(UpernetError, match="bytes, not"):  # not the published file
+        load_backbone_weights(backbone, "internimage_t", "zoo")
+
+
+@pytest.mark.slow
+def test_auto_without_any_weights_leaves_the_backbone_alone(offline):
+    backbone = build_backbone("mobilenetv3_small_050")
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    assert automatic_sources("mobilenetv3_small_050") == ["timm"] and automatic_sources("resnet32ts") == ["timm"]
+    assert load_backbone_weights(backbone, "mobilenetv3_small_050", "auto") is None
+    assert all(torch.equal(backbone.state_dict()[key], value) for key, value in before.items())
+    with pytest.raises(UpernetError, match="downloads are off"):
+        load_backbone_weights(backbone, "mobilenetv3_small_050", "timm")
+
+
+@pytest.mark.slow
+def test_auto_takes_timms_weights_of_the_hub_cache(offline, monkeypatch, tmp_path):
+    """A file as the Hub's client keeps it: in the snapshot of a commit."""
+    network = timm.create_model("mobilenetv3_small_050")
+    cached = tmp_path / "cache" / "models--timm--mobilenetv3_small_050.lamb_in1k"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(network.state_dict(), cached / "snapshots" / ("0" * 40) / "model.safetensors")
+    backbone = build_backbone("mobilenetv3_small_050")
+    assert load_backbone_weights(backbone, "mobilenetv3_small_050", "auto") == "timm"
+    assert torch.equal(backbone.state_dict()["conv_stem.weight"], network.state_dict()["conv_stem.weight"])

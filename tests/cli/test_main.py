@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from helpers.command_line import Run
 from helpers.interrupts import interruptible
+from helpers.web import Server
 
 import upernet
 from upernet.cli import main as main_module
@@ -110,24 +111,25 @@ def test_models_are_written_as_json(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "models.json").read_text() == printed
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_an_interrupt_is_quiet(run: Run, tmp_path: Path) -> None:
-    """The recipe is a pipe, from which the command reads until it is interrupted."""
-    pipe = tmp_path / "mine.yaml"
-    os.mkfifo(pipe)
-    command, is_done = threading.get_ident(), threading.Event()
+def test_an_interrupt_is_quiet(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download is interrupted while it waits for a server."""
+    command, is_done, server = threading.get_ident(), threading.Event(), Server()
 
-    def interrupt() -> None:
-        with open(pipe, "w"):  # waits for the command to open it, too
-            signal.pthread_kill(command, signal.SIGINT)
-            is_done.wait()
+    def interrupt(_: object) -> None:
+        signal.pthread_kill(command, signal.SIGINT)
+        is_done.wait()
 
-    thread = threading.Thread(target=interrupt, daemon=True)
-    thread.start()
-    with interruptible():
-        result = run("evaluate", pipe, "--data", ".")
-    is_done.set()
-    thread.join()
+    server.script = [interrupt]
+    monkeypatch.setenv("UPERNET_HOME", str(tmp_path))
+    monkeypatch.setenv("UPERNET_MIRROR", server.base)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with interruptible():
+            result = run("download", "internimage_t")
+    finally:
+        is_done.set()
+        server.shutdown()
+        server.server_close()
     assert result == (130, "", "")
 
 

@@ -41,8 +41,9 @@ def sentences(result: Result) -> list[str]:
 @pytest.mark.slow
 def test_a_folder_with_all_below_it(photos: Path, parse: Run) -> None:
     result = parse("in")
-    assert result.status == 0 and not sentences(result)
-    assert sorted(path.name for path in (photos / "parses").iterdir()) == ["a", "a-2", "b"]
+    assert result.status == 0
+    assert sentences(result) == ["upernet: left out 1 file that is not a photo (1 .txt)."]
+    assert sorted(path.name for path in (photos / "parses").iterdir()) == ["a", "a-2", "b", "summary.csv"]
     assert (photos / "parses" / "a" / "object.png").is_file()
     assert "in/a.JPG -> parses/a\n  A beach scene (100 %).\n  The photo shows sky (50 %)" in result.stdout
 
@@ -112,10 +113,10 @@ def test_a_broken_file_among_good_ones(photos: Path, parse: Run) -> None:
     result = parse("in", "missing.jpg", "in/notes.txt", "--out", "out")
     assert result.status == 1
     complaints = sentences(result)
-    assert len(complaints) == 4
+    assert len(complaints) == 5
     for name in ("missing.jpg", "in/cut.png", "in/empty.jpg", "in/notes.txt"):
         assert any(f"upernet: {name}: " in complaint for complaint in complaints)
-    assert sorted(path.name for path in (photos / "out").iterdir()) == ["a", "a-2", "b"]
+    assert sorted(path.name for path in (photos / "out").iterdir()) == ["a", "a-2", "b", "summary.csv"]
     failures = json.loads(parse("in", "missing.jpg", "--json").stdout)["failures"]
     assert [failure["path"] for failure in failures] == ["missing.jpg", "in/cut.png", "in/empty.jpg"]
 

@@ -1,6 +1,7 @@
 """Tests of upernet.data.prepare: ade20k and archive."""
 
 import json
+import os
 import stat
 import struct
 import tempfile
@@ -58,11 +59,11 @@ def make_full(root: Path, numbers, width: int = 12, height: int = 8, name: str =
     return folder
 
 
-def pack(folder: Path) -> Path:
+def pack(folder: Path, parent: str = "") -> Path:
     path = folder.with_suffix(".zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.rglob("*")):
-            archive.write(file, file.relative_to(folder.parent))
+            archive.write(file, parent + file.relative_to(folder.parent).as_posix())
     return path
 
 
@@ -334,11 +335,14 @@ def test_a_member_longer_than_it_says_is_not_unpacked(tmp_path):
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60)
-@given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
-def test_any_damage_is_one_sentence(changes):
+@given(
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4),
+    parent=st.sampled_from(["", "Daten-\N{LATIN SMALL LETTER A WITH DIAERESIS}/"]),
+)
+def test_any_damage_is_one_sentence(changes, parent):
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        path = pack(make_benchmark(root, 1))
+        path = pack(make_benchmark(root, 1), parent)
         content = bytearray(path.read_bytes())
         for place, change in changes:
             content[int(place * len(content))] ^= change
@@ -348,8 +352,38 @@ def test_any_damage_is_one_sentence(changes):
             prepare_ade20k(root / "out", [path])
         except UpernetError as error:
             message = str(error)
-        assert message.startswith(str(path)) and "\n" not in message
+        assert message.startswith(str(path)) and message.isprintable() and len(message) < 600
         assert {path.name for path in root.iterdir()} <= {"ADEChallengeData2016", path.name, "out"}
+
+
+@pytest.mark.parametrize("header", ["local", "central"])
+def test_a_damaged_name_in_utf_8(tmp_path, header):
+    path = pack(make_benchmark(tmp_path, 1), "Daten-\N{LATIN SMALL LETTER A WITH DIAERESIS}/")
+    content = bytearray(path.read_bytes())
+    photo = (content.index if header == "local" else content.rindex)(b"ADE_val_00000001.jpg")
+    content[content.rindex("\N{LATIN SMALL LETTER A WITH DIAERESIS}".encode(), 0, photo)] = 0x80
+    path.write_bytes(content)
+    with pytest.raises(UpernetError, match=r"is damaged|is not a zip archive, or not all of one"):
+        prepare_ade20k(tmp_path / "out", [path])
+
+
+def test_a_member_without_a_name(tmp_path):
+    path = pack(make_benchmark(tmp_path, 1))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x", b"")
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\1\2")
+    content[entry + 46] = 0  # zipfile cuts names at a zero byte
+    path.write_bytes(content)
+    with pytest.raises(UpernetError, match=r"nothing was unpacked, for '' has no name"):
+        prepare_ade20k(tmp_path / "out", [path])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "ade.zip")
+    with pytest.raises(UpernetError, match=r"ade\.zip: is a pipe or a device"):
+        prepare_ade20k(tmp_path / "out", [tmp_path / "ade.zip"])
 
 
 def test_an_unknown_data_set_is_refused(tmp_path):

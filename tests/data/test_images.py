@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from upernet.data import images
+from upernet.data import image_limits
 from upernet.data.images import read_image, read_mask
 from upernet.errors import UpernetError
 
@@ -175,7 +175,7 @@ def test_large_photos_below_the_limit_are_decoded_without_a_warning(tmp_path):
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     Image.fromarray(PHOTO).save(tmp_path / "photo.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 16 - 1)
+    monkeypatch.setattr(image_limits, "MAX_PIXELS", 24 * 16 - 1)
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("was decoded"))
     with pytest.raises(UpernetError, match="megapixels"):
         read_image(tmp_path / "photo.png")

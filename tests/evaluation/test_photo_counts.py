@@ -33,7 +33,7 @@ def counts(photos: int = 4, seed: int = 0) -> PhotoCounts:
 
 
 def test_matrices_of_photos_add_up_to_that_of_all() -> None:
-    level = counts().levels[0]
+    level = counts().levels[1]
     total = ConfusionMatrix(3)
     for photo in range(4):
         total += level.matrix([photo])
@@ -48,8 +48,8 @@ def test_matrices_of_photos_add_up_to_that_of_all() -> None:
 
 def test_a_level_knows_its_photos() -> None:
     found = counts()
-    assert [level.photos() for level in found.levels] == [[0, 1, 2, 3], [1, 3]]
-    assert [level.title for level in found.levels] == ["object", "scene (image labels)"]
+    assert [level.photos() for level in found.levels] == [[1, 3], [0, 1, 2, 3]]
+    assert [level.title for level in found.levels] == ["scene", "object"]
 
 
 def test_a_file_holds_everything_without_pickled_objects(tmp_path: Path) -> None:
@@ -95,6 +95,8 @@ def broken(**changes: Any) -> dict[str, np.ndarray]:
         broken(photos=[]),
         broken(levels=[{"level": "object"}]),
         broken(levels=3),
+        broken(levels=[{"level": "smell", "kind": "pixels", "names": ["sky"], "groups": [0]}]),
+        broken(levels=[{"level": "object", "kind": ["pixels"], "names": ["sky"], "groups": [0]}]),
         broken() | {"true_0": np.ones(1, np.int64)},
         broken() | {"true_0": -np.ones(1, np.int64)},
         broken() | {"count_0": np.zeros(2, np.int64)},

@@ -158,14 +158,17 @@ def test_parts_are_unsure_inside_owners_and_where_the_object_is() -> None:
 @pytest.mark.parametrize(
     ("array", "fix"),
     [
-        (np.zeros((8, 8, 3)), r"\(255 \* array\).round\(\).astype\(numpy.uint8\)"),
+        (np.full((8, 8, 3), 200.0), r"array.clip\(0, 255\).astype\(numpy.uint8\)"),
+        (np.full((8, 8, 3), -0.1), "before it is normalized"),
+        (np.full((8, 8, 3), np.nan), "must be from 0 to 1"),
         (np.full((8, 8, 3), 200, np.int64), r"array.clip\(0, 255\).astype\(numpy.uint8\)"),
         (np.zeros((8, 8), np.uint8), r"numpy.stack\(\[array\] \* 3, axis=-1\)"),
         (np.zeros((8, 8, 4), np.uint8), r"array\[..., :3\]"),
         (np.zeros((3, 8, 8), np.uint8), r"array.transpose\(1, 2, 0\)"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "one photo at a time"),
+        (np.zeros((2, 8, 8, 4), np.uint8), r"array\[..., :3\]"),
+        (np.zeros((2, 2, 8, 8, 3), np.uint8), "H x W x 3"),
         (np.zeros((0, 8, 3), np.uint8), "at least one pixel"),
-        (np.uint8(3) * np.ones((), np.uint8), "one photo at a time"),
+        (np.uint8(3) * np.ones((), np.uint8), "no dimensions: a photo must be H x W x 3"),
     ],
 )
 def test_arrays_of_other_kinds_are_refused_with_the_fix(parser: Parser, array: np.ndarray, fix: str) -> None:

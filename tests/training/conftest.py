@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import yaml
+from cli.conftest import run as run  # the command line in this process
 from PIL import Image
 
 COLORS = {"sky": (90, 140, 220), "road": (90, 90, 90), "tree": (30, 120, 40)}
@@ -49,6 +50,7 @@ def recipe_file(tmp_path):
         "taxonomy": "everyday",
         "model": {
             "backbone": "mobilenetv3_small_050",
+            "backbone_weights": None,
             "decoder_channels": 8,
             "auxiliary_channels": 4,
             "dropout": 0.1,

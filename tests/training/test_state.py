@@ -9,8 +9,18 @@ import torch
 from torch import nn
 
 from upernet.errors import UpernetError
+from upernet.training.history import Validation
 from upernet.training.optimizer import MovingAverage
-from upernet.training.state import Position, SavedState, lock_folder, save_state
+from upernet.training.plan import Position
+from upernet.training.run_folder import lock_folder
+from upernet.training.state import FORMAT, Progress, SavedState, save_state
+
+THIS = {
+    "format": FORMAT,
+    "photos": {"streets": 8},
+    "recipe": {"sources": {"streets": {"held_back": 0.1}}},
+    "initial": "None",
+}
 
 
 def test_a_state_restores_weights_moments_and_average(tmp_path: Path) -> None:
@@ -20,13 +30,15 @@ def test_a_state_restores_weights_moments_and_average(tmp_path: Path) -> None:
         model(torch.randn(4, 2, 5, 5)).square().mean().backward()
         optimizer.step()
         average.update(model)
-    save_state(tmp_path / "state.safetensors", "this run", Position(1, 7), model, optimizer, average)
-    saved = SavedState(tmp_path / "state.safetensors", "this run")
+    progress = Progress(Position(1, 7), (9, 8), (9, 8), [Validation(9, "all", {"object.miou": 0.5})], 9, 1, "zoo")
+    save_state(tmp_path / "state.safetensors", THIS, progress, model, optimizer, average)
+    saved = SavedState(tmp_path / "state.safetensors")
+    saved.check(THIS)
     other = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
     other_optimizer, other_average = torch.optim.AdamW(other.parameters()), MovingAverage(other, 0.5)
     saved.restore_model(other, other_average)
     saved.restore_optimizer(other, other_optimizer)
-    assert saved.position == Position(1, 7) and other_average.updates == 2
+    assert saved.progress == progress and other_average.updates == 2
     for key, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[key], value)
         assert torch.equal(other_average.state[key], average.state[key])
@@ -36,23 +48,38 @@ def test_a_state_restores_weights_moments_and_average(tmp_path: Path) -> None:
 
 
 def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "state.safetensors"
-    save_state(path, "this run", Position(), nn.Linear(2, 2), None, None)
+    path, model = tmp_path / "state.safetensors", nn.Linear(2, 2)
+    save_state(path, THIS, Progress(Position(), (1,), (1,)), model, torch.optim.SGD(model.parameters()), None)
     with pytest.raises(UpernetError, match="another recipe, other data or another version"):
-        SavedState(path, "another run")
+        SavedState(path).check(THIS | {"initial": "another"})
+    other_photos = THIS | {"photos": {"streets": 9}}
+    with pytest.raises(UpernetError, match="another recipe, other data"):
+        SavedState(path).check(other_photos)
+    SavedState(path).check(other_photos, finished=True)
+    save_state(
+        path,
+        THIS | {"format": 1},
+        Progress(Position(), (1,), (1,)),
+        model,
+        torch.optim.SGD([*model.parameters()]),
+        None,
+    )
+    with pytest.raises(UpernetError, match="another version"):
+        SavedState(path)
     path.write_bytes(b"not safetensors")
     with pytest.raises(UpernetError, match="not the state of a training run; delete it"):
-        SavedState(path, "this run")
+        SavedState(path)
 
 
 def test_a_locked_folder_is_created_and_cleaned(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
     with lock_folder(folder):
         (folder / ".state.safetensors").touch()
+        (folder / ".curves-ab12.png").touch()
         with pytest.raises(UpernetError, match="another run is writing there"), lock_folder(folder):
             pass
     with lock_folder(folder):
-        assert not (folder / ".state.safetensors").exists()
+        assert [path.name for path in folder.iterdir()] == [".lock"]
     (tmp_path / "file").touch()
     with pytest.raises(UpernetError, match="cannot be written"), lock_folder(tmp_path / "file" / "run"):
         pass

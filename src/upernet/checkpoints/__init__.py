@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from upernet.checkpoints.card import ModelCard, card_of, check_card
 from upernet.checkpoints.finding import (
+    check_reference,
     checkpoint_in,
     find_checkpoint,
     published_checkpoint,
     recipe_of,
     shipped_checkpoint,
 )
-from upernet.checkpoints.imagenet import load_backbone_weights
+from upernet.checkpoints.imagenet import check_backbone_weights, load_backbone_weights
 from upernet.checkpoints.loading import initialize_model, load_checkpoint, load_model
 from upernet.checkpoints.native import save_checkpoint
 from upernet.checkpoints.pretrained import create_backbone, create_model
@@ -25,7 +26,9 @@ __all__ = [
     "ModelCard",
     "ZooEntry",
     "card_of",
+    "check_backbone_weights",
     "check_card",
+    "check_reference",
     "checkpoint_in",
     "create_backbone",
     "create_model",

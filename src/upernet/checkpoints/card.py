@@ -7,11 +7,13 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, plain
 from upernet.recipe import Recipe
 
 KEY_LENGTH = 40
 """Longest part of a key, in characters, that an error shows."""
+LARGEST_SIDE = 1_000_000
+"""Largest side of a photo in pixels that a card can ask for."""
 
 
 class ModelCard(BaseModel):
@@ -23,7 +25,7 @@ class ModelCard(BaseModel):
     """Name of the model, as results show it."""
     description: str = ""
     """One sentence for people."""
-    short_side: Annotated[int, Field(ge=1)] | None = None
+    short_side: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
     """Pixels that the short side of larger photos is reduced to before parsing; None: photos keep their size."""
     thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     """Level -> probability below which a label is unsure."""
@@ -74,11 +76,6 @@ def check_card(values: Mapping[str, object] | ModelCard | None, prefix: str = "c
         return ModelCard.model_validate({} if values is None else dict(values))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(_printable(str(part)) for part in first["loc"])
+        key = ".".join(plain(str(part), KEY_LENGTH) for part in first["loc"])
         reason = first["msg"][:1].lower() + first["msg"][1:]
         raise UpernetError(f"{prefix}not valid ({key}: {reason}); correct the card and write it again.") from None
-
-
-def _printable(key: str) -> str:
-    short = key if len(key) <= KEY_LENGTH else f"{key[:KEY_LENGTH]}..."
-    return short if short.isprintable() else ascii(short)

@@ -15,7 +15,8 @@ import os
 from pathlib import Path
 
 from upernet.checkpoints.zoo import SUFFIXES, zoo_entry
-from upernet.errors import UpernetError, did_you_mean
+from upernet.errors import UpernetError, did_you_mean, shorten
+from upernet.files import refuse_special_file
 from upernet.models import list_models
 from upernet.recipe import Recipe, load_recipe
 
@@ -42,6 +43,7 @@ def find_checkpoint(reference: str | os.PathLike[str], backbones: bool = False) 
         return path
     if text.startswith(HUB):
         return _fetch_from_hub(text)
+    refuse_special_file(text)
     if os.path.isdir(text):
         return checkpoint_in(Path(text))
     if os.path.isfile(text):
@@ -57,9 +59,17 @@ def find_checkpoint(reference: str | os.PathLike[str], backbones: bool = False) 
         raise UpernetError(f"{text}: no such checkpoint file.")
     known = ", ".join(list_models())
     raise UpernetError(
-        f"unknown model {_shorten(text)!r}{did_you_mean(text[:80], list_models())}: give one of {known}, a checkpoint "
+        f"unknown model {shorten(text, 80)}{did_you_mean(text[:80], list_models())}: give one of {known}, a checkpoint "
         "file, a folder or hf://OWNER/NAME."
     )
+
+
+def check_reference(reference: str | os.PathLike[str], backbones: bool = False) -> None:
+    """Raise the error that `find_checkpoint` would, as far as it shows without a download."""
+    text = os.fspath(reference)
+    is_published = zoo_entry(text) is not None and (backbones or text in list_models())
+    if not text.startswith(HUB) and not is_published:
+        find_checkpoint(text, backbones)
 
 
 def recipe_of(reference: str | os.PathLike[str]) -> Recipe | None:
@@ -130,7 +140,3 @@ def _fetch_from_hub(reference: str) -> Path:
     from upernet.checkpoints.hub import fetch_hub
 
     return fetch_hub(f"{owner}/{name}", file or None, revision or None)
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."

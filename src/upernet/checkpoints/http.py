@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,10 @@ DELAY = 0.5
 """Seconds before the first further attempt; doubled each time."""
 TIMEOUT = 30.0
 """Seconds that a server may stay silent."""
+MAX_BYTES = 32 * 2**30
+"""Size of the largest file whose size nobody has published; the largest published weights have 12 GB."""
+PATIENCE = 5.0
+"""Seconds that a server may take to answer where the program can do without it."""
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP answers after which another attempt may succeed."""
 _httpx: Any = import_module(HfHubHTTPError.__bases__[0].__module__)
@@ -117,7 +122,10 @@ class Download:
     def _copy(self) -> None:
         source = Path(url2pathname(urlsplit(self.url).path))
         try:
-            self._check_size(source.stat().st_size)
+            status = source.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise DownloadError("it is not a file")
+            self._check_size(status.st_size)
             file = open(source, "rb")  # noqa: SIM115 (closed below; errors of the copy are those of the target)
         except (OSError, ValueError) as error:
             raise DownloadError(getattr(error, "strerror", None) or str(error)) from None
@@ -175,13 +183,14 @@ class Download:
                 state = _State(url=self.url, validator=validator, bytes=total)
                 write_text(self._state_file, state.model_dump_json())
         total = self.bytes if total is None else total
+        limit = MAX_BYTES if total is None else total
         done = self.size
         with self._disk():
             file = open(self.part, "ab", buffering=0)  # noqa: SIM115 (closed below; unbuffered: closing writes nothing)
         with file:
             for chunk in _chunks(response, total):
                 done += len(chunk)
-                if total is not None and done > total:
+                if done > limit:
                     break
                 rest = memoryview(chunk)
                 with self._disk():
@@ -189,12 +198,15 @@ class Download:
                         rest = rest[file.write(rest) :]
                 if self.progress is not None:
                     self.progress(done, total)
-        if total is not None and done > total:
+        if done > limit:
             self.discard()
-            raise DownloadError(f"the file there has more than the {total} bytes that it should have")
+            reason = "that it should have" if total is not None else "that any published weights have"
+            raise DownloadError(f"the file there has more than the {limit} bytes {reason}")
         return total
 
     def _check_size(self, size: int) -> None:
+        if self.bytes is None and size > MAX_BYTES:
+            raise DownloadError(f"the file there has {size} bytes, more than any published weights")
         if self.bytes not in (None, size):
             raise DownloadError(f"the file there has {size} bytes, not {self.bytes} as published")
 
@@ -216,6 +228,17 @@ class Download:
                 f"{self.part}: {what}; make room and call again (it continues where it stopped), "
                 "or set UPERNET_HOME to another folder."
             ) from error
+
+
+def answers(url: str) -> bool:
+    """Return whether the server of `url` answers at all, within `PATIENCE` seconds; of a file, whether it exists."""
+    if url.startswith("file:"):
+        return Path(url2pathname(urlsplit(url).path)).exists()
+    try:
+        get_session().head(url, timeout=PATIENCE)
+    except (*CONNECTION_ERRORS, OfflineModeIsEnabled, ImportError, ValueError):
+        return False
+    return True
 
 
 def _chunks(response: Any, total: int | None) -> Iterator[bytes]:

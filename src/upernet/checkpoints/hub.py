@@ -103,7 +103,7 @@ def fetch(entry: ZooEntry | str, *, progress: Progress | None = None, verify: bo
     path = checkpoints_folder() / entry.file
     if not verify and _is_unchanged(path, entry):
         return path
-    urls = _mirrored(entry)
+    urls = addresses(entry)
     with _lock(path):
         if not verify and _is_unchanged(path, entry):  # another process has fetched it
             return path
@@ -139,7 +139,7 @@ def fetch_hub(repository: str, file: str | None = None, revision: str | None = N
     reference = f"hf://{repository}" + (f"/{file}" if file else "") + (f"@{revision}" if revision else "")
     if file is not None and (not file.endswith(SUFFIXES) or ".." in file.split("/")):
         raise UpernetError(f"{reference}: not a checkpoint; give a file that ends with {', '.join(SUFFIXES)}.")
-    offline = _is_offline() or constants.HF_HUB_OFFLINE
+    offline = is_offline() or constants.HF_HUB_OFFLINE
     try:
         if file is None:
             names = _list_files(repository, revision, offline)
@@ -152,7 +152,7 @@ def fetch_hub(repository: str, file: str | None = None, revision: str | None = N
         if offline and isinstance(error, LocalEntryNotFoundError):
             reason = "not downloaded yet, and downloads are off (UPERNET_OFFLINE or HF_HUB_OFFLINE)"
         else:
-            reason = _reason(error)
+            reason = explain(error)
         raise UpernetError(f"{reference}: {reason}.") from None
     return Path(path)
 
@@ -187,7 +187,7 @@ def _choose_checkpoint(names: list[str], reference: str) -> str:
     raise UpernetError(f"{reference}: the repository must hold one checkpoint (found: {listed}); add /FILE.")
 
 
-def _reason(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return what is wrong and what to do."""
     for kind, reason in REASONS:
         if isinstance(error, kind):
@@ -202,7 +202,7 @@ def _download(
     entry: ZooEntry, urls: tuple[str, ...], path: Path, expected: str | None, progress: Progress | None
 ) -> tuple[str, str]:
     """Download the file from the first address that has it; return the address and the SHA-256."""
-    if _is_offline() and not urls[0].startswith("file:"):
+    if is_offline() and not urls[0].startswith("file:"):
         raise UpernetError(
             f"{entry.name}: not downloaded yet, and downloads are off (UPERNET_OFFLINE); "
             f"fetch {urls[0]} on another computer and put it at {path}."
@@ -243,7 +243,8 @@ def _resolve(url: str) -> tuple[str, dict[str, str]]:
     return hf_hub_url(place[1], unquote(place[3]), revision=place[2]), build_hf_headers(library_name="upernet")
 
 
-def _mirrored(entry: ZooEntry) -> tuple[str, ...]:
+def addresses(entry: ZooEntry) -> tuple[str, ...]:
+    """Return the addresses of a file of the zoo, or only the one below `UPERNET_MIRROR`, if that is set."""
     mirror = os.environ.get("UPERNET_MIRROR")
     if not mirror:
         return (entry.url, *entry.mirrors)
@@ -256,7 +257,8 @@ def _mirrored(entry: ZooEntry) -> tuple[str, ...]:
     return (f"{mirror.rstrip('/')}/{entry.file}",)
 
 
-def _is_offline() -> bool:
+def is_offline() -> bool:
+    """Return whether `UPERNET_OFFLINE` forbids downloads."""
     return os.environ.get("UPERNET_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
 
 

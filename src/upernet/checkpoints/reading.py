@@ -5,6 +5,7 @@ Formats are recognized by content, not by name; no code in a file is executed.
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import zipfile
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from upernet.errors import UpernetError
+from upernet.files import refuse_special_file
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "ema_state_dict")
 """Keys under which training programs store a state dict. The first one in a file is taken, so moving averages (EMA)
@@ -81,8 +83,9 @@ def read_weights(path: str | Path) -> Weights:
             has tensors that are not dense, not finite, or larger than the file.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "a folder; give the file in it" if path.is_dir() else "no such checkpoint file"
+    refuse_special_file(path)
+    if not os.path.isfile(path):
+        what = "a folder; give the file in it" if os.path.isdir(path) else "no such checkpoint file"
         raise UpernetError(f"{path}: {what}.")
     try:
         with open(path, "rb") as file:

@@ -37,13 +37,18 @@ def check_command(
 
     Exit status: 0 if all is well, 1 if there are problems.
     """
-    from upernet.data.check import check
+    from upernet.data.check import Problem, check
+    from upernet.training.checking import training_problems
 
     chosen = load_recipe(recipe)
     folder = data_folder(chosen, data)
     with Progress(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("reading masks, then photos", total=None)
         report = check(chosen, folder, lambda done, total: bar.update(task, completed=done, total=total, refresh=False))
+    known = tuple(problem.text for problem in report.problems)
+    for text in training_problems(chosen, folder):
+        if not known or not text.startswith(known):
+            report.problems.append(Problem("recipe", "", text))
     if json is not None:
         write_json(report.to_dict(), json)
     if json != STDOUT:
@@ -102,7 +107,8 @@ def _show(report: Report, console: Console) -> None:
         console.print(f"missing: {text}", markup=False, highlight=False)
     for problem in report.problems[:SHOWN_PROBLEMS]:
         more = f" ({problem.count} files)" if problem.count > 1 else ""
-        console.print(f"[red]problem[/red] {escape(problem.source)}/{problem.split}: {escape(problem.text + more)}")
+        place = f"{problem.source}/{problem.split}" if problem.split else problem.source
+        console.print(f"[red]problem[/red] {escape(place)}: {escape(problem.text + more)}")
     if len(report.problems) > SHOWN_PROBLEMS:
         console.print(f"... and {len(report.problems) - SHOWN_PROBLEMS} more (all of them: --json FILE)")
     count = len(report.problems)

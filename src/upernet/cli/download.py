@@ -31,9 +31,10 @@ def download(
     if not entries:
         raise UpernetError(f"nothing to download: give names, or --all; the zoo has {', '.join(list_zoo())}.")
     console = Console(stderr=True)
+    quiet = not console.is_terminal
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     for entry in entries:
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet) as bar:
             task = bar.add_task(entry.name, total=None, visible=False)
 
             def show(done: int, total: int | None) -> None:

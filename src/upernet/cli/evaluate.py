@@ -2,102 +2,172 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from upernet.cli.options import (
+    STDOUT,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    ThreadsOption,
+    complete_model,
+    write_json,
+)
 from upernet.recipe import Split
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from upernet.evaluation import EvaluationResult
 
 
 def evaluate(
-    recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the data sets of the recipe.", show_default="the recipe's `data`"),
-    ] = None,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            autocompletion=complete_model,
+            help="Name of a bundled recipe, path of a .yaml file, or folder of a training run.",
+        ),
+    ],
+    data: DataOption = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
+            metavar="MODEL",
             help="Weights: a file, a folder, hf://OWNER/NAME, or the name of a model.",
-            show_default="the bundled or published ones",
+            show_default="those of the run or, for a recipe, the bundled or published ones",
         ),
     ] = None,
-    split: Annotated[Split, typer.Option(help="Split to score.")] = "test",
+    split: Annotated[
+        Split | None, typer.Option(help="Split to score.", show_default="test if there is one, else val")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for a page with confusion matrices, calibration, scores per class and photo, and the worst "
+            "photos.",
+            show_default="RUN/evaluation/SPLIT for a run, nothing for a recipe",
+        ),
+    ] = None,
+    pictures: Annotated[
+        bool | None,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="Draw the worst photos, in the folder of --out or, for a recipe without it, evaluation/RECIPE/SPLIT.",
+            show_default="with a folder",
+        ),
+    ] = None,
     scales: Annotated[
         str,
         typer.Option(
-            help="Test-time augmentation: factors of the test size to average over, such as 0.5,0.75,1,1.25,1.5,1.75."
+            metavar="LIST",
+            help="Test-time augmentation: factors of the test size to average over, such as 0.5,0.75,1,1.25,1.5,1.75.",
         ),
     ] = "1",
     flip: Annotated[
         bool, typer.Option("--flip", help="Test-time augmentation: average with the mirrored photo.")
     ] = False,
     window: Annotated[
-        int | None, typer.Option(help="Side of sliding windows in pixels.", show_default="whole photo")
+        int | None, typer.Option(metavar="N", help="Side of sliding windows in pixels.", show_default="whole photo")
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(help="Distance between windows in pixels.", show_default="2/3 of the window")
+        int | None,
+        typer.Option(metavar="N", help="Distance between windows in pixels.", show_default="2/3 of the window"),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="File to write all scores to, as JSON.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...", show_default="cuda if available")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Number of CPU threads.", show_default="all cores")
-    ] = None,
+    json: JsonOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
 ) -> None:
-    """Score a model per level on the data of a recipe.
+    """Score a model per level on the data of a recipe or of a training run, and show its mistakes.
 
     Under torchrun, several processes divide the photos among them.
     """
-    from contextlib import nullcontext
-    from json import dumps
-
     import torch
     from rich.console import Console
-    from rich.progress import Progress
 
-    from upernet.checkpoints import load_model
     from upernet.devices import usable_device
     from upernet.distributed import join_world, leave_world
     from upernet.errors import UpernetError
-    from upernet.evaluation import TestTimeAugmentation
+    from upernet.evaluation import TestTimeAugmentation, default_split
     from upernet.evaluation import evaluate as score
-    from upernet.evaluation.report import tables
-    from upernet.files import atomic_path
-    from upernet.recipe import data_folder, load_recipe
+    from upernet.evaluation.finding import evaluation_folder
+    from upernet.evaluation.folder import write_evaluation
+    from upernet.evaluation.loop import open_sources
+    from upernet.evaluation.subject import Subject, is_run, open_model, open_recipe
+    from upernet.inference.photos import make_output_folder
+    from upernet.recipe import data_folder
 
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = load_recipe(recipe)
-    folder = data_folder(chosen, data)
+    chosen = open_recipe(recipe)
+    photos = data_folder(chosen, data)
     if device is not None:
         usable_device(device)
-    if json is not None and json.is_dir():
+    if json is not None and json != STDOUT and json.is_dir():
         raise UpernetError(f"{json}: is a folder; give a file name for --json.")
     tta = TestTimeAugmentation(_numbers(scales), flip, window, stride)
-    model = load_model(recipe, checkpoint)
+    model = open_model(recipe, checkpoint)
+    wanted: Split = split or default_split(model.taxonomy, chosen, photos)
+    if out is None and is_run(recipe) and checkpoint is None:
+        out = evaluation_folder(recipe, wanted)
+    elif out is None and pictures:
+        out = Path("evaluation", chosen.name, wanted)
     world = join_world(device)
-    # Opened before the photos are scored, so that a folder that cannot be written is reported at once.
-    with atomic_path(json) if json and world.is_main else nullcontext() as file:
-        with Progress(console=Console(stderr=True), transient=True, disable=not world.is_main) as bar:
-            tasks = {name: bar.add_task(name, total=None, visible=False) for name in chosen.sources}
-
-            def show(source: str, done: int, total: int) -> None:
-                bar.update(tasks[source], completed=done, total=total, visible=True)
-
-            result = score(model, chosen, folder, split, world.device, show, tta)
-        if file is not None:
-            file.write_text(dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    # Checked before the photos are scored, so that a folder that cannot be written is reported at once.
+    if world.is_main and json is not None and json != STDOUT:
+        make_output_folder(json.parent)
+    if world.is_main and out is not None:
+        open_sources(model, chosen, photos, wanted)
+        make_output_folder(out)
+    with photo_progress(chosen.sources, hidden=quiet or not world.is_main) as show:
+        result = score(model, chosen, photos, wanted, world.device, show, tta)
     leave_world()
-    if world.is_main:
-        console = Console()
-        for table in tables(result):
-            console.print(table)
-        if result.skipped:
-            names = ", ".join(result.skipped)
-            console.print(f"Skipped sources without {split} photos in {folder}: {names}.", markup=False)
+    if not world.is_main:
+        return
+    if json is not None:
+        write_json(result.to_dict(), json)
+    console = Console(quiet=json == STDOUT)
+    _print(result, photos, console)
+    if out is not None:
+        subject = Subject(model, chosen, photos, world.device) if pictures is not False else None
+        title = f"Evaluation of {chosen.name}" if checkpoint is None else f"Evaluation of {checkpoint}"
+        console.print(f"Wrote {write_evaluation(out, result, title, subject)}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def photo_progress(sources: Iterable[str], hidden: bool) -> Generator[Callable[[str, int, int], None], None, None]:
+    """Show a bar per source on stderr while the context lasts, and yield what `upernet.evaluate` calls."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
+        tasks = {name: bar.add_task(name, total=None, visible=False) for name in sources}
+
+        def show(source: str, done: int, total: int) -> None:
+            bar.update(tasks[source], completed=done, total=total, visible=True)
+
+        yield show
+
+
+def _print(result: EvaluationResult, folder: Path, console: Console) -> None:
+    from upernet.evaluation.report import tables
+
+    counts = ", ".join(f"{count:,} of {source}" for source, count in result.photos.items())
+    console.print(f"Scored the photos of split {result.split}: {counts}.", markup=False)
+    for table in tables(result):
+        console.print(table)
+    if result.skipped:
+        names = ", ".join(result.skipped)
+        console.print(f"Skipped sources without {result.split} photos in {folder}: {names}.", markup=False)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ import typer
 from upernet import __version__
 from upernet.cli import data
 from upernet.cli.bench import bench
+from upernet.cli.compare import compare
 from upernet.cli.convert import convert
 from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
@@ -22,7 +23,7 @@ from upernet.cli.models import models
 from upernet.cli.options import with_json_files
 from upernet.cli.parse import parse
 from upernet.cli.train import train
-from upernet.errors import UpernetError, did_you_mean
+from upernet.errors import UpernetError, did_you_mean, printable_lines
 
 OTHER_NAMES = {
     "predict": "parse",
@@ -77,6 +78,7 @@ app.command()(models)
 app.command()(download)
 app.command()(train)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(convert)
 app.command()(bench)
 app.add_typer(data.app, name="data")
@@ -97,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         app(with_json_files(given), prog_name="upernet")
         sys.stdout.flush()
     except UpernetError as error:
-        print(f"upernet: {error}", file=sys.stderr)
+        print(f"upernet: {printable_lines(error)}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)

@@ -83,6 +83,7 @@ def write_json(value: Any, file: Path) -> None:
     from upernet.files import write_text
 
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # names of files may be no UTF-8
     if file == STDOUT:
         print(text, end="", flush=True)
     else:

@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from signal import SIGINT, SIGTERM
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from upernet.cli.options import STDOUT, DeviceOption, JsonOption, ThreadsOption, complete_model, write_json
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from upernet.inference import Parse
 
 
 def parse(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH", help="Photos, folders (including subfolders), or patterns such as 'in/*.jpg'."),
+        typer.Argument(
+            metavar="PATH",
+            help="Photos, folders (including subfolders), patterns such as 'in/*.jpg', or http and https addresses.",
+        ),
     ],
     model: Annotated[
         str,
         typer.Option(
+            metavar="NAME",
+            autocompletion=complete_model,
             help="Name of a model, or a checkpoint of upernet, InternImage, mmsegmentation or transformers: a file, a "
-            "folder, or hf://OWNER/NAME."
+            "folder, or hf://OWNER/NAME.",
         ),
     ] = "everyday",
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder in which each photo gets a folder with its results.",
+            metavar="DIR",
+            help="Folder in which each photo gets a folder with its results; with several photos, also summary.csv.",
             show_default="parses; nothing is saved with --json",
         ),
     ] = None,
+    save: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="What to save, separated by commas: sheet, overlay, labels, confidence, json, and coco (one coco.json "
+            "for all photos); or none. The first five save parse.json in any case.",
+        ),
+    ] = "sheet,overlay,labels,confidence,json",
     levels: Annotated[
         str | None,
-        typer.Option(help="Levels separated by commas, such as object,part.", show_default="all levels of the model"),
+        typer.Option(
+            metavar="LEVELS",
+            help="Levels separated by commas, such as object,part.",
+            show_default="all levels of the model",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, mps, ...")] = "cpu",
+    device: DeviceOption = None,
     short_side: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=0,
             help="Short side in pixels to which larger photos are reduced for the network. 0: photos keep their size, "
             "and large ones are parsed in tiles.",
@@ -45,70 +74,121 @@ def parse(
         Literal["fp32", "bf16"],
         typer.Option(help="Numeric precision; bf16 is faster on CPUs that support bfloat16, and slightly less exact."),
     ] = "fp32",
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Number of CPU threads.", show_default="all cores")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print all results as one JSON object.")] = False,
+    threads: ThreadsOption = None,
+    json: JsonOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only: no progress, no descriptions.")] = False,
 ) -> None:
     """Parse photos into scene, objects, parts, materials and textures.
 
     Prints a description of each photo, and saves a contact sheet, overlays, label maps, confidences and parse.json.
 
-    Exit status: 0 if all photos were parsed, 1 if some failed, 2 if all failed.
+    Exit status: 0 if all photos were parsed, 1 if some failed, 2 if all failed, 130 or 143 if it was stopped.
     """
     import sys
-    from json import dumps
 
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
-    from upernet.errors import UpernetError
+    from upernet.devices import usable_device
+    from upernet.errors import UpernetError, printable
     from upernet.inference import load
-    from upernet.inference.photos import find_photos, make_output_folder, parse_photos
+    from upernet.inference.inputs import name_of
+    from upernet.inference.photos import check_what, find_photos, make_output_folder, parse_photos
 
     parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
+    parsed = 0
 
     def report(path: str, error: UpernetError) -> None:
         failures.append({"path": path, "error": str(error)})
-        print(f"upernet: {error}", file=sys.stderr)
+        print(f"upernet: {printable(error)}", file=sys.stderr)
 
-    photos, problems = find_photos(paths)
-    for path, problem in problems:
+    what = check_what(_split(save))
+    found = find_photos(paths)
+    for path, problem in found.problems:
         report(path, problem)
-    if photos:
+    if (left_out := found.left_out()) and not quiet:
+        print(f"upernet: {left_out}", file=sys.stderr)
+    signal = None
+    if found.photos:
         if threads is not None:
             torch.set_num_threads(threads)
         reduce = "card" if short_side is None else short_side or None
-        parser = load(model, device, short_side=reduce, precision=precision)
-        wanted = parser.select_levels(None if levels is None else filter(str.strip, levels.split(",")))
-        folder = None if json and out is None else out or Path("parses")
+        parser = load(model, usable_device(device), short_side=reduce, precision=precision)
+        wanted = parser.select_levels(None if levels is None else _split(levels))
+        folder = None if not what or (json and out is None) else out or Path("parses")
         if folder is not None:
             make_output_folder(folder)
-        console = Console(stderr=True)
-        progress = Progress(
-            console=console,
-            transient=True,
-            redirect_stdout=sys.stdout.isatty(),  # otherwise, rich would send piped output to stderr
-            disable=not console.is_terminal,
-        )
-        with progress as bar:
-            parsed = parse_photos(parser, photos, wanted, folder)
-            for photo in bar.track(parsed, total=len(photos), description="parsing"):
-                if isinstance(photo.result, UpernetError):
-                    report(str(photo.path), photo.result)
-                    continue
-                parses.append(photo.result)
-                if not json:
-                    _print_description(photo.path, photo.result)
-    if json:
-        print(dumps({"parses": parses, "failures": failures}, indent=2))
+        outcomes = parse_photos(parser, found.photos, wanted, folder, what)
+        try:
+            with _terminable(), closing(outcomes), _progress(quiet) as bar:
+                for outcome in bar.track(outcomes, total=len(found.photos), description="parsing"):
+                    if isinstance(outcome.result, UpernetError):
+                        report(name_of(outcome.photo), outcome.result)
+                        continue
+                    parsed += 1
+                    if json is not None:
+                        saved = outcome.result.folder
+                        parses.append(outcome.result.to_dict() | {"folder": None if saved is None else str(saved)})
+                    if json != STDOUT and not quiet:
+                        _print_description(name_of(outcome.photo), outcome.result)
+        except KeyboardInterrupt as interrupt:
+            signal = SIGTERM if isinstance(interrupt, _Terminated) else SIGINT
+            where = "" if folder is None else f"; their results are in {printable(folder)}"
+            print(f"upernet: stopped after {parsed} of {len(found.photos)} photos{where}.", file=sys.stderr)
+    if json is not None:
+        write_json({"parses": parses, "failures": failures}, json)
+    if signal:
+        raise typer.Exit(128 + signal)
     if failures:
-        raise typer.Exit(1 if parses else 2)
+        raise typer.Exit(1 if parsed else 2)
 
 
-def _print_description(photo: Path, content: dict[str, Any]) -> None:
-    """Print where the results of a photo are, and its description."""
-    lines = content["description"].splitlines()
-    print(f"{photo} -> {content['folder']}", *lines, sep="\n  ", end="\n\n", flush=True)
+def _split(names: str) -> list[str]:
+    return [name for part in names.split(",") if (name := part.strip())]
+
+
+def _progress(quiet: bool) -> Progress:
+    """Return a progress bar on stderr, which shows nothing where that is no terminal."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(
+        console=console,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # otherwise, rich would send piped output to stderr
+        disable=quiet or not console.is_terminal,
+    )
+
+
+def _print_description(name: str, parse: Parse) -> None:
+    """Print where the results of a photo are, and its description, in lines that fit the terminal."""
+    import shutil
+
+    from upernet.errors import printable
+    from upernet.inference.wording import wrapped
+
+    place = "" if parse.folder is None else f" -> {printable(parse.folder)}"
+    width = shutil.get_terminal_size().columns
+    print(f"{name}{place}", wrapped(parse.describe(), width, "  "), sep="\n", end="\n\n", flush=True)
+
+
+class _Terminated(KeyboardInterrupt):
+    """Raised on SIGTERM, so that it ends the program as Ctrl-C does: what is unfinished is removed."""
+
+
+@contextmanager
+def _terminable() -> Generator[None, None, None]:
+    """Let SIGTERM raise `_Terminated` in the block."""
+    import signal
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -7,48 +7,93 @@ from typing import Annotated
 
 import typer
 
+from upernet.cli.options import DataOption, DeviceOption, QuietOption, RecipeArgument, ThreadsOption
+
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a bundled recipe, or path of a .yaml file.")],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the data sets of the recipe.", show_default="the recipe's `data`"),
-    ] = None,
+    recipe: RecipeArgument,
+    data: DataOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run; an unfinished run in it is resumed.", show_default="runs/RECIPE"),
+        typer.Option(metavar="DIR", help="Folder of the run; a run in it goes on.", show_default="runs/RECIPE"),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Device: cpu, cuda, cuda:1, ...", show_default="cuda if available")
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change the recipe: training.stages.0.learning_rate=0.001. Repeatable."
+        ),
     ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Iterations of all stages together: what is left is scaled to that, and a finished run goes on.",
+            show_default="as in the recipe",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Try everything in about a minute, in runs/RECIPE-quick.")
+    ] = False,
+    find_learning_rate: Annotated[
+        bool,
+        typer.Option("--find-learning-rate", help="Suggest a learning rate, with a curve in lr.png; train nothing."),
+    ] = False,
     init: Annotated[
         str | None,
         typer.Option(
+            metavar="MODEL",
             help="Weights to start from: a file, a folder, hf://OWNER/NAME, or the name of a model or backbone. Heads "
-            "with other classes are newly initialized."
+            "with other classes are newly initialized.",
         ),
     ] = None,
     half: Annotated[
         bool, typer.Option("--half", help="Store the final model's matrices as float16, in half the space.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")] = False,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also send the progress to tensorboard, wandb, mlflow or trackio. Repeatable.",
+            show_default="tensorboard, if installed",
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
 ) -> None:
-    """Train the model of a recipe, or resume its training.
+    """Train the model of a recipe, or go on with its training.
 
-    Under torchrun, several processes share each batch.
+    Ctrl-C saves the state; the same command goes on. Under torchrun, several processes share each batch.
     """
-    from upernet.recipe import data_folder, load_recipe
-    from upernet.training import train as run
+    import torch
 
-    chosen = load_recipe(recipe)
-    folder = out or Path("runs", chosen.name)
+    from upernet.overrides import override
+    from upernet.recipe import data_folder, load_recipe
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    chosen = override(load_recipe(recipe), settings or [])
+    folder = data_folder(chosen, data)
+    place = out or Path("runs", f"{chosen.name}-quick" if quick else chosen.name)
+    if find_learning_rate:
+        from upernet.training.finder import find_learning_rate as find
+
+        find(chosen, folder, place, device=device, initialize_from=init, quiet=quiet, log=typer.echo)
+        return
+    from upernet.training import train as run
+    from upernet.training.quick import quick_recipe
+
     run(
-        chosen,
-        data_folder(chosen, data),
+        quick_recipe(chosen) if quick else chosen,
         folder,
+        place,
         device=device,
         initialize_from=init,
+        iterations=iterations,
         half=half,
+        loggers=logger,
+        start_over=quick,
         quiet=quiet,
         log=typer.echo,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,9 @@ class Problem:
     """A problem in the data: its place, and one sentence with the fix."""
 
     source: str
+    """A source of the recipe, or `recipe`: a setting that training would refuse."""
     split: str
+    """Empty for the recipe."""
     text: str
     file: str = ""
     """The first file that has it."""
@@ -90,7 +93,7 @@ def check(recipe: Recipe, data_dir: str | Path, progress: Progress | None = None
         UpernetError: The data directory, the taxonomy, or every source's folder is missing.
     """
     data_dir = Path(data_dir)
-    if not data_dir.is_dir():
+    if not os.path.isdir(data_dir):
         raise UpernetError(f"{data_dir}: no such folder; give the directory that holds the data sets.")
     if not recipe.sources:
         raise UpernetError(f"recipe {recipe.name} has no sources; list its data under sources.")

@@ -4,40 +4,57 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from upernet.data.image_limits import MAX_PIXELS, excess
 from upernet.errors import UpernetError
 
-MAX_PIXELS = 178_000_000
-"""Largest number of pixels; larger images are refused before they are decoded. Pillow's own limit is just above."""
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "BMP", "GIF", "PPM")
+_REDUCE = "reduce it, cut it into pieces, or export it as PNG"
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "BMP", "GIF", "PPM", "HEIF")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".avif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm")
 )
 """Suffixes, in lower case, of the photos in a folder."""
+HEIC_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+"""Suffixes, in lower case, of photos that need pillow-heif."""
 
 ImageFile = str | os.PathLike[str] | BinaryIO
 Result = TypeVar("Result")
+Box = tuple[int, int, int, int]
+
+_BLOCK = 2048
+"""Largest side of the blocks in which images are converted: a converted pixel takes up to 30 bytes."""
+_TURNS: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> how the image is turned upright."""
 
 
 def read_image(file: ImageFile) -> Image.Image:
     """Decode a photo: a path, or a file open for binary reading.
 
     Takes JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF (first frame) and PPM; gray, palette, CMYK, alpha (composited on white)
-    and 16-bit gray (scaled to 8 bits).
+    and 16-bit gray (scaled to 8 bits); HEIC where pillow-heif is installed.
 
     Returns:
         A loaded PIL image of mode RGB, turned upright by its EXIF orientation.
 
     Raises:
-        UpernetError: The file is missing, a directory, empty, not an image, truncated, or of more than `MAX_PIXELS`.
+        UpernetError: The file is missing, a directory, empty, not an image, truncated, or beyond `image_limits`.
     """
     return _decode(file, lambda image: _to_rgb(_upright(image)))
 
@@ -93,15 +110,26 @@ def read_header(file: ImageFile) -> Header:
         palette = tuple(zip(levels[::3], levels[1::3], levels[2::3], strict=True))
         return Header(size, image.mode, image.format or "", palette)
 
-    return _decode(file, read)
+    return _decode(file, read, decodes=False)
 
 
 def is_photo(path: Path) -> bool:
     """Return whether the name looks like that of a photo; hidden files never do."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    suffix = path.suffix.lower()
+    return (suffix in SUFFIXES or (suffix in HEIC_SUFFIXES and reads_heic())) and not path.name.startswith(".")
 
 
-def _decode(file: ImageFile, read: Callable[[Image.Image], Result]) -> Result:
+@cache
+def reads_heic() -> bool:
+    """Return whether pillow-heif is installed, after registering it with Pillow."""
+    try:
+        import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        return False
+    return True
+
+
+def _decode(file: ImageFile, read: Callable[[Image.Image], Result], decodes: bool = True) -> Result:
     name = _name(file)
     _refuse_non_file(file, name)
     # Pillow's plugins raise many types on damaged files (struct.error, SyntaxError, ValueError, ...); all of them mean
@@ -111,8 +139,8 @@ def _decode(file: ImageFile, read: Callable[[Image.Image], Result]) -> Result:
         try:
             with Image.open(file if hasattr(file, "read") else Path(file), formats=_formats()) as image:  # type: ignore[arg-type]
                 width, height = cast("tuple[int, int]", image.size)  # pyright: ignore[reportUnknownMemberType]
-                if width * height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
+                if too_much := excess(cast(Image.Image, image), decodes):
+                    raise UpernetError(f"{name}: has {too_much} and was not decoded; {_REDUCE}.")
                 if width < 1 or height < 1:
                     raise UpernetError(f"{name}: the image has no pixels ({width} x {height}); replace the file.")
                 return read(image)  # pyright: ignore[reportUnknownArgumentType]
@@ -120,10 +148,12 @@ def _decode(file: ImageFile, read: Callable[[Image.Image], Result]) -> Result:
             raise
         except Image.DecompressionBombError:
             limit = MAX_PIXELS // 1_000_000
-            raise UpernetError(
-                f"{name}: has more than {limit} megapixels and was not decoded; reduce it or cut it into pieces."
-            ) from None
+            raise UpernetError(f"{name}: has more than {limit} megapixels and was not decoded; {_REDUCE}.") from None
         except UnidentifiedImageError:
+            if _is_heic(file) and not reads_heic():
+                raise UpernetError(
+                    f"{name}: is a HEIC photo, which needs pillow-heif; run: pip install 'upernet[heic]'."
+                ) from None
             kinds = "JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or PPM"
             raise UpernetError(f"{name}: not an image that can be read; give a {kinds} file.") from None
         except MemoryError:
@@ -140,7 +170,22 @@ def _decode(file: ImageFile, read: Callable[[Image.Image], Result]) -> Result:
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    reads_heic()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _is_heic(file: ImageFile) -> bool:
+    """Return whether a file begins as HEIC does (ISO 23008-12, 10.2): a box `ftyp` with a brand of HEVC images."""
+    try:
+        if isinstance(file, (str, os.PathLike)):
+            with open(file, "rb") as opened:
+                start = opened.read(12)
+        else:
+            file.seek(0)
+            start = file.read(12)
+    except (OSError, ValueError):
+        return False
+    return start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
 def _name(file: ImageFile) -> str:
@@ -177,37 +222,58 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    if _orientation(image) == 1:
-        image.load()
-        return image
-    return ImageOps.exif_transpose(image)
+    """Decode an image and turn it upright; unlike Pillow, leave its EXIF block alone, which may be damaged."""
+    image.load()
+    orientation = _orientation(image)
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        return _gray_to_rgb(image)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        rgb = Image.new("RGB", image.size)
+        for box in _blocks(image.size):
+            block = image.crop(box).convert("RGBA")
+            white = Image.new("RGBA", block.size, "white")
+            rgb.paste(Image.alpha_composite(white, block).convert("RGB"), box)
+        return rgb
     return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Convert gray of more than 8 bits to uint8: divide 16-bit values by 257; multiply floats up to 1 by 255.
+def _gray_to_rgb(image: Image.Image) -> Image.Image:
+    """Convert gray of more than 8 bits: divide 16-bit values by 257; multiply floats up to 1 by 255.
 
     Values that fit neither (below 0, above 65535) are stretched from their minimum and maximum to 0..255.
     """
-    is_float = values.dtype.kind == "f"
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+    is_float = image.mode == "F"
+    extremes = [(block.min(), block.max()) for block in map(_numbers, map(image.crop, _blocks(image.size)))]
+    low, high = float(min(least for least, _ in extremes)), float(max(greatest for _, greatest in extremes))
+    offset, factor = 0.0, 1.0
     if low < 0 or high > 65535:
-        values = (values - low) * (255 / max(high - low, 1e-12))
+        offset, factor = low, 255 / max(high - low, 1e-12)
     elif not is_float or high > 255:
-        values = values / 257
+        factor = 1 / 257
     elif high <= 1:
-        values = values * 255
-    return np.rint(values).astype(np.uint8)
+        factor = 255.0
+    rgb = Image.new("RGB", image.size)
+    for box in _blocks(image.size):
+        values = np.rint((_numbers(image.crop(box)) - offset) * factor).astype(np.uint8)
+        rgb.paste(Image.fromarray(values).convert("RGB"), box)
+    return rgb
+
+
+def _numbers(image: Image.Image) -> np.ndarray:
+    """Return the values as float64, H x W; 0 for those that are not finite."""
+    return np.nan_to_num(np.asarray(image).astype(np.float64), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _blocks(size: tuple[int, int]) -> Iterator[Box]:
+    """Yield left, top, right and bottom of blocks that cover an image of `size`."""
+    width, height = size
+    for top in range(0, height, _BLOCK):
+        for left in range(0, width, _BLOCK):
+            yield left, top, min(left + _BLOCK, width), min(top + _BLOCK, height)
 
 
 def _colors(image: Image.Image, path: str | os.PathLike[str]) -> np.ndarray:

@@ -6,6 +6,7 @@ other, and an interrupted run continues as if nothing had happened.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -157,7 +158,7 @@ def batches(
         batch_size=None,
         sampler=range(first_iteration, last_iteration),
         num_workers=workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
         generator=torch.Generator(),
     )
     for batch in loader:
@@ -166,8 +167,11 @@ def batches(
         yield batch.widened()
 
 
-def _one_thread(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
+    """Use one thread, and leave Ctrl-C and SIGTERM, which reach all processes of a job, to the main process."""
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _choose(seed: int, iterations: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from upernet.evaluation.calibration import calibrate
 from upernet.evaluation.confusion import ConfusionMatrix
-from upernet.evaluation.loop import evaluate
+from upernet.evaluation.loop import default_split, evaluate
 from upernet.evaluation.results import EvaluationResult, LabelMetrics, LevelMetrics, PartMetrics, PixelMetrics
 from upernet.evaluation.scores import Scores
 from upernet.evaluation.tta import TestTimeAugmentation
@@ -17,5 +17,6 @@ __all__ = [
     "Scores",
     "TestTimeAugmentation",
     "calibrate",
+    "default_split",
     "evaluate",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from upernet.evaluation.scores import Scores
 from upernet.evaluation.tta import NO_AUGMENTATION, TestTimeAugmentation, photo_outputs
 from upernet.models import UPerNet
 from upernet.recipe import Recipe, Split
+from upernet.taxonomy import Taxonomy
 
 PhotoProgress = Callable[[str, int, int], None]
 """Callback with the source, the number of photos done, and the number of photos of this process."""
@@ -31,6 +32,7 @@ def evaluate(
     device: str | torch.device = "cpu",
     progress: PhotoProgress | None = None,
     tta: TestTimeAugmentation = NO_AUGMENTATION,
+    photos: int | None = None,
 ) -> EvaluationResult:
     """Score a model on the photos of every source, one photo at a time.
 
@@ -47,6 +49,7 @@ def evaluate(
         device: Device to compute on.
         progress: Called before each photo and after the last one.
         tta: Scales, mirrored passes and sliding windows.
+        photos: Largest number of photos per source, spread over all of them; None: all.
 
     Returns:
         Metrics per level, and per source and level, and what was counted in each photo. Implied labels are scored
@@ -63,7 +66,7 @@ def evaluate(
         for name, source in sources.items():
             annotated = Scores(model.taxonomy, source.spec.supervision_by_level)
             implied = Scores(model.taxonomy, source.spec.supervision_by_level)
-            for index, sample in samples_of_rank(source, progress):
+            for index, sample in samples_of_rank(source, progress, photos):
                 outputs, via_sizes = photo_outputs(model, sample, source.spec, device, tta)
                 photo = Scores(model.taxonomy, source.spec.supervision_by_level)
                 photo.update(outputs, sample, via_sizes=via_sizes, probabilities=tta.averages)
@@ -82,7 +85,7 @@ def evaluate(
         sources=per_source,
         implied=implied_per_source,
         split=split,
-        photos={name: len(source) for name, source in sources.items()},
+        photos={name: len(chosen_photos(len(source), photos)) for name, source in sources.items()},
         skipped=tuple(skipped),
         testing=tta,
         counts=counter.result(),
@@ -125,12 +128,32 @@ def eval_mode(model: UPerNet, device: str | torch.device) -> Generator[None, Non
         model.train(was_training)
 
 
-def samples_of_rank(source: Source, progress: PhotoProgress | None = None) -> Iterator[tuple[int, Sample]]:
+def samples_of_rank(
+    source: Source, progress: PhotoProgress | None = None, photos: int | None = None
+) -> Iterator[tuple[int, Sample]]:
     """Yield the samples of `source` that this process scores, and their indices: every `world_size()`-th one."""
-    indices = range(distributed.rank(), len(source), distributed.world_size())
+    indices = chosen_photos(len(source), photos)[distributed.rank() :: distributed.world_size()]
     for done, index in enumerate(indices):
         if progress:
             progress(source.name, done, len(indices))
         yield index, source[index]
     if progress:
         progress(source.name, len(indices), len(indices))
+
+
+def chosen_photos(count: int, limit: int | None) -> Sequence[int]:
+    """Return at most `limit` of the indices of `count` photos, at equal distances."""
+    if limit is None or count <= limit:
+        return range(count)
+    return [number * count // limit for number in range(limit)]
+
+
+def default_split(taxonomy: Taxonomy, recipe: Recipe, data_dir: str | Path) -> Split:
+    """Return the split that is scored if none is named: `test` if a source has photos of it, otherwise `val`."""
+    for name, spec in recipe.sources.items():
+        try:
+            open_source(name, spec, taxonomy, data_dir, "test")
+        except SourceMissing:
+            continue
+        return "test"
+    return "val"

@@ -118,7 +118,7 @@ class LabelScore:
         correct = ranked[:1] == truth
         self.matrix.update(ranked[:1], torch.tensor([truth]))
         self.in_top5[truth] += int((ranked[:TOP_K] == truth).any())
-        shares = candidates / candidates.sum() if probabilities else candidates.softmax(0)
+        shares = class_probabilities(scores, self.level, probabilities)
         self.reliability.update(shares.amax()[None], correct)
 
     def __iadd__(self, other: LabelScore) -> LabelScore:
@@ -163,6 +163,25 @@ class LabelScore:
 def scored_classes(level: Level) -> list[int]:
     """Return the labels of `level` without its background."""
     return list(range(1 if level.background else 0, level.num_classes))
+
+
+def class_probabilities(scores: Tensor, level: Level, probabilities: bool) -> Tensor:
+    """Return the probabilities of the classes of a photo, among which the background does not compete: float32 K.
+
+    Args:
+        scores: K scores, see `image_scores`.
+        level: The level.
+        probabilities: Whether `scores` are probabilities instead of logits.
+    """
+    first = 1 if level.background else 0
+    candidates = scores[first:].float().cpu()
+    shares = candidates / candidates.sum() if probabilities else candidates.softmax(0)
+    return torch.cat([torch.zeros(first), shares])
+
+
+def scores_are_probabilities(outputs: Tensor, supervision: str, averaged: bool) -> bool:
+    """Return whether `image_scores(outputs, supervision)` are probabilities; `averaged`: whether `outputs` are."""
+    return averaged or (outputs.ndim == 4 and supervision == "broadcast")
 
 
 def _one_group(level: Level) -> tuple[int, ...]:

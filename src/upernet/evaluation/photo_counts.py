@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from upernet.distributed import gather_over_processes
 from upernet.errors import UpernetError
 from upernet.evaluation.confusion import ConfusionMatrix
 from upernet.files import atomic_path
+from upernet.taxonomy import LEVEL_KINDS, LEVELS
 
 Kind = Literal["pixels", "parts", "labels"]
+KINDS = get_args(Kind)
 Ints = NDArray[np.int64]
 VERSION = 1
 COLUMNS = ("photo", "true", "predicted", "count")
@@ -68,8 +70,8 @@ class LevelCounts:
 
     @property
     def title(self) -> str:
-        """The level, and whether its photos have image labels."""
-        return f"{self.level} (image labels)" if self.kind == "labels" else self.level
+        """The level; of a dense one, also whether its photos have image labels."""
+        return f"{self.level} (image labels)" if self.kind == "labels" and LEVEL_KINDS[self.level].dense else self.level
 
     @property
     def unit(self) -> str:
@@ -190,7 +192,8 @@ class PhotoCounter:
             key=lambda entry: (order[entry[0].source], entry[0].position),
         )
         levels: list[LevelCounts] = []
-        for (level, kind), (names, groups) in classes.items():
+        for level, kind in sorted(classes, key=lambda key: (LEVELS.index(key[0]), KINDS.index(key[1]))):
+            names, groups = classes[level, kind]
             cells = [
                 np.insert(found[level, kind], 0, number, axis=0)
                 for number, (_, found) in enumerate(photos)
@@ -212,6 +215,8 @@ def _from_arrays(file: Mapping[str, NDArray[Any]]) -> PhotoCounts:
         names, groups = tuple(map(str, values["names"])), tuple(map(int, values["groups"]))
         cells = np.stack([file[f"{column}_{number}"].astype(np.int64) for column in COLUMNS])
         limits = np.array([[len(photos)], [len(names)], [len(names) + 1]])
+        if values["level"] not in LEVEL_KINDS or values["kind"] not in KINDS:
+            raise ValueError("unknown level")
         if len(groups) != len(names) or cells.min(initial=0) < 0 or (cells[:3] >= limits).any():
             raise ValueError("cells out of range")
         levels.append(LevelCounts(str(values["level"]), values["kind"], names, groups, cells))

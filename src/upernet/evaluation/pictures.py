@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from upernet.evaluation.confusion import ConfusionMatrix
+from upernet.evaluation.results import ReliabilityBin
 from upernet.files import write_text
 from upernet.inference import LabelMap
 from upernet.inference.describe import readable
@@ -51,6 +52,10 @@ PANEL_BOX = (520, 520)
 """Largest width and height of a panel of a comparison."""
 LEAST_PANEL = 200
 """Smallest width of a panel of a comparison, which its heading needs."""
+LABEL_BOX = (320, 240)
+"""Largest width and height of a photo with an image label."""
+MOST_CANDIDATES = 3
+"""Number of labels below such a photo."""
 GAMMA = 0.6
 """Exponent that makes small shares visible."""
 TITLE = "Confusion matrix"
@@ -148,7 +153,7 @@ def draw_comparison(photo: Image.Image, truth: np.ndarray, prediction: np.ndarra
         f"Wrong: {_percent(share)}": _differences(photo, wrong, counted, size),
     }
     full = len(panels) * (width + gap) - gap
-    legend = Legend(_iou_entries(truth, prediction, counted, level), text, width=full)
+    legend = _compact_legend(_iou_entries(truth, prediction, counted, level), text, full)
     top = margin + round(1.8 * text)
     canvas = Image.new("RGB", (full + 2 * margin, top + size[1] + text + legend.size[1] + margin), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -157,6 +162,72 @@ def draw_comparison(photo: Image.Image, truth: np.ndarray, prediction: np.ndarra
         draw.text((left, margin - 4), heading, INK, sized_font(1.15 * text))
         canvas.paste(panel, (left, top))
     legend.draw(draw, (margin, top + size[1] + text))
+    return canvas
+
+
+def draw_label(photo: Image.Image, truth: int, probabilities: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """Draw a photo with its true label below, and the most probable labels with their probabilities.
+
+    Args:
+        photo: The photo, of any size.
+        truth: True label.
+        probabilities: One per class, in 0..1.
+        names: One name per class.
+    """
+    size, text, margin = fitted(photo.size, LABEL_BOX), 16, 12
+    width = max(size[0], LEAST_PANEL)
+    font, line = sized_font(text), round(1.5 * text)
+    ranked = [int(label) for label in np.argsort(-probabilities, kind="stable")[:MOST_CANDIDATES]]
+    canvas = Image.new("RGB", (width + 2 * margin, size[1] + (len(ranked) + 1) * line + 3 * margin), PAPER)
+    canvas.paste(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), (margin, margin))
+    draw = ImageDraw.Draw(canvas)
+    rows = [(f"true: {readable(names[truth])}", "", INK)]
+    rows += [(readable(names[c]), _percent(probabilities[c]), RIGHT if c == truth else WRONG) for c in ranked]
+    top = size[1] + 2 * margin
+    for name, share, ink in rows:
+        room = width - font.getlength(share) - text
+        draw.text((margin, top), shortened(name, font, room), ink, font)
+        draw.text((margin + width, top), share, ink, font, anchor="ra")
+        top += line
+    return canvas
+
+
+def draw_reliability(bins: Sequence[ReliabilityBin], ece: float) -> Image.Image:
+    """Draw a reliability diagram: the accuracy of the predictions in each bin of confidence.
+
+    Bars that end at the diagonal are calibrated. Bars below it are overconfident: their predictions are less often
+    right than their probability says. The lower strip shows how many predictions each bin holds.
+
+    Args:
+        bins: The bins from low to high confidence.
+        ece: Expected calibration error in 0..1.
+    """
+    side, strip, left, top, margin = 360, 60, 64, 84, 24
+    font, small = sized_font(14), sized_font(12)
+    canvas = Image.new("RGB", (left + side + margin + 20, top + side + 40 + strip + 60), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((margin, margin), "Calibration", INK, sized_font(20))
+    draw.text((margin, margin + 30), f"Expected calibration error: {_percent(ece)}", FAINT_INK, font)
+    most = max(1, *(bin_.count for bin_ in bins))
+    for number, bin_ in enumerate(bins):
+        x = [left + round(side * edge / len(bins)) for edge in (number, number + 1)]
+        height = round(strip * bin_.count / most)
+        base = top + side + 40 + strip
+        draw.rectangle((x[0] + 1, base - height, x[1] - 1, base), FAINT_INK)
+        if bin_.accuracy is not None and bin_.confidence is not None:
+            bar, due = (top + side - round(side * value) for value in (bin_.accuracy, bin_.confidence))
+            draw.rectangle((x[0] + 1, bar, x[1] - 1, top + side), RIGHT)
+            if bar != due:
+                draw.rectangle((x[0] + 1, min(bar, due), x[1] - 1, max(bar, due)), None, WRONG, 2)
+    draw.line((left, top + side, left + side, top), FAINT_INK, 2)
+    draw.rectangle((left, top, left + side, top + side), None, FRAME)
+    for step in range(6):
+        label, offset = f"{20 * step}", round(side * step / 5)
+        draw.text((left + offset, top + side + 6), label, FAINT_INK, small, anchor="ma")
+        draw.text((left - 8, top + side - offset), label, FAINT_INK, small, anchor="rm")
+    _draw_upwards(canvas, "right, %", (18, top + side // 2 + 24), 14)
+    caption = "confidence, % (gray: share of the predictions)"
+    draw.text((left + side // 2, top + side + strip + 48), caption, INK, font, anchor="ma")
     return canvas
 
 
@@ -245,12 +316,21 @@ def _iou_entries(truth: np.ndarray, prediction: np.ndarray, counted: np.ndarray,
         if area := int((true | predicted).sum()):
             areas.append((area, float((true & predicted).sum() / area), label))
     entries = [
-        LegendEntry(readable(level.names[label]), f"IoU {_percent(iou)}", level.colors[label])
+        LegendEntry(f"{readable(level.names[label])}: IoU {_percent(iou)}", "", level.colors[label])
         for _, iou, label in sorted(areas, reverse=True)
     ]
     if not counted.all():
         entries.append(LegendEntry("does not count", "", None))
     return [*entries, LegendEntry("wrong", "", WRONG)]
+
+
+def _compact_legend(entries: Sequence[LegendEntry], text: int, width: int) -> Legend:
+    """Return a legend of few rows whose columns are no wider than they need to be, at most `width` pixels wide."""
+    for rows in range(1, len(entries) + 1):
+        legend = Legend(entries, text, rows)
+        if legend.size[0] <= width:
+            return legend
+    return Legend(entries, text, width=width)
 
 
 def _percent(share: float) -> str:

@@ -9,11 +9,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from upernet.errors import printable
 from upernet.evaluation.results import EvaluationResult, LevelMetrics
 from upernet.evaluation.tta import TestTimeAugmentation
 
 COLUMNS = {
     "iou": "IoU",
+    "boundary_iou": "boundary",
     "accuracy": "accuracy",
     "pixels": "pixels",
     "top1": "top-1",
@@ -21,14 +23,19 @@ COLUMNS = {
     "photos": "photos",
 }
 """Metric of a class -> heading of its column."""
+WIDTH = 80
+"""Columns of the terminal."""
 SUMMARY = {
     "miou": "mIoU",
     "miou_with_background": "mIoU with background",
     "miou_given_object": "mIoU given the object",
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
+    "boundary_miou": "boundary mIoU",
+    "ece": "calibration error",
     "top1": "top-1",
     "top5": "top-5",
+    "top1_ece": "top-1 calibration error",
 }
 """Metric of a level -> its name in the line above the table."""
 
@@ -66,15 +73,27 @@ def _table(heading: str, metrics: LevelMetrics) -> Group:
     for key in columns:
         table.add_column(COLUMNS[key], justify="right", no_wrap=True)
     for name, row in rows.items():
-        table.add_row(name, *(_cell(row, key) for key in columns))
-    summary = ", ".join(f"{SUMMARY[key]} {_fraction(values[key])}" for key in SUMMARY if key in values)
-    return Group(Text(f"{heading}: {summary}", style="bold"), table, "")
+        table.add_row(Text(printable(name)), *(_cell(row, key) for key in columns))
+    summary = [f"{SUMMARY[key]} {fraction(values[key])}" for key in SUMMARY if key in values]
+    return Group(Text(f"{heading}: {_wrapped(summary, len(heading) + 2)}", style="bold"), table, "")
+
+
+def _wrapped(items: list[str], indent: int) -> str:
+    """Join items with commas, on as many lines of 80 columns as they need; the first line begins after `indent`."""
+    lines, room = [items[0]], WIDTH - indent
+    for item in items[1:]:
+        if len(lines[-1]) + len(item) + 3 <= room:
+            lines[-1] += f", {item}"
+        else:
+            lines, room = [*lines, item], WIDTH - 2
+    return ",\n  ".join(lines)
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
-    return f"{value:,}" if key in ("pixels", "photos") and value is not None else _fraction(value)
+    return f"{value:,}" if key in ("pixels", "photos") and value is not None else fraction(value)
 
 
-def _fraction(value: float | None) -> str:
+def fraction(value: float | None) -> str:
+    """Return a number with three decimals, or "-" for None."""
     return "-" if value is None else f"{value:.3f}"

@@ -9,7 +9,7 @@ from torch import Tensor
 from upernet.data.sample import Sample
 from upernet.decoding import Size, image_scores, resized_prediction
 from upernet.errors import UpernetError
-from upernet.evaluation.metrics import LabelScore, PixelScore
+from upernet.evaluation.metrics import LabelScore, PixelScore, scores_are_probabilities
 from upernet.evaluation.part_score import PartScore
 from upernet.evaluation.photo_counts import Confusion, Kind
 from upernet.evaluation.results import LevelMetrics
@@ -78,7 +78,7 @@ class Scores:
         for name, label in sample.labels.items():
             if name in self.labels and name in scored:
                 supervision = self.supervision.get(name, "pooled")
-                averaged = probabilities or (outputs[name].ndim == 4 and supervision == "broadcast")
+                averaged = scores_are_probabilities(outputs[name], supervision, probabilities)
                 self.labels[name].update(image_scores(outputs[name], supervision), label, averaged)
 
     def __iadd__(self, other: Scores) -> Scores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,60 +24,56 @@ COLUMNS = (
 """Columns of the table of regions."""
 
 
-def coco(
-    parses: Iterable[Parse],
-    level: str | None = None,
-    *,
-    segmentation: Segmentation = "rle",
-    min_area: int = 1,
-) -> dict[str, Any]:
-    """Return one COCO data set with the regions of a level of all parses.
+class CocoDataset:
+    """A COCO data set with the regions of one level of many parses.
 
     Args:
-        parses: Parses of one model.
         level: The level. Default: `object`, or the first dense level where there are no objects.
         segmentation: "rle" keeps every pixel, as compressed run lengths; "polygon" lists the outer rings, which loses
             holes, because COCO's polygons have none.
         min_area: Number of pixels from which on regions are included.
-
-    Returns:
-        A dictionary that JSON can hold, with `images`, `annotations` (one per region) and `categories` (all classes of
-        the level, numbered from 1). `score` is the mean confidence.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    categories: list[dict[str, Any]] = []
-    for number, parse in enumerate(parses, start=1):
-        label_map = _main_map(parse, level)
-        first = 1 if label_map.background else 0
-        categories = [
-            {"id": label + 1 - first, "name": name, "supercategory": label_map.level}
+
+    def __init__(self, level: str | None = None, *, segmentation: Segmentation = "rle", min_area: int = 1):
+        self.level, self.segmentation, self.min_area = level, segmentation, min_area
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.categories: list[dict[str, Any]] = []
+
+    def add(self, parse: Parse) -> None:
+        """Add a photo and its regions; all parses must be of one model."""
+        label_map = _main_map(parse, self.level)
+        before = label_map.background - 1  # categories are numbered from 1, without the background class
+        self.categories = [
+            {"id": label - before, "name": name, "supercategory": label_map.level}
             for label, name in enumerate(label_map.names)
-            if label >= first
+            if label > before
         ]
-        images.append(
-            {
-                "id": number,
-                "file_name": parse.path or f"{number}",
-                "width": parse.photo.width,
-                "height": parse.photo.height,
-            }
-        )
-        for region in label_map.regions(min_area=min_area):
+        image = len(self.images) + 1
+        width, height = parse.photo.size
+        self.images.append({"id": image, "file_name": parse.path or str(image), "width": width, "height": height})
+        for region in label_map.regions(min_area=self.min_area):
             x0, y0, x1, y1 = region.box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": region.label + 1 - first,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": region.area,
-                    "segmentation": encode(region.full_mask) if segmentation == "rle" else _coco_polygons(region),
-                    "iscrowd": 0,
-                    "score": round(region.mean_confidence, 4),
-                }
-            )
-    return {"images": images, "annotations": annotations, "categories": categories}
+            rle = self.segmentation == "rle"
+            annotation = {
+                "id": len(self.annotations) + 1,
+                "image_id": image,
+                "category_id": region.label - before,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": region.area,
+                "segmentation": encode(region.full_mask) if rle else _coco_polygons(region),
+                "iscrowd": 0,
+                "score": round(region.mean_confidence, 4),
+            }
+            self.annotations.append(annotation)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the data set as a dictionary that JSON can hold.
+
+        It has `images`, `annotations` (one per region; `score` is the mean confidence) and `categories` (all classes of
+        the level).
+        """
+        return {"images": self.images, "annotations": self.annotations, "categories": self.categories}
 
 
 def detections(parse: Parse, level: str | None = None, *, min_area: int = 1) -> Any:
@@ -87,7 +83,7 @@ def detections(parse: Parse, level: str | None = None, *, min_area: int = 1) -> 
 
     Args:
         parse: The parse.
-        level: As `coco` takes it.
+        level: As `CocoDataset` takes it.
         min_area: Number of pixels from which on regions are included.
 
     Raises:

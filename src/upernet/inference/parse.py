@@ -233,14 +233,16 @@ class Parse:
     def to_coco(
         self, level: str | None = None, *, segmentation: exporting.Segmentation = "rle", min_area: int = 1
     ) -> dict[str, Any]:
-        """Return a COCO data set of this photo, with one annotation per region; see `upernet.inference.exporting.coco`.
+        """Return a COCO data set of this photo, with one annotation per region.
 
         Args:
             level: The level. Default: `object`, or the first dense level where there are no objects.
             segmentation: "rle" for compressed run lengths, or "polygon" for outlines without holes.
             min_area: Number of pixels from which on regions are included.
         """
-        return exporting.coco([self], level, segmentation=segmentation, min_area=min_area)
+        dataset = exporting.CocoDataset(level, segmentation=segmentation, min_area=min_area)
+        dataset.add(self)
+        return dataset.to_dict()
 
     def to_supervision(self, level: str | None = None, *, min_area: int = 1) -> Any:
         """Return the regions of a level (as `to_coco` takes it) as `supervision.Detections`.
@@ -262,7 +264,7 @@ class Parse:
         """Return the outlines of the regions as a GeoJSON `FeatureCollection`, in pixels: x to the right, y down."""
         return exporting.geojson(self, levels, min_area=min_area)
 
-    def save(self, directory: str | Path, name: str | None = None, *, kinds: Collection[saving.Kind] = KINDS) -> Path:
+    def save(self, directory: str | Path, name: str | None = None, *, kinds: Collection[str] = KINDS) -> Path:
         """Write the parse to a folder of its own in `directory`.
 
         The folder is called `name`; the default is the file name of the photo without its suffix. If the folder holds

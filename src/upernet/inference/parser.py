@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of
-from upernet.data.images import read_image
-from upernet.decoding import label_maps
+from upernet.decoding import class_probabilities, label_maps
 from upernet.devices import usable_device
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, printable
+from upernet.inference.inputs import PhotoLike, is_batch, read_photo
 from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
+from upernet.inference.saving import KINDS
+from upernet.inference.streaming import outcomes
 from upernet.inference.tiling import PIXEL_BUDGET, dense_logits, image_logits
 from upernet.models import Precision, UPerNet, prepare_for_inference
 from upernet.taxonomy import LEVEL_KINDS
 
 IMAGE_LABEL_SHORT_SIDE = 256
 """Longest short side, in pixels, of the photo that image labels (the scene) are read from, as in training."""
-
-PhotoLike = str | os.PathLike[str] | Image.Image | np.ndarray
-"""A photo as callers have it: the path of a file, an image, or a uint8 RGB array H x W x 3."""
 
 
 class Parser:
@@ -73,16 +74,57 @@ class Parser:
         """The levels of the model."""
         return tuple(self.model.taxonomy.levels)
 
-    def __call__(self, image: PhotoLike, levels: Iterable[str] | None = None) -> Parse:
-        """Parse one photo.
+    @overload
+    def __call__(
+        self,
+        image: str | os.PathLike[str] | bytes | BinaryIO | Image.Image,
+        levels: Iterable[str] | None = None,
+        *,
+        probabilities: bool = False,
+    ) -> Parse: ...
+
+    @overload
+    def __call__(
+        self,
+        image: list[PhotoLike] | tuple[PhotoLike, ...],
+        levels: Iterable[str] | None = None,
+        *,
+        probabilities: bool = False,
+    ) -> list[Parse]: ...
+
+    @overload
+    def __call__(
+        self,
+        image: np.ndarray | torch.Tensor,
+        levels: Iterable[str] | None = None,
+        *,
+        probabilities: bool = False,
+    ) -> Any: ...
+
+    def __call__(
+        self,
+        image: PhotoLike | Sequence[PhotoLike],
+        levels: Iterable[str] | None = None,
+        *,
+        probabilities: bool = False,
+    ) -> Parse | list[Parse]:
+        """Parse one photo, or several.
 
         Args:
-            image: The path of an image file, a PIL image, or a uint8 RGB array H x W x 3.
+            image: A photo: a path, an http or https address, the bytes of an image file, a file that is open for binary
+                reading, a PIL image, an RGB array H x W x 3, or an RGB tensor 3 x H x W (uint8, or floats from 0 to 1).
+                A list or tuple of photos, an array N x H x W x 3, or a tensor N x 3 x H x W gives a list of parses; see
+                `stream` for many photos.
             levels: The levels to parse. Default: all levels of the model.
+            probabilities: Whether to keep the logits, so that `LabelMap.probabilities` can be read. They take 1/4 byte
+                per class and pixel of the photo that goes through the network (after `short_side`).
+
+        Returns:
+            A `Parse`, or a list with one for each photo.
 
         Raises:
-            UpernetError: The image cannot be read, the array has another shape or dtype, the model does not have one of
-                the levels, or the device has too little memory.
+            UpernetError: A photo cannot be read, the array has another shape or dtype, the model does not have one of
+                the levels or computes numbers that are not finite, or the device has too little memory.
 
         Example:
             >>> import numpy as np, upernet
@@ -91,24 +133,95 @@ class Parser:
             (300, 400)
         """
         wanted = self.select_levels(levels)
-        photo, path = _read_photo(image)
+        if is_batch(image):
+            return [self.parse_decoded(*read_photo(photo), wanted, probabilities) for photo in image]
+        return self.parse_decoded(*read_photo(cast(PhotoLike, image)), wanted, probabilities)
+
+    def stream(
+        self,
+        photos: Iterable[PhotoLike],
+        levels: Iterable[str] | None = None,
+        *,
+        probabilities: bool = False,
+        out: str | os.PathLike[str] | None = None,
+        kinds: Collection[str] = KINDS,
+        on_error: Callable[[PhotoLike, UpernetError], object] | None = None,
+    ) -> Iterator[Parse]:
+        """Parse many photos, and yield their parses in order.
+
+        While the network runs, other threads decode the next photos and save the last parses. `photos` may be a
+        generator; only a few photos are in memory at a time.
+
+        Args:
+            photos: Photos, as `__call__` takes one.
+            levels: The levels to parse. Default: all levels of the model.
+            probabilities: As `__call__` takes it.
+            out: Folder in which each parse is saved, as by `Parse.save`; `parse.folder` says where. Default: nothing is
+                saved.
+            kinds: What is saved; see `Parse.save`.
+            on_error: Called with each photo that cannot be parsed or saved, and the error; the photo is left out, and
+                the others go on. Default: the error is raised in the place of the parse.
+
+        Raises:
+            UpernetError: As `__call__` and `Parse.save` raise it.
+
+        Example:
+            >>> import glob, upernet
+            >>> parser = upernet.load("everyday")
+            >>> for parse in parser.stream(glob.glob("holiday/*.jpg"), out="parses", on_error=print):
+            ...     print(parse.path, parse.scene[0])
+        """
+        folder = None if out is None else Path(out)
+        found = outcomes(self, photos, levels, probabilities=probabilities, out=folder, kinds=kinds)
+        with closing(found):
+            for outcome in found:
+                if isinstance(outcome.result, Parse):
+                    yield outcome.result
+                elif on_error is None:
+                    raise outcome.result
+                else:
+                    on_error(outcome.photo, outcome.result)
+
+    def parse_decoded(
+        self, photo: Image.Image, path: str | None, levels: Sequence[str], probabilities: bool = False
+    ) -> Parse:
+        """Parse one upright RGB image.
+
+        Args:
+            photo: The image.
+            path: Where it comes from, as results and errors name it.
+            levels: Levels of the model, in its order.
+            probabilities: As `__call__` takes it.
+        """
+        name = "the photo" if path is None else path
         try:
-            rankings = {level: self._ranking(photo, level) for level in wanted if not LEVEL_KINDS[level].dense}
-            dense = [level for level in wanted if LEVEL_KINDS[level].dense]
-            maps = self._maps(photo, dense) if dense else {}
+            rankings = {level: self._ranking(photo, level) for level in levels if not LEVEL_KINDS[level].dense}
+            dense = [level for level in levels if LEVEL_KINDS[level].dense]
+            maps = self._maps(photo, dense, probabilities) if dense else {}
         except (torch.OutOfMemoryError, MemoryError):
             raise UpernetError(
-                f"{path or 'the photo'}: {photo.width} x {photo.height} pixels do not fit into the memory of "
+                f"{name}: {photo.width} x {photo.height} pixels do not fit into the memory of "
                 f"{self.device}; set a smaller short side."
             ) from None
+        finite = all(math.isfinite(probability) for ranking in rankings.values() for _, probability in ranking)
+        if not finite or not all(np.isfinite(label_map.confidence).all() for label_map in maps.values()):
+            raise UpernetError(
+                f"{name}: the model computes numbers that are not finite; use precision fp32, or check its weights."
+            )
         return Parse(
             photo,
             maps,
             rankings,
-            thresholds={level: value for level, value in self.thresholds.items() if level in wanted},
+            thresholds={level: value for level, value in self.thresholds.items() if level in levels},
             part_groups=self.model.taxonomy.part_groups,
             model=self.card.name,
             path=path,
+        )
+
+    def __repr__(self) -> str:
+        side = "" if self.short_side is None else f", short side {self.short_side}"
+        return (
+            f"<Parser {printable(self.card.name) or 'without a name'} on {self.device}{side}: {', '.join(self.levels)}>"
         )
 
     def select_levels(self, levels: Iterable[str] | None) -> list[str]:
@@ -133,19 +246,24 @@ class Parser:
         names = self.model.taxonomy.levels[level].names
         return sorted(zip(names, probabilities, strict=True), key=lambda pair: -pair[1])
 
-    def _maps(self, photo: Image.Image, levels: list[str]) -> dict[str, LabelMap]:
+    def _maps(self, photo: Image.Image, levels: list[str], probabilities: bool) -> dict[str, LabelMap]:
         taxonomy = self.model.taxonomy
         owners = (LEVEL_KINDS[level].owned_by for level in levels)
         needed = [*levels, *(owner for owner in owners if owner and owner not in levels)]
         view = photo if self.short_side is None else _reduced(photo, self.short_side)
         logits = dense_logits(self._network, np.asarray(view), needed, self.device)
-        found = label_maps(logits, (view.height, view.width), (photo.height, photo.width), taxonomy.part_groups)
+        sizes = (view.height, view.width), (photo.height, photo.width)
+        found = label_maps(logits, *sizes, taxonomy.part_groups)
         self._hide_unsure(found)
-        return {
-            name: LabelMap(name, *found[name], level.names, level.colors, level.background)
-            for name in levels
-            for level in [taxonomy.levels[name]]
-        }
+        maps: dict[str, LabelMap] = {}
+        for name in levels:
+            level = taxonomy.levels[name]
+            compute = None
+            if probabilities:
+                read = {key: logits[key] for key in (name, LEVEL_KINDS[name].owned_by) if key}
+                compute = partial(class_probabilities, name, len(level.names), read, *sizes, taxonomy.part_groups)
+            maps[name] = LabelMap(name, *found[name], level.names, level.colors, level.background, photo, compute)
+        return maps
 
     def _hide_unsure(self, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """Set labels below the threshold of their level to -1, and with an unsure object its parts."""
@@ -190,56 +308,6 @@ def load(
     model, card = load_checkpoint(path, recipe_of(name_or_path))
     card = card.with_default_name(path.stem)
     return Parser(model, card, device=device, short_side=short_side, precision=precision)
-
-
-def _read_photo(image: PhotoLike) -> tuple[Image.Image, str | None]:
-    """Return the photo as an upright RGB image, and its path if it has one."""
-    if isinstance(image, (str, os.PathLike)):
-        return read_image(image), os.fspath(image)
-    if isinstance(image, Image.Image):
-        return _upright_rgb(image), None
-    if not isinstance(image, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UpernetError(f"a photo must be a path, a PIL image or a numpy array, not {type(image).__name__}.")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        shape = " x ".join(map(str, image.shape)) or "no dimensions"
-        raise UpernetError(f"array of {image.dtype}, {shape}: {_array_fix(image)}.")
-    return Image.fromarray(np.ascontiguousarray(image)), None
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    if 0 in image.size:
-        raise UpernetError(f"image of {image.width} x {image.height}: a photo must have at least one pixel.")
-    try:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode == "RGB":
-            return upright
-        if upright.mode not in ("1", "L", "LA", "P", "RGBA", "I", "I;16", "F"):
-            return upright.convert("RGB")
-        # Palettes, alpha and 16 bits: `read_image` is the one place that knows what becomes of them.
-        file = io.BytesIO()
-        if upright.mode in ("I", "F"):  # PNG has no such pixels
-            upright.save(file, "TIFF")
-        else:
-            upright.save(file, "PNG", compress_level=0)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UpernetError(f"the image cannot be decoded ({error}); open its file again.") from error
-    file.seek(0)
-    return read_image(file)
-
-
-def _array_fix(image: np.ndarray) -> str:
-    if 0 in image.shape:
-        return "a photo must have at least one pixel"
-    if image.dtype != np.uint8:
-        scale = "(255 * array).round()" if image.dtype.kind == "f" and image.max() <= 1 else "array.clip(0, 255)"
-        return f"a photo must be uint8 H x W x 3 (RGB, 0 to 255); pass {scale}.astype(numpy.uint8)"
-    if image.ndim == 2:
-        return "a photo must be H x W x 3 (RGB); pass numpy.stack([array] * 3, axis=-1) for a gray one"
-    if image.ndim == 3 and image.shape[2] == 4:
-        return "a photo must be H x W x 3 (RGB); pass array[..., :3]"
-    if image.ndim == 3 and image.shape[0] == 3:
-        return "a photo must be H x W x 3 (RGB); pass array.transpose(1, 2, 0)"
-    return "a photo must be H x W x 3 (RGB), one photo at a time"
 
 
 def _reduced(photo: Image.Image, short_side: int, pixels: float = math.inf) -> Image.Image:

@@ -1,53 +1,107 @@
-"""Collections of photos: the files that paths and patterns stand for, and parsing them one after another."""
+"""Collections of photos: the files that paths and patterns stand for, and the folder of their results."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
-from upernet.data.images import is_photo
-from upernet.errors import UpernetError
+from upernet.data.images import HEIC_SUFFIXES, is_photo
+from upernet.errors import UpernetError, did_you_mean, printable
+from upernet.inference.inputs import PhotoLike
 from upernet.inference.parser import Parser
-from upernet.inference.saving import RESULT_FILE
+from upernet.inference.saving import KINDS, RESULT_FILE
+from upernet.inference.streaming import Outcome, outcomes
+from upernet.inference.summary import FILES, Summary
+from upernet.inference.web import is_address
+from upernet.taxonomy import LEVEL_KINDS
+
+WHAT = (*KINDS, "coco")
+"""What can be saved: the files of each parse, and one COCO data set of all."""
+MOST_KINDS = 6
+"""Number of kinds of files that `FoundPhotos.left_out` names."""
 
 
-@dataclass(frozen=True)
-class ParsedPhoto:
-    """The result of parsing one photo of a collection."""
+@dataclass
+class FoundPhotos:
+    """What files, folders, patterns and addresses stand for."""
 
-    path: Path
-    result: dict[str, Any] | UpernetError
-    """`Parse.to_dict()` and the folder of the saved results (or None) as `folder`; or the error."""
+    photos: list[Path | str]
+    """Paths, and addresses as strings, in the order in which they were given, each once."""
+    problems: list[tuple[str, UpernetError]]
+    """What stands for no photo, each with its error."""
+    unread: Counter[str]
+    """Kinds of other files in the folders -> how many there are; the kind is the suffix in lower case."""
+
+    def left_out(self) -> str | None:
+        """Return a sentence about the other files in the folders; None if there are none."""
+        total = sum(self.unread.values())
+        if not total:
+            return None
+        counts = [f"{count} {kind}" for kind, count in self.unread.most_common(MOST_KINDS)]
+        if rest := total - sum(count for _, count in self.unread.most_common(MOST_KINDS)):
+            counts.append(f"{rest} of other kinds")
+        files = "1 file that is" if total == 1 else f"{total} files that are"
+        heic = "; to read HEIC, run: pip install 'upernet[heic]'" if HEIC_SUFFIXES & self.unread.keys() else ""
+        return f"left out {files} not a photo ({', '.join(counts)}){heic}."
+
+
+def check_what(what: Iterable[str]) -> set[str]:
+    """Return what is to be saved as a set: names of `WHAT`; nothing for "none".
+
+    Raises:
+        UpernetError: A name is unknown, or "none" is not alone.
+    """
+    asked = set(what)
+    for name in asked - {"none"}:
+        if name not in WHAT:
+            raise UpernetError(
+                f"{name!r} cannot be saved{did_you_mean(name, WHAT)}; choose from {', '.join(WHAT)}, or none."
+            )
+    if "none" in asked and len(asked) > 1:
+        raise UpernetError("'none' saves nothing; leave it out, or leave the others out.")
+    return asked - {"none"}
 
 
 def parse_photos(
-    parser: Parser, photos: Iterable[Path], levels: Iterable[str] | None = None, folder: Path | None = None
-) -> Iterator[ParsedPhoto]:
-    """Parse photos one after another; a photo that fails does not stop the others.
+    parser: Parser,
+    photos: Iterable[PhotoLike],
+    levels: Sequence[str],
+    folder: Path | None,
+    what: Collection[str] = WHAT,
+) -> Generator[Outcome, None, None]:
+    """Parse photos, and save each parse, and files about all of them; a photo that fails does not stop the others.
 
     Args:
-        parser: Parser of every photo.
-        photos: Image files.
-        levels: Levels to parse; None: all levels of the model.
-        folder: Folder in which each parse is saved (see `Parse.save`); None: nothing is saved.
+        parser: The parser.
+        photos: The photos.
+        levels: The levels to parse.
+        folder: Folder of the results; None: nothing is saved.
+        what: What is saved, names of `WHAT`.
 
     Yields:
-        One result per photo, in order.
+        One outcome per photo, in order. The files about all photos are written at the end, also if the generator is
+        closed before.
+
+    Raises:
+        UpernetError: A COCO data set is asked for without a dense level, or the files about all cannot be written.
     """
-    levels = None if levels is None else list(levels)
-    for photo in photos:
-        try:
-            parse = parser(photo, levels)
-            saved = parse.save(folder) if folder is not None else None
-        except UpernetError as error:
-            yield ParsedPhoto(photo, error)
-        else:
-            yield ParsedPhoto(photo, parse.to_dict() | {"folder": None if saved is None else str(saved)})
+    coco = folder is not None and "coco" in what
+    if coco and not any(LEVEL_KINDS[level].dense for level in levels):
+        raise UpernetError(f"coco needs regions, and {', '.join(levels)} has none; add the level object.")
+    summary = Summary(coco)
+    kinds = set(what) - {"coco"}
+    try:
+        for outcome in outcomes(parser, photos, levels, out=folder if kinds else None, kinds=kinds):
+            summary.add(outcome)
+            yield outcome
+    finally:
+        if folder is not None:
+            summary.write(folder)
 
 
 def make_output_folder(folder: Path) -> None:
@@ -65,34 +119,41 @@ def make_output_folder(folder: Path) -> None:
         ) from None
 
 
-def find_photos(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[tuple[str, UpernetError]]]:
-    """Find the photos that files, folders and patterns stand for.
+def find_photos(paths: Iterable[str | os.PathLike[str]]) -> FoundPhotos:
+    """Find the photos that files, folders, patterns and addresses stand for.
 
-    * A file counts as a photo, whatever its name.
+    * A file counts as a photo, whatever its name, and so does an address (http or https).
     * A folder stands for the photos in it and in all folders below, sorted by name, without hidden files and folders
       and without the results of earlier parses (folders with a parse.json).
     * A pattern with `*`, `?`, `[...]` or `**` stands for the files that it matches, as in a shell.
 
-    Returns:
-        The photos in the order of `paths`, each file once; and the paths without photos, each with its error.
-
     Example:
-        >>> photos, problems = find_photos(["holiday", "scans/*.tif", "portrait.jpg"])
+        >>> photos = find_photos(["holiday", "scans/*.tif", "portrait.jpg"]).photos
     """
-    photos: dict[str, Path] = {}
+    photos: dict[str, Path | str] = {}
     problems: list[tuple[str, UpernetError]] = []
-    for path in paths:
+    unread: Counter[str] = Counter()
+    for given in paths:
+        path = os.fspath(given)
+        if is_address(path):
+            photos.setdefault(path, path)
+            continue
         try:
-            for photo in _photos_at(os.fspath(path)):
+            for photo in _photos_at(path, unread):
                 photos.setdefault(os.path.realpath(photo), photo)
         except UpernetError as problem:
-            problems.append((os.fspath(path), problem))
-    return list(photos.values()), problems
+            problems.append((path, problem))
+    return FoundPhotos(list(photos.values()), problems, unread)
 
 
-def _photos_at(path: str) -> list[Path]:
+def _photos_at(path: str, unread: Counter[str]) -> list[Path]:
     if os.path.isdir(path):
-        return _photos_in(Path(path))
+        photos = list(_walk(Path(path), unread))
+        if not photos:
+            raise UpernetError(
+                f"{path}: no photos in this folder or below; give a folder with JPEG, PNG, WebP, TIFF or AVIF files."
+            )
+        return photos
     if os.path.lexists(path):
         return [Path(path)]
     if not path:
@@ -103,22 +164,15 @@ def _photos_at(path: str) -> list[Path]:
     if not matches:
         raise UpernetError(f"{path}: the pattern matches no file; check the pattern.")
     files = [Path(match) for match in matches if not os.path.isdir(match)]
-    photos = files or [photo for match in matches for photo in _walk(Path(match))]
+    photos = files or [photo for match in matches for photo in _walk(Path(match), unread)]
     if not photos:
         raise UpernetError(f"{path}: no photos in the folders that the pattern matches; check the pattern.")
     return photos
 
 
-def _photos_in(folder: Path) -> list[Path]:
-    photos = list(_walk(folder))
-    if not photos:
-        raise UpernetError(
-            f"{folder}: no photos in this folder or below; give a folder with JPEG, PNG, WebP, TIFF or AVIF files."
-        )
-    return photos
+def _walk(folder: Path, unread: Counter[str]) -> Iterator[Path]:
+    """Yield the photos in a folder and below, and count the other files by kind."""
 
-
-def _walk(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UpernetError(f"{error.filename}: the folder cannot be read ({error.strerror}); change its permissions.")
 
@@ -127,4 +181,8 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(files) if is_photo(Path(name)))
+        for name in sorted(files):
+            if is_photo(Path(name)):
+                yield Path(parent, name)
+            elif not name.startswith(".") and name not in FILES:
+                unread[printable(Path(name).suffix.lower()) or "without a suffix"] += 1

@@ -19,12 +19,14 @@ from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from PIL import Image
 
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, printable
 from upernet.inference.label_map import UNSURE, LabelMap
+from upernet.inference.web import is_address
 from upernet.taxonomy import LEVELS
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ Writer = Callable[[Path], None]
 
 def save(parse: Parse, directory: Path, name: str | None, kinds: Collection[str]) -> Path:
     """Write a parse to a folder of its own, as `Parse.save` says, and return the folder."""
-    files = _files(parse, _check_kinds(kinds))
+    files = _files(parse, check_kinds(kinds))
     place = directory / (name or _stem(parse))
     with hidden_folder(place.parent) as hidden:
         for file, write in files.items():
@@ -105,7 +107,8 @@ def unsure_value(label_map: LabelMap) -> int:
     return 255 if len(label_map.names) <= 255 else 65535
 
 
-def _check_kinds(kinds: Collection[str]) -> set[str]:
+def check_kinds(kinds: Collection[str]) -> set[str]:
+    """Return `kinds` as a set. Raises UpernetError for a name that is none of `KINDS`."""
     for kind in kinds:
         if kind not in KINDS:
             raise UpernetError(f"{kind!r} cannot be saved; choose from {', '.join(KINDS)}.")
@@ -209,7 +212,10 @@ def _confidence_image(label_map: LabelMap) -> Image.Image:
 
 def _stem(parse: Parse) -> str:
     """Return the name of the folder: that of the photo without its suffix; the stem of "..jpg" is "." or "..jpg"."""
-    return (Path(parse.path).stem if parse.path else "").strip(".") or "photo"
+    path = parse.path or ""
+    if is_address(path):
+        path = printable(unquote(urlsplit(path).path).replace("\\", "/"))
+    return Path(path).stem.strip(".") or "photo"
 
 
 def _path_in(folder: Path) -> str | None:
@@ -226,7 +232,7 @@ def relative(path: str, folder: Path) -> str:
 
     Web addresses stay as they are.
     """
-    if "://" in path:
+    if is_address(path):
         return path
     path, start = os.path.realpath(path), os.path.realpath(folder)
     try:

@@ -33,10 +33,7 @@ def create_timm_backbone(name: str, settings: BackboneSettings) -> nn.Module:
     is_swin = name.startswith("swin_")
     if is_swin:  # images of any size, and windows that keep their size on small ones
         arguments.update(strict_img_size=False, always_partition=True)
-    try:
-        network = timm.create_model(name, pretrained=False, **arguments)
-    except (RuntimeError, TypeError) as error:
-        raise UpernetError(f"backbone {name!r} cannot be created: {error}.") from error
+    network = _create(name, arguments)
     if getattr(network, "output_fmt", "NCHW") != "NCHW" and not is_swin:
         raise UpernetError(
             f"backbone {name!r} returns features with channels last, which the decoder cannot use; choose another."
@@ -50,11 +47,19 @@ def create_timm_backbone(name: str, settings: BackboneSettings) -> nn.Module:
             "choose one that has 4, 8, 16 and 32."
         )
     indices = tuple(info.out_indices[last_at[stride]] for stride in STRIDES)
-    network = timm.create_model(name, pretrained=settings.pretrained, out_indices=indices, **arguments)
+    network = _create(name, {"out_indices": indices, "pretrained": settings.pretrained, **arguments})
     backbone = adopt(network, name)
     if is_swin or settings.feature_norms:
         return AdaptedFeatures(backbone, is_swin, settings.feature_norms)
     return backbone
+
+
+def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, **arguments)
+    except Exception as error:  # timm raises many types, of its own and of the client that downloads weights
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        raise UpernetError(f"backbone {name!r} cannot be created ({reason}); choose another.") from error
 
 
 def adopt(network: nn.Module, name: str) -> TimmBackbone:
@@ -209,8 +214,17 @@ class PaddedSwinBlock(SwinTransformerBlock):
 
 
 def normalization(name: str) -> Normalization:
-    """Return the normalization that timm states for the weights `name`."""
-    config = timm.get_pretrained_cfg(name) if is_model(name.split(".")[0]) else None
+    """Return the normalization that timm states for the weights `name`.
+
+    Raises:
+        UpernetError: timm has no weights with the tag in `name`.
+    """
+    model = name.split(".")[0]
+    try:
+        config = timm.get_pretrained_cfg(name) if is_model(model) else None
+    except RuntimeError:
+        tags = ", ".join(timm.list_pretrained(f"{model}.*")) or "none"
+        raise UpernetError(f"backbone {name!r}: timm has no such weights of {model}; it has {tags}.") from None
     if config is None:
         return Normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     return Normalization(tuple(config.mean), tuple(config.std))

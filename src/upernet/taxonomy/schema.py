@@ -7,14 +7,15 @@ from typing import Any, cast
 
 from pydantic import create_model, field_validator, model_validator
 
-from upernet.settings import Settings, SettingsError
+from upernet.errors import shorten
+from upernet.settings import Name, Settings, SettingsError
 from upernet.taxonomy.levels import LEVEL_KINDS, LEVELS
 
 
 class ClassEntry(Settings):
     """A class, written as its name alone or as `{name: ..., color: "#rrggbb"}`."""
 
-    name: str
+    name: Name
     color: str | None = None
 
     @model_validator(mode="before")
@@ -24,7 +25,7 @@ class ClassEntry(Settings):
             return {"name": value}
         if not isinstance(value, dict | ClassEntry):
             raise SettingsError(
-                f"{value!r} is not a class; write a name (in quotes if YAML takes it for another type) "
+                f"{shorten(value)} is not a class; write a name (in quotes if YAML takes it for another type) "
                 'or {name: ..., color: "#rrggbb"}'
             )
         return cast(Any, value)
@@ -41,7 +42,7 @@ class ClassEntry(Settings):
     def _six_digits(cls, color: Any) -> Any:
         if not isinstance(color, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", color):
             raise ValueError(
-                f'{color!r} is not a color; write it as "#rrggbb", in quotes (outside quotes, # starts a comment)'
+                f'{shorten(color)} is not a color; write it as "#rrggbb", in quotes (outside them, # starts a comment)'
             )
         return color
 
@@ -79,9 +80,9 @@ class PartLevelEntry(LevelEntry):
     """The classes of a level that another level owns: the parts of all objects. Label 0 is always the background."""
 
     background: ClassEntry | None = ClassEntry(name="-")
-    of: dict[str, tuple[str, ...]]
+    of: dict[Name, tuple[Name, ...]]
     """Object -> its parts, in the order of their channels, which follow the object's channel 0."""
-    without_object: tuple[str, ...] = ()
+    without_object: tuple[Name, ...] = ()
     """Parts that keep their label although no object has them; published label sets contain such parts."""
 
     @field_validator("background", mode="before")
@@ -93,7 +94,7 @@ class PartLevelEntry(LevelEntry):
 
     @model_validator(mode="after")
     def _parts_have_owners(self) -> PartLevelEntry:
-        known = {entry.name for entry in self.classes}
+        known, without = {entry.name for entry in self.classes}, set(self.without_object)
         owned: set[str] = set()
         for owner, parts in self.of.items():
             if not parts:
@@ -105,7 +106,7 @@ class PartLevelEntry(LevelEntry):
             if part in owned:
                 raise SettingsError(f"part {part!r} has an object under `of`", "without_object", position)
         for position, entry in enumerate(self.classes):
-            if entry.name not in owned and entry.name not in self.without_object:
+            if entry.name not in owned and entry.name not in without:
                 raise SettingsError(
                     f"no object has part {entry.name!r}; add it to an object under `of`, or to `without_object`",
                     "classes",
@@ -135,7 +136,7 @@ class LevelsEntry(create_model("_Levels", __base__=Settings, **_FIELDS)):
                 raise ValueError(f"there is no level; give at least one of {', '.join(LEVELS)}")
             for level, entry in cast(dict[Any, Any], value).items():
                 if level not in LEVELS:
-                    raise SettingsError(f"unknown level {level!r}; the levels are {', '.join(LEVELS)}", level)
+                    raise SettingsError(f"unknown level {shorten(level)}; the levels are {', '.join(LEVELS)}", level)
                 if entry is None:
                     raise SettingsError("the level is empty; list its classes, or leave the level out", level)
         return cast(Any, value)
@@ -161,15 +162,17 @@ class LevelsEntry(create_model("_Levels", __base__=Settings, **_FIELDS)):
 class TaxonomyFile(Settings):
     """The whole taxonomy file."""
 
-    name: str | None = None
+    name: Name | None = None
     """None: the file's name without its suffix."""
     description: str = ""
     levels: LevelsEntry
 
 
 def _check_part_names(parts: tuple[str, ...], known: set[str], *location: str) -> None:
+    named: set[str] = set()
     for position, part in enumerate(parts):
         if part not in known:
             raise SettingsError(f"{part!r} is not listed in the classes of the level `part`", *location, position)
-        if part in parts[:position]:
+        if part in named:
             raise SettingsError(f"part {part!r} is named twice", *location, position)
+        named.add(part)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, shorten
 from upernet.settings import check_settings, read_settings
 from upernet.taxonomy.levels import LEVEL_KINDS
 from upernet.taxonomy.palette import BACKGROUND_COLOR, Color, default_colors
@@ -38,6 +39,10 @@ class Level:
         """Number of labels, including the background."""
         return len(self.names)
 
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        return {name: label for label, name in reversed(list(enumerate(self.names)))}
+
     def index(self, name: str) -> int:
         """Return the label of the class `name`.
 
@@ -45,11 +50,11 @@ class Level:
             UpernetError: The level has no such class; the message suggests similar names.
         """
         try:
-            return self.names.index(name)
-        except ValueError:
-            near = difflib.get_close_matches(str(name), self.names, n=3)
+            return self._labels[name]
+        except (KeyError, TypeError):
+            near = difflib.get_close_matches(str(name)[:100], self.names, n=3)
             hint = f"did you mean {' or '.join(repr(other) for other in near)}?" if near else _listing(self.names)
-            raise UpernetError(f"the level {self.name} has no class {name!r}; {hint}") from None
+            raise UpernetError(f"the level {self.name} has no class {shorten(name)}; {hint}") from None
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,9 @@ class Taxonomy:
             UpernetError: This taxonomy has no such level.
         """
         if name not in self.levels:
-            raise UpernetError(f"the taxonomy {self.name} has no level {name!r}; it has {', '.join(self.levels)}.")
+            raise UpernetError(
+                f"the taxonomy {self.name} has no level {shorten(name)}; it has {', '.join(self.levels)}."
+            )
         return self.levels[name]
 
     def num_logits(self, level: str) -> int:
@@ -161,7 +168,7 @@ def load_taxonomy(name_or_path: str | Path) -> Taxonomy:
         if str(name_or_path) not in list_taxonomies():
             names = ", ".join(list_taxonomies())
             raise UpernetError(
-                f"unknown taxonomy {str(name_or_path)!r}: give the path of a .yaml file or one of {names}."
+                f"unknown taxonomy {shorten(str(name_or_path))}: give the path of a .yaml file or one of {names}."
             )
     return _from_file(read_settings(path, TaxonomyFile), path.stem)
 

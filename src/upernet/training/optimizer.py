@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
@@ -102,6 +105,16 @@ class MovingAverage:
     def restart(self, model: nn.Module) -> None:
         """Replace the average by the current weights."""
         self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Generator[None, None, None]:
+        """Give the model the averaged weights while the context lasts."""
+        own = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        model.load_state_dict(self.state)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""The folder and the saved state of a run.
+"""The saved state of a run.
 
 A state is one safetensors file with everything that the next iteration depends on.
 """
@@ -6,13 +6,12 @@ A state is one safetensors file with everything that the next iteration depends 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -20,21 +19,55 @@ from upernet.errors import UpernetError
 from upernet.files import write_safetensors
 from upernet.recipe import Recipe
 from upernet.taxonomy import Taxonomy
+from upernet.training.history import Validation
 from upernet.training.optimizer import MovingAverage
+from upernet.training.plan import Position, iterations_done
+
+FORMAT = 2
+"""Version of the saved state, which only runs of the same version resume."""
+
+Identity = dict[str, Any]
+"""What `identify_run` returns."""
 
 
-@dataclass(frozen=True)
-class Position:
-    """How far a run is: `iteration` iterations of stage number `stage` are done."""
+@dataclass
+class Progress:
+    """What a run remembers beside its weights.
 
-    stage: int = 0
-    iteration: int = 0
+    Attributes:
+        position: How far it is.
+        lengths: Number of iterations of each stage.
+        planned: The same as the recipe gave it, to notice when the recipe changes.
+        validations: All validations so far.
+        kept: Iteration whose model is the best one so far, in `model.safetensors`; None: there is none yet.
+        stale: Number of validations in a row that were no better than the best one, in this stage.
+        weights: Where the initial weights came from, for people.
+    """
+
+    position: Position
+    lengths: tuple[int, ...]
+    planned: tuple[int, ...]
+    validations: list[Validation] = field(default_factory=list[Validation])
+    kept: int | None = None
+    stale: int = 0
+    weights: str = ""
+
+    @property
+    def done(self) -> int:
+        """Number of iterations of all stages that are done."""
+        return iterations_done(self.lengths, self.position)
+
+    @property
+    def total(self) -> int:
+        """Number of iterations of all stages."""
+        return sum(self.lengths)
 
 
-def identify_run(recipe: Recipe, taxonomy: Taxonomy, photos: Mapping[str, int], initial: str) -> str:
-    """Return a JSON text of everything that determines what an iteration does, apart from the state.
+def identify_run(recipe: Recipe, taxonomy: Taxonomy, photos: Mapping[str, int], initial: str) -> Identity:
+    """Return everything that determines what an iteration does, apart from the state, as JSON types.
 
-    A state is resumed only by a run with the same text. Settings that change neither weights nor losses are left out.
+    A state is resumed only by a run with the same identity. Settings that change neither weights nor losses are left
+    out, and so are the lengths of the stages, which the state keeps.
 
     Args:
         recipe: The recipe.
@@ -52,19 +85,29 @@ def identify_run(recipe: Recipe, taxonomy: Taxonomy, photos: Mapping[str, int], 
             "calibration": True,
             "parse_short_side": True,
             "sources": {"__all__": {"scored", "test_resize"}},
-            "training": {"workers", "checkpoint_every", "gradient_checkpointing"},
+            "training": {
+                "workers": True,
+                "checkpoint_every": True,
+                "gradient_checkpointing": True,
+                "validation": True,
+                "loggers": True,
+                "stages": {"__all__": {"iterations"}},
+            },
         },
     )
+    for source in settings["sources"].values():
+        source["splits"] = source["splits"].get("train")
+        source["lists"] = Path(source["lists"].get("train", "")).name
     content = {"recipe": settings, "taxonomy": taxonomy.to_dict(), "photos": dict(photos), "initial": initial}
-    return json.dumps(content, sort_keys=True)
+    return json.loads(json.dumps({"format": FORMAT, **content}))
 
 
 def save_state(
     path: Path,
-    identity: str,
-    position: Position,
+    identity: Identity,
+    progress: Progress,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: torch.optim.Optimizer,
     average: MovingAverage | None,
 ) -> None:
     """Write the state of a run atomically.
@@ -72,22 +115,20 @@ def save_state(
     Args:
         path: File to write.
         identity: See `identify_run`.
-        position: How far the run is.
+        progress: How far the run is.
         model: The model.
-        optimizer: Its optimizer; None between stages.
+        optimizer: Its optimizer.
         average: Moving average of the weights, if there is one.
     """
     tensors = {f"model/{key}": value for key, value in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average/{key}": value for key, value in average.state.items()}
-    if optimizer is not None:
-        for name, parameter in model.named_parameters():
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
     content = {
         "identity": identity,
-        "stage": position.stage,
-        "iteration": position.iteration,
+        "progress": asdict(progress),
         "average_updates": average.updates if average else 0,
     }
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
@@ -99,28 +140,57 @@ class SavedState:
 
     Args:
         path: File to read.
-        identity: Identity of the run that resumes it.
 
     Raises:
-        UpernetError: The file is not a saved state, or is the state of another run.
+        UpernetError: The file is not a saved state, or is that of another version.
     """
 
-    def __init__(self, path: Path, identity: str) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             with safe_open(path, framework="pt") as file:
                 content = json.loads((file.metadata() or {})["upernet_run"])
                 self.tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            self.identity: Identity = content["identity"]
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
             raise UpernetError(
                 f"{path}: not the state of a training run; delete it to start anew ({error})."
             ) from error
-        if content["identity"] != identity:
-            raise UpernetError(
-                f"{path.parent}: holds a run of another recipe, other data or another version of upernet; "
-                "give another --out, or delete it."
-            )
-        self.position = Position(content["stage"], content["iteration"])
+        if not isinstance(self.identity, dict) or self.identity.get("format") != FORMAT:
+            raise self._other_run()
+        progress: dict[str, Any] = content["progress"]
+        self.progress = Progress(
+            position=Position(**progress["position"]),
+            lengths=tuple(progress["lengths"]),
+            planned=tuple(progress["planned"]),
+            validations=[Validation(**values) for values in progress["validations"]],
+            kept=progress["kept"],
+            stale=progress["stale"],
+            weights=progress["weights"],
+        )
         self.average_updates: int = content["average_updates"]
+
+    def check(self, identity: Identity, finished: bool = False) -> None:
+        """Check that this is the state of the run with `identity`.
+
+        Args:
+            identity: Identity of the run that resumes it.
+            finished: The run has no iteration left, so that other photos may be held back to calibrate it again.
+
+        Raises:
+            UpernetError: It is another run.
+        """
+        known, wanted = self.identity, identity
+        if finished:
+            known, wanted = _without_photos(known), _without_photos(wanted)
+        if known != wanted:
+            raise self._other_run()
+
+    def _other_run(self) -> UpernetError:
+        return UpernetError(
+            f"{self.path.parent}: holds a run of another recipe, other data or another version of upernet; "
+            "give another --out, or delete it."
+        )
 
     def restore_model(self, model: nn.Module, average: MovingAverage | None) -> None:
         """Load the weights into the model and the moving average."""
@@ -145,20 +215,10 @@ class SavedState:
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
 
-@contextmanager
-def lock_folder(folder: Path) -> Generator[None, None, None]:
-    """Create the folder of a run and lock it, and remove unfinished files of a killed run.
-
-    Raises:
-        UpernetError: Another run has locked the folder, or it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
-            for leftover in folder.glob(".*.safetensors"):
-                leftover.unlink()
-            yield
-    except Timeout:
-        raise UpernetError(f"{folder}: another run is writing there; wait for it, or give another --out.") from None
-    except OSError as error:
-        raise UpernetError(f"{folder}: cannot be written ({error.strerror}); choose another folder.") from error
+def _without_photos(identity: Identity) -> Identity:
+    """Return a copy of an identity without what holds photos back."""
+    copy: Identity = json.loads(json.dumps(identity))
+    del copy["photos"]
+    for source in copy["recipe"]["sources"].values():
+        del source["held_back"]
+    return copy

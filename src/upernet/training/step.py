@@ -16,7 +16,7 @@ from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.recipe import TrainingSpec
 from upernet.training.losses import Ratio
-from upernet.training.optimizer import create_optimizer, learning_rate, select_trained, set_modes
+from upernet.training.optimizer import create_optimizer, select_trained, set_modes
 from upernet.training.seeds import dropout_seed
 from upernet.training.stages import Stage
 
@@ -28,12 +28,14 @@ class StepResult:
     Attributes:
         losses: Losses by name, over the labels of all processes; empty if no pixel or photo had a label.
         total: Weighted sum of the losses.
-        learning_rate: Learning rate of the decoder and heads.
     """
 
     losses: dict[str, float]
     total: float
-    learning_rate: float
+
+
+class Diverged(UpernetError):  # noqa: N818 (what has happened)
+    """A loss or gradient is not finite."""
 
 
 class StageTrainer:
@@ -55,18 +57,20 @@ class StageTrainer:
             self.network = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
         set_modes(model, stage.spec)
 
-    def step(self, batch: Batch, iteration: int) -> StepResult:
+    def step(self, batch: Batch, iteration: int, rate: float) -> StepResult:
         """Update the model on this process's share of a batch; a batch without any label changes nothing.
 
         Args:
             batch: Photos and labels of this process.
             iteration: Number of the iteration in the stage, from 0.
+            rate: Learning rate of the decoder and heads.
 
         Raises:
-            UpernetError: A loss or the gradient is not finite.
+            Diverged: A loss or the gradient is not finite.
         """
         torch.manual_seed(dropout_seed(self.training.seed, self.stage.number, iteration, self.world.rank))
-        rate = self._set_learning_rate(iteration)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
         batch = batch.to(self.world.device)
         logits = self._forward(batch)
         ratios = self.stage.losses(logits, batch, self.stage.sources[batch.source].spec.supervision_by_level)
@@ -78,13 +82,7 @@ class StageTrainer:
         if losses:
             denominators = {name: sums[name][1] for name in losses}
             self._descend(self._objective(logits, ratios, denominators, weights), batch.source)
-        return StepResult(losses, sum(loss * weights[name] for name, loss in losses.items()), rate)
-
-    def _set_learning_rate(self, iteration: int) -> float:
-        rate = learning_rate(self.stage.spec, iteration)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        return rate
+        return StepResult(losses, sum(loss * weights[name] for name, loss in losses.items()))
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the logits of the levels that the batch annotates and the stage trains."""
@@ -139,8 +137,8 @@ class StageTrainer:
         self.optimizer.step()
 
 
-def _diverged(what: str, source: str) -> UpernetError:
-    return UpernetError(
+def _diverged(what: str, source: str) -> Diverged:
+    return Diverged(
         f"the {what} on source {source} is not finite: lower the learning rate, or check the labels with "
         "`upernet data check`; the last saved state is intact."
     )

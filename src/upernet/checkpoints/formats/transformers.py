@@ -11,6 +11,10 @@ from torch import Tensor
 
 from upernet.checkpoints.formats.rename import DECODER, Rule, rename
 from upernet.checkpoints.reading import Weights
+from upernet.errors import UpernetError
+from upernet.files import read_limited
+
+MAX_CONFIG_BYTES = 2**24
 
 NAME = "transformers"
 _SWIN = r"backbone\.(?:swin\.)?"
@@ -66,8 +70,8 @@ def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def class_names(weights: Weights) -> object:
     """Return the class names in the `config.json` beside the file; [] if there are none, or only placeholders."""
     try:
-        labels = json.loads((weights.path.parent / "config.json").read_text(encoding="utf-8"))["id2label"]
+        labels = json.loads(read_limited(weights.path.parent / "config.json", MAX_CONFIG_BYTES))["id2label"]
         names: list[object] = [labels[str(label)] for label in range(len(labels))]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UpernetError):
         return []
     return [] if all(re.fullmatch(r"LABEL_\d+", str(name)) for name in names) else names

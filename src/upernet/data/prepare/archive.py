@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, plain, shorten
+from upernet.files import refuse_special_file
 
 MAX_FILE = 64 * 2**20
 """Bytes of the largest file that is read; photos and label maps are far smaller."""
@@ -44,8 +45,8 @@ class Archive:
             size = self.sizes[name]
             if size > MAX_FILE or size > max(2**20, MAX_RATIO * self.packed_sizes[name]):
                 raise UpernetError(
-                    f"{self.path}: {name} would unpack to {size:,} bytes, which no photo or label map does; download "
-                    "the archive again from its publisher."
+                    f"{self.path}: {plain(name, 200)} would unpack to {size:,} bytes, which no photo or label map "
+                    "does; download the archive again from its publisher."
                 )
         total = sum(self.sizes[name] for name in names)
         if total > MAX_TOTAL:
@@ -56,16 +57,16 @@ class Archive:
 
     def read(self, name: str) -> bytes:
         """Return the content of a file. Raises UpernetError if it is damaged or cannot be read."""
-        size = self.sizes[name]
+        size, where = self.sizes[name], f"{self.path}: {plain(name, 200)}"
         try:
             with self.open(name) as file:
                 content = file.read(size + 1)  # no more than was said, whatever the compressed stream would give
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise UpernetError(f"{self.path}: {name} is damaged ({error}); download the archive again.") from error
         except OSError as error:
-            raise UpernetError(f"{self.path}: {name} cannot be read ({error.strerror or error}).") from error
+            raise UpernetError(f"{where} cannot be read ({error.strerror or _reason(error)}).") from error
+        except Exception as error:  # zipfile raises many types for damaged files
+            raise UpernetError(f"{where} is damaged ({_reason(error)}); download the archive again.") from error
         if len(content) != size:
-            raise UpernetError(f"{self.path}: {name} is cut off; download or unpack the archive again.")
+            raise UpernetError(f"{where} is cut off; download or unpack the archive again.")
         return content
 
 
@@ -76,26 +77,31 @@ def open_archive(path: Path) -> Generator[Archive, None, None]:
     Raises:
         UpernetError: There is nothing, it is neither, or the archive is damaged or not to be trusted.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
         yield Archive(path, sizes, sizes, lambda name: (path / name).open("rb"))
         return
+    refuse_special_file(path)
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise UpernetError(f"{path}: no such file or folder; give the archive that you downloaded.") from None
-    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
-        raise UpernetError(
-            f"{path}: is not a zip archive, or not all of one ({error}); download it again, and see that it is not a "
-            "web page that was saved instead."
-        ) from None
     except OSError as error:
-        raise UpernetError(f"{path}: cannot be read ({error.strerror or error}); check the file.") from error
+        raise UpernetError(f"{path}: cannot be read ({error.strerror or _reason(error)}); check the file.") from error
+    except Exception as error:  # zipfile raises many types for damaged files
+        raise UpernetError(
+            f"{path}: is not a zip archive, or not all of one ({_reason(error)}); download it again, and see that it "
+            "is not a web page that was saved instead."
+        ) from None
     with archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        members = [member for member in archive.infolist() if not member.filename.endswith("/")]
         _check_members(path, members)
         sizes = {member.filename: member.file_size for member in members}
         yield Archive(path, sizes, {member.filename: member.compress_size for member in members}, archive.open)
+
+
+def _reason(error: Exception) -> str:
+    return plain(str(error) or type(error).__name__, 150)
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -104,13 +110,15 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         problem = _problem(member) or ("is in it twice" if seen[member.filename] > 1 else None)
         if problem:
             raise UpernetError(
-                f"{path}: nothing was unpacked, for {member.filename!r} {problem}; "
+                f"{path}: nothing was unpacked, for {shorten(member.filename)} {problem}; "
                 "download the archive again from its publisher."
             )
 
 
 def _problem(member: zipfile.ZipInfo) -> str | None:
     name = member.filename
+    if not name:
+        return "has no name"
     if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name) or "\\" in name:
         return "leads out of the archive"
     if stat.S_ISLNK(member.external_attr >> 16):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from upernet.data.images import MAX_PIXELS
+from upernet.data.image_limits import MAX_PIXELS
 from upernet.data.shapes.drawing import Points, ShapesFile
 from upernet.errors import UpernetError
 
@@ -34,7 +35,7 @@ def read_text(path: Path) -> str:
     Raises:
         UpernetError: The file is missing, not a file, too large, or not UTF-8.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UpernetError(f"{path}: no such file; correct `shapes` in the recipe, or put the annotations there.")
     try:
         if path.stat().st_size > MAX_BYTES:

@@ -44,4 +44,9 @@ def open_source(name: str, spec: AnySourceSpec, taxonomy: Taxonomy, data_dir: st
 def list_source(name: str, spec: AnySourceSpec, taxonomy: Taxonomy, data_dir: str | Path, split: str) -> Source:
     """Open a split of a source as `open_source` does, without raising `Source.problems`, which reports list."""
     source: type[Source] = import_module(f"{__name__}.{spec.kind}").SOURCE
-    return source(name, spec, taxonomy, Path(data_dir), split)
+    try:
+        return source(name, spec, taxonomy, Path(data_dir), split)
+    except OSError as error:
+        place = error.filename or Path(data_dir)
+        reason = error.strerror or error
+        raise UpernetError(f"{place}: cannot be read ({reason}); check it and its permissions.") from None

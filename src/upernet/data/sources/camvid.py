@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from upernet.data.sources.mask_folder import MaskFolder
@@ -25,11 +26,11 @@ class Camvid(MaskFolder):
         return super()._value_names(spec) or dict(enumerate(NAMES))
 
     def _photo_folders(self) -> list[Path]:
-        return [folder if _annotation_folder(folder).is_dir() else folder / "images" for folder in self.folders]
+        return [folder if os.path.isdir(_annotation_folder(folder)) else folder / "images" for folder in self.folders]
 
     def _mask_folder(self, number: int, spec: AnnotationSpec) -> Path:
         beside = _annotation_folder(self.folders[number])
-        return beside if beside.is_dir() else super()._mask_folder(number, spec)
+        return beside if os.path.isdir(beside) else super()._mask_folder(number, spec)
 
 
 def _annotation_folder(folder: Path) -> Path:

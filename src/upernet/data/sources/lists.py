@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upernet.data.sources.annotation import Photo
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, shorten
+from upernet.files import read_limited
+
+MAX_BYTES = 2**28
+"""Bytes of the largest list: several million photos."""
 
 
 def read_list(file: Path) -> list[str]:
@@ -16,7 +20,7 @@ def read_list(file: Path) -> list[str]:
         UpernetError: The file is missing or not UTF-8 text.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_limited(file, MAX_BYTES).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UpernetError(f"{file}: no such file; correct `lists` in the recipe, or write the list there.") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -50,4 +54,6 @@ def select_listed(file: Path, photos: Sequence[Photo], folders: Sequence[Path]) 
         return chosen, []
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     places = " and ".join(map(str, folders))
-    return chosen, [f"{file}: lists {missing[0]!r}{more}, but {places} has no such photo; correct the list."]
+    return chosen, [
+        f"{file}: lists {shorten(missing[0], 200)}{more}, but {places} has no such photo; correct the list."
+    ]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, shorten
+from upernet.files import read_limited
 from upernet.recipe import AnnotationSpec
 from upernet.taxonomy import IGNORE, Level, Taxonomy
 
 OUTSIDE = -2
 """Entry of a table for a value that the source does not map."""
+MAX_BYTES = 2**24
+"""Bytes of the largest labels.txt."""
+MAX_NAME = 200
+"""Characters of the longest name of a class."""
 MAX_VALUE = 65535
 """Largest value in a mask."""
 
@@ -30,7 +36,7 @@ def read_label_names(folders: Sequence[Path]) -> dict[int, str]:
     tables: list[dict[int, str]] = []
     for folder in folders:
         files = [place / "labels.txt" for place in (folder, folder.parent)]
-        file = next((file for file in files if file.is_file()), None)
+        file = next((file for file in files if os.path.isfile(file)), None)
         tables.append(_read_labels_file(file) if file else {})
     for folder, table in zip(folders, tables, strict=True):
         if table != tables[0]:
@@ -42,8 +48,9 @@ def read_label_names(folders: Sequence[Path]) -> dict[int, str]:
 
 def _read_labels_file(file: Path) -> dict[int, str]:
     names: dict[int, str] = {}
+    folded: set[str] = set()
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_limited(file, MAX_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UpernetError(f"{file}: cannot be read as UTF-8 text ({error}); save it again.") from None
     for number, line in enumerate(lines, 1):
@@ -51,11 +58,13 @@ def _read_labels_file(file: Path) -> dict[int, str]:
             continue
         value, _, name = line.partition("\t")
         name = name.strip()
-        if not value.strip().isdecimal() or not name or int(value) > MAX_VALUE:
-            raise UpernetError(f"{file}:{number}: expected a number, a tab and a class name, not {line!r}.")
-        if int(value) in names or name.casefold() in (known.casefold() for known in names.values()):
-            raise UpernetError(f"{file}:{number}: {line.strip()!r} repeats a number or a name; keep one of the lines.")
+        if not _is_value(value.strip()) or not name or len(name) > MAX_NAME:
+            raise UpernetError(f"{file}:{number}: expected a number, a tab and a class name, not {shorten(line)}.")
+        if int(value) in names or name.casefold() in folded:
+            text = shorten(line.strip())
+            raise UpernetError(f"{file}:{number}: {text} repeats a number or a name; keep one of the lines.")
         names[int(value)] = name
+        folded.add(name.casefold())
     return names
 
 
@@ -173,7 +182,7 @@ def _label(where: str, level: Level, target: str) -> int:
 
 
 def _is_value(key: str) -> bool:
-    return key.isascii() and key.isdecimal() and int(key) <= MAX_VALUE
+    return key.isascii() and key.isdecimal() and len(key) <= 20 and int(key) <= MAX_VALUE
 
 
 def _suggestion(key: str, known: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -77,7 +78,7 @@ class MaskFolder(Source):
             return {}
         masks = [self._mask_folder(number, spec) for number in range(len(self.folders))]
         try:
-            if all((folder / "labels.txt").is_file() for folder in masks):
+            if all(os.path.isfile(folder / "labels.txt") for folder in masks):
                 return read_label_names(masks)
             return read_label_names(self.folders)
         except UpernetError:
@@ -149,7 +150,7 @@ class MaskFolder(Source):
         if isinstance(self.spec, MaskFolderSpec) and "{split}" in self.spec.photos:
             for name, folder in zip(names, folders, strict=True):
                 photos = folder / self.spec.photos.replace("{split}", name)
-                if not photos.is_dir():
+                if not os.path.isdir(photos):
                     raise SourceMissing(
                         f"{photos}: no such folder, so source {self.name} has no {self.split} photos; "
                         "put the data set there or give another data directory."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -167,7 +168,7 @@ class Source(ABC):
         names = [part.strip() for part in folder_name.split("+")]
         folders = [self.data_dir / self.spec.path.replace("{split}", name) for name in names]
         for folder in folders:
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise SourceMissing(
                     f"{folder}: no such folder, so source {self.name} has no {self.split} photos; "
                     "put the data set there or give another data directory."

@@ -13,9 +13,12 @@ from typing import Any, cast
 
 from upernet.data.images import is_photo
 from upernet.data.sources.annotation import LevelLabels
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, shorten
+from upernet.files import read_limited
 from upernet.taxonomy import IGNORE
 
+MAX_BYTES = 2**29
+"""Bytes of the largest table: several million rows."""
 FILE = "file"
 """Column with the path of the photo, relative to the folder of the table."""
 
@@ -57,7 +60,9 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
         photo = _photo(place, path.parent, cells[FILE])
         if photo in first_places:
             earlier = first_places[photo].rpartition(":")[2]
-            raise UpernetError(f"{place}: lists {cells[FILE]!r} again, after line {earlier}; keep one of the rows.")
+            raise UpernetError(
+                f"{place}: lists {shorten(cells[FILE], 200)} again, after line {earlier}; keep one of the rows."
+            )
         first_places[photo] = place
         rows.append(Row(place, photo, {column: cells[column] for column in columns}))
     return rows
@@ -65,7 +70,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
 
 def _read_text(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        content = read_limited(path, MAX_BYTES)
     except FileNotFoundError:
         raise UpernetError(f"{path}: no such file; put the table of labels there or correct `table`.") from None
     except (OSError, ValueError) as error:
@@ -164,7 +169,8 @@ def _photo(place: str, folder: Path, file: str) -> Path:
         raise UpernetError(f"{place}: names no photo; fill in the column {FILE!r}.")
     if relative.is_absolute() or ".." in relative.parts or ":" in relative.parts[0]:
         raise UpernetError(
-            f"{place}: {file!r} is outside the folder of the table; give a path relative to that folder, without '..'."
+            f"{place}: {shorten(file, 200)} is outside the folder of the table; give a path relative to that folder, "
+            "without '..'."
         )
     path = folder / relative
     try:
@@ -172,7 +178,7 @@ def _photo(place: str, folder: Path, file: str) -> Path:
     except (OSError, ValueError):
         exists = False
     if not exists:
-        raise UpernetError(f"{place}: there is no photo {file!r} in {folder}; add it or remove the row.")
+        raise UpernetError(f"{place}: there is no photo {shorten(file, 200)} in {folder}; add it or remove the row.")
     if not is_photo(path):
-        raise UpernetError(f"{place}: {file!r} is not the name of a photo; give an image file.")
+        raise UpernetError(f"{place}: {shorten(file, 200)} is not the name of a photo; give an image file.")
     return path

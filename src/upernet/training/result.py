@@ -1,0 +1,97 @@
+"""The models in the folder of a run: the best one, the last one, and their thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from upernet.checkpoints import card_of, save_checkpoint
+from upernet.data.sources import SourceMissing, open_source
+from upernet.distributed import World, broadcast_from_main
+from upernet.errors import UpernetError
+from upernet.evaluation.calibration import calibrate, check_calibration
+from upernet.models import UPerNet
+from upernet.recipe import Recipe
+from upernet.training.run_folder import LAST, MODEL
+
+
+class ResultWriter:
+    """Writes `model.safetensors`, the result of a run, and with validation `last.safetensors`.
+
+    Args:
+        folder: Folder of the run.
+        recipe: Its recipe.
+        data_dir: Folder with its data.
+        model: Its model.
+        world: This process among all processes; the main one writes.
+        log: Receives lines for the user.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, data_dir: Path, model: UPerNet, world: World, log: Callable[[str], None]
+    ) -> None:
+        self.recipe, self.data_dir, self.model, self.world, self.log = recipe, data_dir, model, world, log
+        self.path, self.last_path = folder / MODEL, folder / LAST
+
+    def check(self) -> None:
+        """Check that the thresholds can be calibrated after training.
+
+        Raises:
+            UpernetError: They cannot: a level or source does not exist, or a level has no photos held back.
+        """
+        check_calibration(self.model.taxonomy, self.recipe)
+        targets = self.recipe.calibration.target_precision
+        if not targets:
+            return
+        levels: set[str] = set()
+        for name, spec in self.recipe.sources.items():
+            if spec.held_back or "held_back" in spec.splits:
+                try:
+                    levels |= {*open_source(name, spec, self.model.taxonomy, self.data_dir, "held_back").levels}
+                except SourceMissing:
+                    continue
+        for level in targets:
+            if level not in levels:
+                raise UpernetError(
+                    f"calibration.target_precision.{level}: no source holds photos back that are labeled at this "
+                    "level; set `held_back: 0.1` in a source that annotates it, or take the level out."
+                )
+
+    def keep_best(self) -> None:
+        """Write the current weights as the best so far."""
+        if self.world.is_main:
+            save_checkpoint(self.path, self.model, card_of(self.recipe))
+
+    def finish(self, has_best: bool, half: bool) -> Path:
+        """Write the models; with target precisions, calibrate the thresholds of the result.
+
+        The result is written before its thresholds are known, and again afterwards.
+
+        Args:
+            has_best: The best model has been written; the current one is the last.
+            half: Store matrices as float16.
+
+        Raises:
+            UpernetError: The calibration fails, or a file cannot be written.
+        """
+        self.model.eval()
+        if has_best:
+            self._write(self.last_path, {}, half)
+            if self.world.is_main:
+                self.model.load_state_dict(load_file(self.path), strict=False)  # without the auxiliary head
+            broadcast_from_main(self.model.state_dict().values())
+        self._write(self.path, {}, half)
+        if self.recipe.calibration.target_precision:
+            thresholds = calibrate(self.model, self.recipe, self.data_dir, device=str(self.world.device))
+            self._write(self.path, thresholds, half)
+        self.log(f"Wrote {self.path}")
+        return self.path
+
+    def _write(self, path: Path, thresholds: dict[str, float], half: bool) -> None:
+        if self.world.is_main:
+            card = card_of(self.recipe)
+            if thresholds:
+                card = card.model_copy(update={"thresholds": thresholds})
+            save_checkpoint(path, self.model, card, half)
