@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from upernet.inference import Parse
-    from upernet.ops import set_threads
 
 
 def parse(
@@ -92,6 +91,7 @@ def parse(
     from upernet.inference import load
     from upernet.inference.inputs import name_of
     from upernet.inference.photos import check_what, find_photos, make_output_folder, parse_photos
+    from upernet.ops import set_threads
 
     parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
