@@ -62,6 +62,7 @@ def compare(
         make_output_folder(out)
     results = [_evaluation(reference, split, data, device, quiet) for reference in (first, second)]
     comparison = differences(*results, resamples=resamples, seed=seed)
+    page = None if out is None else write_comparison(out, comparison, first, second)
     if json is not None:
         write_json({"first": first, "second": second, **comparison.to_dict()}, json)
     console = Console(quiet=json == STDOUT)
@@ -70,8 +71,7 @@ def compare(
         console.print(table)
     for note in notes(comparison):
         console.print(note, markup=False)
-    if out is not None:
-        page = write_comparison(out, comparison, first, second)
+    if page is not None:
         console.print(f"Wrote {page}", markup=False, soft_wrap=True)
 
 

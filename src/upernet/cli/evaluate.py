@@ -132,14 +132,16 @@ def evaluate(
     leave_world()
     if not world.is_main:
         return
+    page = None
+    if out is not None:
+        subject = Subject(model, chosen, photos, world.device) if pictures is not False else None
+        page = write_evaluation(out, result, f"Evaluation of {checkpoint or chosen.name}", subject)
     if json is not None:
         write_json(result.to_dict(), json)
     console = Console(quiet=json == STDOUT)
     _print(result, photos, console)
-    if out is not None:
-        subject = Subject(model, chosen, photos, world.device) if pictures is not False else None
-        title = f"Evaluation of {chosen.name}" if checkpoint is None else f"Evaluation of {checkpoint}"
-        console.print(f"Wrote {write_evaluation(out, result, title, subject)}", markup=False, soft_wrap=True)
+    if page is not None:
+        console.print(f"Wrote {page}", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from upernet.inference import Parse
-    from upernet.ops import set_threads
 
 
 def parse(
@@ -92,6 +91,7 @@ def parse(
     from upernet.inference import load
     from upernet.inference.inputs import name_of
     from upernet.inference.photos import check_what, find_photos, make_output_folder, parse_photos
+    from upernet.ops import set_threads
 
     parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
@@ -105,8 +105,7 @@ def parse(
     found = find_photos(paths)
     for path, problem in found.problems:
         report(path, problem)
-    if (left_out := found.left_out()) and not quiet:
-        print(f"upernet: {left_out}", file=sys.stderr)
+    left_out = None if quiet else found.left_out()
     signal = None
     if found.photos:
         set_threads(threads)
@@ -116,6 +115,8 @@ def parse(
         folder = None if not what or (json and out is None) else out or Path("parses")
         if folder is not None:
             make_output_folder(folder)
+        if left_out:
+            print(f"upernet: {left_out}", file=sys.stderr)
         outcomes = parse_photos(parser, found.photos, wanted, folder, what)
         try:
             with _terminable(), closing(outcomes), _progress(quiet) as bar:
@@ -133,6 +134,8 @@ def parse(
             signal = SIGTERM if isinstance(interrupt, _Terminated) else SIGINT
             where = "" if folder is None else f"; their results are in {printable(folder)}"
             print(f"upernet: stopped after {parsed} of {len(found.photos)} photos{where}.", file=sys.stderr)
+    elif left_out:
+        print(f"upernet: {left_out}", file=sys.stderr)
     if json is not None:
         write_json({"parses": parses, "failures": failures}, json)
     if signal:

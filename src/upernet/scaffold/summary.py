@@ -48,7 +48,7 @@ def next_commands(out: Path) -> str:
         [
             "Next:",
             f"  upernet train {out}",
-            f"  upernet evaluate runs/{out.stem} --split val",
+            f"  upernet evaluate {out} --checkpoint runs/{out.stem} --split val",
             f"  upernet parse PHOTO --model runs/{out.stem}",
         ]
     )

@@ -96,7 +96,7 @@ def _recipe(proposal: Proposal, out: Path, taxonomy: Path) -> str:
         "# A first recipe, written by `upernet init`. Every key is explained in docs/recipe_reference.md.",
         f"#   upernet data check {out.name}     look for mistakes in the data",
         f"#   upernet train {out.name}          train; the same command resumes",
-        f"#   upernet evaluate runs/{out.stem} --split val",
+        f"#   upernet evaluate {out.name} --checkpoint runs/{out.stem} --split val",
         f"description: {_inline(f'{_levels(proposal)} of {proposal.root.resolve().name}.')}",
         f"taxonomy: {_inline(taxonomy.name)}",
         "# relative to this file; --data DIR overrides it",
