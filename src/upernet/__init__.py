@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from upernet.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from upernet.checkpoints import create_backbone, create_model, load_backbone_weights, load_model, save_checkpoint
     from upernet.data.sample import Batch, Sample
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from upernet.training import train
     from upernet.training.losses import LevelLosses
 
-__version__ = "0.1.0"
 __all__ = [
     "Augmentation",
     "Batch",
