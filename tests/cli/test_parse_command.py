@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import torch
 from helpers.color_checkpoint import beach_photo
 from helpers.command_line import Result, Run
 from helpers.full_disk import file_size_limit, needs_file_size_limit
+from helpers.interrupts import interruptible
 from PIL import Image
 
 from upernet.ops import bfloat16_unavailable
@@ -169,3 +174,87 @@ def test_bfloat16(photos: Path, parse: Run) -> None:
 def test_an_unknown_precision(photos: Path, parse: Run) -> None:
     done = parse("in/b.png", "--precision", "int1")
     assert done.status == 2 and "int1" in done.stderr and not (photos / "parses").exists()
+
+
+@pytest.mark.slow
+def test_what_to_save(photos: Path, parse: Run) -> None:
+    assert parse("in/b.png", "--save", "sheet, coco").status == 0
+    assert {path.name for path in (photos / "parses").rglob("*.*")} == {"coco.json", "sheet.jpg", "parse.json"}
+    nothing = parse("in/b.png", "--save", "none", "--out", "out")
+    assert nothing.status == 0 and nothing.stdout.startswith("in/b.png\n  A beach scene")
+    assert not (photos / "out").exists()
+    refused = parse("in/b.png", "--save", "overlays")
+    assert refused.status == 2 and "did you mean 'overlay'?" in sentences(refused)[0]
+
+
+@pytest.mark.slow
+def test_quiet(photos: Path, parse: Run) -> None:
+    assert parse("in", "--quiet") == (0, "", "")
+    (photos / "in" / "empty.jpg").write_bytes(b"")
+    result = parse("in", "--quiet")
+    assert result.stdout == "" and len(sentences(result)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [30, 80])
+def test_lines_fit_the_terminal_and_keep_their_indent(
+    photos: Path, parse: Run, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    header, *lines = parse("in/b.png").stdout.splitlines()
+    assert header == "in/b.png -> parses/b"
+    assert lines.pop() == "" and all(line.startswith("  ") and len(line) <= columns for line in lines)
+    assert not any(line.strip().startswith("%") for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no such names here")
+def test_names_do_not_reach_the_terminal_raw(photos: Path, parse: Run) -> None:
+    names = ["esc\x1b[31mred.png", "two\nlines.png"]
+    for name in names:
+        (photos / "in" / "b.png").replace(photos / "in" / name)
+        shown = name.encode("unicode_escape").decode()
+        result = parse(f"in/{name}")
+        assert result.stdout.startswith(f"in/{shown} -> parses/{Path(shown).stem}\n") and "\x1b" not in result.stdout
+        (photos / "in" / name).replace(photos / "in" / "b.png")
+        (photos / "in" / name).write_bytes(b"")
+        (complaint,) = sentences(parse(f"in/{name}"))
+        assert complaint.startswith(f"upernet: in/{shown}: the file is empty")
+        assert sentences(parse("in/b.png", "--model", name))[0].count(shown) >= 1
+    parse("in")
+    assert r"esc\x1b[31mred.png" in (photos / "parses" / "summary.csv").read_text()
+
+
+def test_json_to_a_file(photos: Path, parse: Run) -> None:
+    result = parse("in/b.png", "missing.jpg", "--json", "all.json")
+    content = json.loads((photos / "all.json").read_text())
+    assert result.status == 1 and "beach scene" in result.stdout
+    assert len(content["parses"]) == 1 and content["failures"][0]["path"] == "missing.jpg"
+    assert not (photos / "parses").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no SIGTERM here")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_keeps_what_is_done_and_leaves_nothing_else(
+    photos: Path, parse: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
+) -> None:
+    """The signal arrives while the description of the first photo is printed."""
+
+    class Stopping(io.StringIO):
+        def write(self, text: str) -> int:
+            if "->" in text:
+                signal.raise_signal(number)
+            return super().write(text)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with interruptible(), monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Stopping())
+        result = parse("in")
+    assert result.status == status
+    assert result.stderr.splitlines()[-1] == "upernet: stopped after 1 of 3 photos; their results are in parses."
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not [path for path in (photos / "parses").iterdir() if path.name.startswith(".")]
+    assert all((path / "parse.json").is_file() for path in (photos / "parses").iterdir() if path.is_dir())
+    assert parse("in").status == 0
+    assert sorted(path.name for path in (photos / "parses").iterdir()) == ["a", "a-2", "b", "summary.csv"]

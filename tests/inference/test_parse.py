@@ -61,6 +61,39 @@ def test_levels_that_are_not_there() -> None:
         _ = Parse(PHOTO, {"object": parse.object}).scene
 
 
+def test_levels_by_name() -> None:
+    parse = make_parse()
+    assert parse["object"] is parse.object and parse["scene"] == parse.scene
+    assert parse["object"].photo is PHOTO
+
+
+def test_all_levels_of_a_pixel() -> None:
+    parse = make_parse()
+    confidence = pytest.approx(0.8)
+    assert parse.at(60, 5) == {
+        "scene": ("street", 0.7, None),
+        "object": ("person", confidence, None),
+        "part": ("hair", confidence, "person"),
+        "material": ("fabric", confidence, None),
+    }
+    assert parse.at(95, 63)["part"] == ("unsure", confidence, "dog")
+    assert parse.at(0, 63)["object"].name == "road"
+    assert make_parse(street=0.4).at(0, 0)["scene"] == ("unsure", 0.4, None)
+    for x, y in ((96, 0), (0, 64), (-1, 0)):
+        with pytest.raises(UpernetError, match=rf"pixel \({x}, {y}\) is outside the photo of 96 x 64 pixels"):
+            parse.at(x, y)
+
+
+def test_reprs() -> None:
+    parse = make_parse("a\x1b[31m<b>&.jpg")
+    assert repr(parse) == (r"<Parse of a\x1b[31m<b>&.jpg, 96 x 64 pixels: scene street 70 %, object, part, material>")
+    assert repr(Parse(PHOTO, {})) == "<Parse of photo, 96 x 64 pixels: >"
+    html = parse._repr_html_()
+    assert "<figcaption>a\\x1b[31m&lt;b&gt;&amp;.jpg</figcaption>" in html and "<b>" not in html
+    assert 'src="data:image/jpeg;base64,/9j/' in html
+    assert parse._repr_png_().startswith(b"\x89PNG")
+
+
 def test_shares_are_fractions_of_the_photo() -> None:
     parse = make_parse()
     assert parse.object.shares() == {"sky": 0.25, "road": 0.25, "person": 0.25, "dog": 0.25}
