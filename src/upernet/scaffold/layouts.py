@@ -115,9 +115,9 @@ def find_layout(listing: Listing) -> Layout | None:
     if not found:
         return None
     photos, photo_name, _ = max(found, key=lambda fit: len(fit[2].pairs))
-    masks = [fit[2] for fit in found if fit[0] is photos and fit[1] == photo_name]
-    masks.sort(key=lambda layout: (-len(layout.pairs), _is_colored(layout), layout.folder, layout.name))
-    return Layout(photos.pattern, photo_name, masks, splits_of(pair.split for pair in masks[0].pairs))
+    layouts = [fit[2] for fit in found if fit[0] is photos and fit[1] == photo_name]
+    layouts.sort(key=lambda layout: (-len(layout.pairs), _is_colored(layout), layout.folder, layout.name))
+    return Layout(photos.pattern, photo_name, layouts, splits_of(pair.split for pair in layouts[0].pairs))
 
 
 def group_images(images: Iterable[PurePosixPath]) -> list[Group]:
