@@ -130,6 +130,13 @@ def scaling() -> list[str]:
     return lines[1:]
 
 
+def busy() -> list[str]:
+    """Return a table of one and two threads, with the load of other programs."""
+    result = read("busy")
+    lines = comparisons(result, result["rows"], f"median of {result['repeats']}; the ratio is that to 1 thread")
+    return [*lines, "", f"Meanwhile, other programs used {result['load_of_others']:.2f} cores."]
+
+
 def cold_start() -> list[str]:
     result = read("cold_start")
     whole, forward = result["rows"]
@@ -218,4 +225,4 @@ def speed() -> list[str]:
 
 
 SHOWN = (speed, machine, targets, operators, models, breakdown, roofline, precision, peers, training, memory, scaling)
-TABLES = {function.__name__: function for function in (*SHOWN, cold_start)}
+TABLES = {function.__name__: function for function in (*SHOWN, busy, cold_start)}

@@ -9,7 +9,20 @@ import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-LEAVES = frozenset({"devices", "distributed", "errors", "files", "recipe", "rle", "settings", "taxonomy"})
+LEAVES = frozenset(
+    {
+        "devices",
+        "distributed",
+        "errors",
+        "files",
+        "overrides",
+        "recipe",
+        "rle",
+        "settings",
+        "taxonomy",
+        "yaml_document",
+    }
+)
 """Rooms that any other may import; they import only each other."""
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "upernet"
 

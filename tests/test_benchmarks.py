@@ -108,6 +108,17 @@ def test_scaling(run: Any):
 
 
 @pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc and CPU affinity")
+def test_busy_cores(run: Any):
+    result = run("busy", threads=2)
+    assert len(result["rows"]) == 6
+    for row in result["rows"].values():
+        assert_compared(row, "1 thread", "2 threads, long waits", "2 threads")
+    assert result["load_of_others"] >= -0.1
+
+
+@pytest.mark.slow
 def test_cold_start(run: Any):
     result = run("cold_start")
     whole, forward = result["rows"].values()

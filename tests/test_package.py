@@ -34,9 +34,12 @@ DATA_FILES = sorted(
 ROOMS = [
     "errors",
     "files",
+    "rle",
+    "yaml_document",
     "settings",
     "taxonomy",
     "recipe",
+    "overrides",
     "devices",
     "distributed",
     "ops",

@@ -86,7 +86,7 @@ def test_the_result_is_the_best_model(validated, data, tmp_path):
     run(recipe, data, tmp_path / "run")
     found = {validation.iteration: validation.metrics["object.miou"] for validation in validations(tmp_path / "run")}
     progress = SavedState(tmp_path / "run" / "state.safetensors").progress
-    assert found[progress.kept] == max(found.values()) and progress.kept < 40
+    assert progress.kept is not None and found[progress.kept] == max(found.values()) and progress.kept < 40
     for name, value in (("model", found[progress.kept]), ("last", found[40])):
         model, card = load_checkpoint(tmp_path / "run" / f"{name}.safetensors")
         assert evaluate(model, recipe, data, "val")["object"]["miou"] == value and card.name == "validated"

@@ -34,10 +34,10 @@ DELAY = 0.5
 """Seconds before the first further attempt; doubled each time."""
 TIMEOUT = 30.0
 """Seconds that a server may stay silent."""
-MAX_BYTES = 32 * 2**30
-"""Size of the largest file whose size nobody has published; the largest published weights have 12 GB."""
 PATIENCE = 5.0
 """Seconds that a server may take to answer where the program can do without it."""
+MAX_BYTES = 32 * 2**30
+"""Size of the largest file whose size nobody has published; the largest published weights have 12 GB."""
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP answers after which another attempt may succeed."""
 _httpx: Any = import_module(HfHubHTTPError.__bases__[0].__module__)

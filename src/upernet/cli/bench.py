@@ -38,18 +38,17 @@ def bench(
     json: JsonOption = None,
 ) -> None:
     """Time the forward pass of a model on this machine."""
-    import torch
     from rich.console import Console
 
     from upernet.checkpoints import create_model, find_checkpoint, load_checkpoint, shipped_checkpoint
     from upernet.devices import usable_device
     from upernet.inference.bench import bench as measure
     from upernet.models import list_models
+    from upernet.ops import set_threads
 
     height, width = _size(size)
     place = str(usable_device(device))
-    if threads is not None:
-        torch.set_num_threads(threads)
+    used = set_threads(threads)
     # Speed does not depend on the weights, so nothing is downloaded for it.
     random = model in list_models() and shipped_checkpoint(model) is None
     network = create_model(model) if random else load_checkpoint(find_checkpoint(model))[0]
@@ -58,7 +57,7 @@ def bench(
         "model": model,
         "size": [height, width],
         "batch": batch,
-        "threads": torch.get_num_threads(),
+        "threads": used,
         **options,
         **measure(network, height, width, batch, **options),
     }

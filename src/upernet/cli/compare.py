@@ -49,20 +49,20 @@ def compare(
 
     A run that has not been evaluated on the split is evaluated first.
     """
-    import torch
     from rich.console import Console
 
     from upernet.errors import printable
     from upernet.evaluation.compare import compare as differences
     from upernet.evaluation.compare_report import comparison_tables, notes, write_comparison
     from upernet.inference.photos import make_output_folder
+    from upernet.ops import set_threads
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     if out is not None:
         make_output_folder(out)
     results = [_evaluation(reference, split, data, device, quiet) for reference in (first, second)]
     comparison = differences(*results, resamples=resamples, seed=seed)
+    page = None if out is None else write_comparison(out, comparison, first, second)
     if json is not None:
         write_json({"first": first, "second": second, **comparison.to_dict()}, json)
     console = Console(quiet=json == STDOUT)
@@ -71,8 +71,7 @@ def compare(
         console.print(table)
     for note in notes(comparison):
         console.print(note, markup=False)
-    if out is not None:
-        page = write_comparison(out, comparison, first, second)
+    if page is not None:
         console.print(f"Wrote {page}", markup=False, soft_wrap=True)
 
 

@@ -91,7 +91,6 @@ def evaluate(
 
     Under torchrun, several processes divide the photos among them.
     """
-    import torch
     from rich.console import Console
 
     from upernet.devices import usable_device
@@ -104,10 +103,10 @@ def evaluate(
     from upernet.evaluation.loop import open_sources
     from upernet.evaluation.subject import Subject, is_run, open_model, open_recipe
     from upernet.inference.photos import make_output_folder
+    from upernet.ops import set_threads
     from upernet.recipe import data_folder
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     chosen = open_recipe(recipe)
     photos = data_folder(chosen, data)
     if device is not None:
@@ -133,14 +132,16 @@ def evaluate(
     leave_world()
     if not world.is_main:
         return
+    page = None
+    if out is not None:
+        subject = Subject(model, chosen, photos, world.device) if pictures is not False else None
+        page = write_evaluation(out, result, f"Evaluation of {checkpoint or chosen.name}", subject)
     if json is not None:
         write_json(result.to_dict(), json)
     console = Console(quiet=json == STDOUT)
     _print(result, photos, console)
-    if out is not None:
-        subject = Subject(model, chosen, photos, world.device) if pictures is not False else None
-        title = f"Evaluation of {chosen.name}" if checkpoint is None else f"Evaluation of {checkpoint}"
-        console.print(f"Wrote {write_evaluation(out, result, title, subject)}", markup=False, soft_wrap=True)
+    if page is not None:
+        console.print(f"Wrote {page}", markup=False, soft_wrap=True)
 
 
 @contextmanager

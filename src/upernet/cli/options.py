@@ -45,7 +45,7 @@ DeviceOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads.", show_default="the free cores"),
+    typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads.", show_default="all cores it may use"),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]

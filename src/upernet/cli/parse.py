@@ -86,13 +86,12 @@ def parse(
     """
     import sys
 
-    import torch
-
     from upernet.devices import usable_device
     from upernet.errors import UpernetError, printable
     from upernet.inference import load
     from upernet.inference.inputs import name_of
     from upernet.inference.photos import check_what, find_photos, make_output_folder, parse_photos
+    from upernet.ops import set_threads
 
     parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
@@ -106,18 +105,18 @@ def parse(
     found = find_photos(paths)
     for path, problem in found.problems:
         report(path, problem)
-    if (left_out := found.left_out()) and not quiet:
-        print(f"upernet: {left_out}", file=sys.stderr)
+    left_out = None if quiet else found.left_out()
     signal = None
     if found.photos:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        set_threads(threads)
         reduce = "card" if short_side is None else short_side or None
         parser = load(model, usable_device(device), short_side=reduce, precision=precision)
         wanted = parser.select_levels(None if levels is None else _split(levels))
         folder = None if not what or (json and out is None) else out or Path("parses")
         if folder is not None:
             make_output_folder(folder)
+        if left_out:
+            print(f"upernet: {left_out}", file=sys.stderr)
         outcomes = parse_photos(parser, found.photos, wanted, folder, what)
         try:
             with _terminable(), closing(outcomes), _progress(quiet) as bar:
@@ -135,6 +134,8 @@ def parse(
             signal = SIGTERM if isinstance(interrupt, _Terminated) else SIGINT
             where = "" if folder is None else f"; their results are in {printable(folder)}"
             print(f"upernet: stopped after {parsed} of {len(found.photos)} photos{where}.", file=sys.stderr)
+    elif left_out:
+        print(f"upernet: {left_out}", file=sys.stderr)
     if json is not None:
         write_json({"parses": parses, "failures": failures}, json)
     if signal:

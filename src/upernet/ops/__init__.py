@@ -16,6 +16,7 @@ from upernet.ops.linear import choose_linear, conv1x1, linear
 from upernet.ops.linear.mlp import mlp
 from upernet.ops.runtime.availability import bfloat16_unavailable
 from upernet.ops.runtime.bilinear import resize, resize_like
+from upernet.ops.runtime.cores import set_threads, usable_cores
 from upernet.ops.runtime.memory import release_memory
 from upernet.ops.softmax import choose_grouped_softmax, grouped_softmax
 
@@ -31,6 +32,8 @@ PLAIN = {
 
 OPERATORS = (*PLAIN, "upsample_taps")
 """Names that `use_kernel` takes; `upsample_taps` is a step of `upsample_conv3x3`."""
+
+set_threads()  # a container may use fewer cores than torch sees
 
 __all__ = [
     "OPERATORS",
@@ -53,6 +56,8 @@ __all__ = [
     "release_memory",
     "resize",
     "resize_like",
+    "set_threads",
     "upsample_conv3x3",
+    "usable_cores",
     "use_kernel",
 ]

@@ -49,10 +49,11 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], done: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event = Event
+        events: Any = event_pb2  # generated: its classes are not in its text
+        self._event = events.Event
         self._records: Any = None
         board = folder / "tensorboard"
         try:
@@ -61,10 +62,10 @@ class TensorBoardLogger:
             self._records = RecordWriter(open(board / name, "ab", buffering=0))  # noqa: SIM115 (closed in close)
         except OSError as error:
             self._give_up(error)
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
         if done:
-            start = SessionLog(status=SessionLog.START)
-            self._write(Event(wall_time=time.time(), step=done + 1, session_log=start))
+            start = events.SessionLog(status=events.SessionLog.START)
+            self._write(self._event(wall_time=time.time(), step=done + 1, session_log=start))
 
     def scalars(self, values: Scalars, iteration: int) -> None:
         """Record values."""
@@ -75,14 +76,15 @@ class TensorBoardLogger:
 
     def picture(self, name: str, picture: Image.Image, iteration: int) -> None:
         """Record a picture as PNG."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto import summary_pb2
 
+        summaries: Any = summary_pb2
         encoded = io.BytesIO()
         picture.save(encoded, "PNG")
-        image = Summary.Image(
+        image = summaries.Summary.Image(
             height=picture.height, width=picture.width, colorspace=3, encoded_image_string=encoded.getvalue()
         )
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        summary = summaries.Summary(value=[summaries.Summary.Value(tag=name, image=image)])
         self._write(self._event(wall_time=time.time(), step=iteration, summary=summary))
 
     def close(self) -> None:

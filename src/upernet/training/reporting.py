@@ -91,11 +91,11 @@ class Reporter:
         ]
         if metric is not None:
             sections.append(_score_table(progress, metric))
-        sections += [page.heading("Curves"), page.picture(curves)]
+        sections += [page.heading("Curves"), page.picture(curves, "curves")]
         for name, heading in ((CONFUSION, "Confusion matrix of the best model"), (PREDICTIONS, "Its predictions")):
             if progress.kept is not None and (self.folder / name).is_file():
                 with Image.open(self.folder / name) as picture:
-                    drawn = page.picture(picture.convert("RGB"), photo=name == PREDICTIONS)
+                    drawn = page.picture(picture.convert("RGB"), heading, photo=name == PREDICTIONS)
                 sections += [page.heading(heading), drawn]
         if (self.folder / RECIPE).is_file():
             text = (self.folder / RECIPE).read_text(encoding="utf-8")

@@ -118,16 +118,17 @@ def create_validator(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path) -> Vali
     if spec is None:
         return None
     splits: Sequence[Split] = ("val", "held_back") if spec.split is None else (spec.split,)
-    found = {split: _open(recipe, taxonomy, data_dir, split) for split in splits}
-    split = max(found, key=lambda split: len(found[split]))  # the first, if several have as many sources
-    if not found[split]:
+    opened = [_open(recipe, taxonomy, data_dir, split) for split in splits]
+    most = max(range(len(splits)), key=lambda number: len(opened[number]))  # the first, if several have as many
+    split, sources = splits[most], opened[most]
+    if not sources:
         if spec.split is not None:
             raise UpernetError(
                 f"training.validation.split: no source has photos of split {spec.split}; "
                 "set `held_back` in a source, or set validation to null."
             )
         return None
-    levels = {level for source in found[split].values() for level in source.annotations}
+    levels = {level for source in sources.values() for level in source.annotations}
     _check_metric(spec.metric, taxonomy, levels, split)
     ordered = tuple(level for level in taxonomy.levels if level in levels)
     return Validator(spec, recipe, data_dir, split, ordered)

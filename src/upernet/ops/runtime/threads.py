@@ -14,18 +14,15 @@ results do not depend on the number of threads.
 Each kernel has a function `_NAME_team` beside it that does nothing but `in_team(openmp, threads, kernel, args)`: Numba
 caches compiled code on disk by function, so a generic one would be compiled again in each process.
 
-State of this module: `_forked`, which is set in forked children, the pool of Python threads, and the address of torch's
-OpenMP, all made once per process.
+State of this module: the pool of Python threads, made once per process.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -36,18 +33,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_forked = False
+from upernet.ops.runtime.openmp import parallel
+from upernet.ops.runtime.waiting import adapt_waiting
+
 MAX_NESTED = 8  # kernels that call each other; each is compiled and cached by itself
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-    _pool.cache_clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @functools.cache
@@ -55,14 +44,8 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="upernet-ops")
 
 
-@functools.cache
-def _openmp() -> int:
-    """Return the address of `GOMP_parallel` in the OpenMP library that torch links to, or 0 if there is none."""
-    try:
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
-    except (OSError, AttributeError):
-        return 0
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -124,12 +107,13 @@ def run(kernel: Any, team: Any, units: int, *args: Any) -> None:
         units: how many units of work there are.
         args: the kernel's arguments after the counter.
     """
+    adapt_waiting()
     args = (np.zeros(1, np.int64), *args)
     threads = min(torch.get_num_threads(), units)
     if threads <= 1:
         _call(kernel, *args)
-    elif _openmp() and not _forked:
-        _call(team, _openmp(), threads, args)
+    elif address := parallel():
+        _call(team, address, threads, args)
     else:
         helpers = [_pool().submit(_call, kernel, *args) for _ in range(threads - 1)]
         _call(kernel, *args)
