@@ -67,7 +67,7 @@ class Shed(Settings):
         pytest.param("wheels:\n- spokes: 1\n- spokes: 2\n", "f.yaml:3: wheels.1.spokes: the wheels differ.", id="own"),
         pytest.param("load:\n  spokes: x\n", "f.yaml:", id="union"),
         pytest.param("prices:\n  a: 1\n  1: 2\n", "f.yaml:3: prices.1: a key must be text; put it", id="dict key"),
-        pytest.param("color: 1\nload: []\n", "f.yaml:1: color: should be a valid string.\n  f.yaml:2: load: ", id="more"),
+        pytest.param("color: 1\nload: []\n", "f.yaml:1: color: should be a valid string.\n  f.yaml:2: load", id="more"),
         pytest.param("wheels: [{spoks: 1}]", "f.yaml:1: wheels.0.spoks: unknown key (did you mean 'spok", id="near"),
     ],
 )  # fmt: skip
