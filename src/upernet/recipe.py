@@ -447,12 +447,12 @@ class ValidationSpec(Settings):
     """Number of iterations from one validation to the next. None: a tenth of the run."""
     split: Literal["held_back", "val"] | None = None
     """Photos to score. None: `val`, unless more sources have photos held back; no validation without either."""
-    metric: str | None = None
+    metric: Name | None = None
     """`LEVEL.METRIC` that decides which model is the best, such as `object.miou`. None: the first metric of `object`
     or, if it is not annotated, of the first level that is."""
-    photos: Whole | None = Field(default=100, ge=1)
+    photos: Iterations | None = 100
     """Number of photos per source, spread over all of them. None: all."""
-    patience: Whole | None = Field(default=None, ge=1)
+    patience: Iterations | None = None
     """Number of validations in a row without a better one after which the stage ends. None: it never ends early."""
 
 

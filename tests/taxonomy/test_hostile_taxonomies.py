@@ -73,5 +73,5 @@ def test_any_change_of_a_file_is_read_or_refused_with_its_line(random: Random, t
             else:
                 yaml.safe_dump(load_recipe(path).model_dump(mode="json"))
         except UpernetError as error:
-            for line in str(error).splitlines():
+            for line in str(error).split("\n  "):
                 assert line.startswith(f"{path}:") and line.isprintable() and len(line) < 700
