@@ -153,6 +153,12 @@ def test_several_colors_of_one_class(tmp_path):
     assert names(tmp_path) == {"sky": (0x808080,), "ground": (0x804080, 0x6B8E23)}
 
 
+def test_words_for_unknown(tmp_path):
+    make(tmp_path)
+    (tmp_path / "labels.txt").write_text("0\tsky\n1\troad\n2\tavoid\n3\tborder_ignore\n")
+    assert list(names(tmp_path)) == ["sky", "road", "avoid"]
+
+
 def test_a_single_class_is_not_enough(tmp_path):
     make(tmp_path, paint=lambda values: np.zeros_like(values))
     with pytest.raises(UpernetError, match="only class_0; a model needs at least two"):

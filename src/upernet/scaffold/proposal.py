@@ -135,7 +135,8 @@ def _split(found: Found, listed: SplitPlan | None, root: Path) -> tuple[dict[str
     else:
         how = "as the folders say"
     pool = by_folder.get("train") or list(found.photos)
-    plan = divide([SplitPhoto(photo.path, photo.classes) for photo in pool])
+    videos = found.settings["kind"] != "label_folder"  # there, a class would be on one side
+    plan = divide([SplitPhoto(photo.path, photo.classes) for photo in pool], videos)
     drawn = {split: [by_path[path] for path in paths] for split, paths in plan.photos.items()}
     if not by_folder.get("train"):
         return drawn, plan.how, list(drawn)
