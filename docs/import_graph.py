@@ -20,6 +20,7 @@ LEAVES = frozenset(
         "rle",
         "settings",
         "taxonomy",
+        "version",
         "yaml_document",
     }
 )

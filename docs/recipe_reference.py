@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import math
 import re
 from typing import Any, get_args
 
@@ -83,7 +84,9 @@ def _table(name: str, definition: dict[str, Any]) -> list[str]:
     for key, value in definition["properties"].items():
         if key not in shared and (name, key) not in NOT_WRITTEN:
             default = "required" if key in required else _default(value)
-            lines.append(f"| `{key}` | {_type(value)} | {default} | {meanings.get(key, '')} |")
+            if key not in meanings:
+                raise KeyError(f"upernet.recipe: {name}.{key} has no docstring")
+            lines.append(f"| `{key}` | {_type(value)} | {default} | {meanings[key]} |")
     return lines
 
 
@@ -145,5 +148,5 @@ def _type(value: dict[str, Any]) -> str:
         return f"{what} -> {_type(values)}" if isinstance(values, dict) and values else "mapping"
     words = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
     limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {value[key]:g}" for key, sign in limits.items() if key in value]
+    bounds = [f"{sign} {value[key]:g}" for key, sign in limits.items() if abs(value.get(key, math.inf)) < 1e6]
     return " ".join([words.get(str(kind), "any value"), " and ".join(bounds)]).strip()

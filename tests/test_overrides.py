@@ -13,7 +13,7 @@ def test_values_go_to_mappings_and_lists() -> None:
     recipe = override(
         load_recipe("camvid"),
         [
-            "training.stages.0.learning_rate=0.5",
+            "training.stages.0.learning_rate=5e-1",
             "training.validation.every=7",
             "training.stages.1.loss.class_weights.object.sky=3",
             "sources.camvid.augmentation={crop: [64, 96]}",
@@ -44,7 +44,10 @@ def test_a_value_that_is_there_already_changes_nothing(name: str) -> None:
         ("training.seed=many", "training.seed"),
         ("training.seed", "write KEY=VALUE"),
         ("=3", "write KEY=VALUE"),
-        ("training.seed=[1", "the value is not YAML"),
+        ("training.seed=[1", "--set training.seed=[1:1: not valid YAML: "),
+        ("training.seed=!!int x", "'x' is not a value of the type int"),
+        ("training.seed=1e30", "training.seed: should be a valid integer"),
+        (f"training.stages.{'9' * 5000}.name=x", "training.stages is a list of 2; give a position from 0"),
     ],
 )
 def test_mistakes_are_named(assignment: str, message: str) -> None:

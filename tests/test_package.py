@@ -35,6 +35,7 @@ ROOMS = [
     "errors",
     "files",
     "rle",
+    "version",
     "yaml_document",
     "settings",
     "taxonomy",

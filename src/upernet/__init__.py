@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from upernet.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from upernet.checkpoints import create_backbone, create_model, load_model, save_checkpoint
+    from upernet.checkpoints import create_backbone, create_model, load_backbone_weights, load_model, save_checkpoint
     from upernet.data.sample import Batch, Sample
     from upernet.data.transforms import augment, resize
     from upernet.decoding import label_map
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from upernet.training import train
     from upernet.training.losses import LevelLosses
 
-__version__ = "0.1.0"
 __all__ = [
     "Augmentation",
     "Batch",
@@ -47,6 +48,7 @@ __all__ = [
     "list_models",
     "list_taxonomies",
     "load",
+    "load_backbone_weights",
     "load_model",
     "load_recipe",
     "load_taxonomy",
@@ -81,6 +83,7 @@ _HOME = {
     "list_models": "upernet.models",
     "list_taxonomies": "upernet.taxonomy",
     "load": "upernet.inference",
+    "load_backbone_weights": "upernet.checkpoints",
     "load_model": "upernet.checkpoints",
     "load_recipe": "upernet.recipe",
     "load_taxonomy": "upernet.taxonomy",

@@ -63,7 +63,7 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: di
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 `text` to `path` atomically. Raises the errors of `atomic_path`."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may hold other bytes
 
 
 def read_limited(path: str | Path, limit: int) -> bytes:

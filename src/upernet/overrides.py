@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, plain
 from upernet.recipe import Recipe
 from upernet.settings import check_settings
+from upernet.yaml_document import parse_value
 
 
 def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
@@ -28,14 +27,11 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     values: dict[str, Any] = recipe.model_dump(mode="json", exclude_defaults=True)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
+        shown = plain(assignment, 200)
         if not equals or not key:
-            raise UpernetError(f"--set {assignment}: write KEY=VALUE, such as training.stages.0.iterations=500.")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:
-            raise UpernetError(f"--set {assignment}: the value is not YAML ({str(error).splitlines()[0]}).") from None
-        _assign(values, key.split("."), value, assignment)
-    return check_settings(values, Recipe, f"--set {' '.join(assignments)}")
+            raise UpernetError(f"--set {shown}: write KEY=VALUE, such as training.stages.0.iterations=500.")
+        _assign(values, key.split("."), parse_value(text, f"--set {shown}"), shown)
+    return check_settings(values, Recipe, f"--set {plain(' '.join(assignments), 200)}")
 
 
 def _assign(values: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:
@@ -45,7 +41,7 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any, assignment: str
         is_last = number == len(keys) - 1
         where = ".".join(keys[:number]) or "the recipe"
         if isinstance(place, list):
-            if not key.isdecimal() or int(key) >= len(place):
+            if not key.isdecimal() or len(key) > 9 or int(key) >= len(place):
                 raise UpernetError(f"--set {assignment}: {where} is a list of {len(place)}; give a position from 0.")
             if is_last:
                 place[int(key)] = value

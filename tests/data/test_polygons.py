@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.folders import TAXONOMY, save_photo, source_spec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upernet.data.shapes import fill_polygon, read_shapes
@@ -133,12 +133,14 @@ def inside_by_crossings(polygon: np.ndarray, height: int, width: int) -> np.ndar
     return inside
 
 
-coordinates = st.floats(-30, 50).map(lambda value: round(value, 3) + 1e-4)  # no vertex is in line with a center
+coordinates = st.integers(-30_000, 50_000)
+# The offsets keep corners and edges away from the centers of pixels, where rounding decides.
+corners = st.tuples(coordinates.map(lambda x: x / 1000 + 1.2345e-4), coordinates.map(lambda y: y / 1000 + np.pi / 1e5))
 
 
-@given(st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=9))
-def test_the_pixels_of_a_polygon(corners):
-    polygon = np.array(corners)
+@given(st.lists(corners, min_size=3, max_size=9))
+def test_the_pixels_of_a_polygon(points):
+    polygon = np.array(points)
     found = np.zeros((13, 17), bool)
     fill_polygon(found, polygon)
     assert np.array_equal(found, inside_by_crossings(polygon, 13, 17))
@@ -170,6 +172,35 @@ def test_damaged_run_lengths(tmp_path, lengths):
     source = open_train(tmp_path, format="coco", photos="images", shapes="coco.json")
     with pytest.raises(UpernetError, match=r"coco\.json: 1\.jpg: .*export"):
         source[0]
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from(["1.jpg", 1, 4]),
+    lambda inner: (
+        st.lists(inner, max_size=7)
+        | st.dictionaries(
+            st.sampled_from(["size", "counts", "id", "name", "image_id", "category_id"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+KEYS = ("id", "file_name", "width", "height", "name", "image_id", "category_id", "segmentation")
+
+
+@given(st.sampled_from(["images", "annotations", "categories"]), st.sampled_from(KEYS), anything)
+@settings(deadline=None)
+def test_no_value_of_a_coco_file_does_more_than_an_error(tmp_path_factory, list_name, key, value):
+    root = tmp_path_factory.mktemp("coco")
+    coco(root)
+    values = json.loads((root / "coco.json").read_text())
+    values[list_name][0][key] = value
+    write_json(root / "coco.json", values)
+    try:
+        source = open_train(root, format="coco", photos="images", shapes="coco.json")
+        maps = [sample.maps["object"].shape for sample in source]
+    except UpernetError:
+        return
+    assert set(maps) == {(8, 12)}
 
 
 def test_xml_that_declares_entities_is_refused(tmp_path):

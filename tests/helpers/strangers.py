@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,14 @@ WIDTH, HEIGHT = 48, 32
 COLORS = {0: (128, 128, 128), 1: (128, 64, 128), 2: (107, 142, 35), 3: (0, 0, 0)}
 """Class number -> color of the masks: sky, road, tree, void."""
 NAMES = ("sky", "road", "tree", "void")
+
+
+Paint = Callable[[np.ndarray], np.ndarray]
+
+
+def same(values: np.ndarray) -> np.ndarray:
+    """Return the class numbers as they are."""
+    return values
 
 
 def labels(seed: int, classes: int = 4) -> np.ndarray:
@@ -47,7 +55,9 @@ def in_colors(values: np.ndarray) -> np.ndarray:
     return np.array([COLORS[i] for i in range(4)], np.uint8)[values]
 
 
-def make(root: Path, photo: str = "images/{}.jpg", mask: str = "masks/{}.png", count: int = 8, **kinds: object) -> Path:
+def make(
+    root: Path, photo: str = "images/{}.jpg", mask: str = "masks/{}.png", count: int = 8, paint: Paint = same
+) -> Path:
     """Save photos and masks of class numbers (or `in_colors`); `{}` is the number of the photo.
 
     Args:
@@ -55,10 +65,8 @@ def make(root: Path, photo: str = "images/{}.jpg", mask: str = "masks/{}.png", c
         photo: Path of a photo.
         mask: Path of its mask.
         count: Number of photos.
-        kinds: `paint`: function from a label map to the pixels of its mask.
+        paint: Function from a label map to the pixels of its mask.
     """
-    paint = kinds.get("paint", lambda values: values)
-    assert callable(paint)
     for number in range(count):
         save_photo(root / photo.format(f"{number:03}"), number)
         save(root / mask.format(f"{number:03}"), paint(labels(number)))

@@ -106,5 +106,3 @@ def test_other_modules_are_refused() -> None:
         as_backbone(nn.Linear(1, 1))
     with pytest.raises(UpernetError, match="unknown backbone 'nosuch'"):
         backbone_normalization("nosuch")
-    with pytest.raises(UpernetError, match=r"does not support pretrained.*timm"):
-        build_backbone("internimage_t", pretrained=True)

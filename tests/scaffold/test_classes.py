@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.strangers import COLORS, NAMES, in_colors, labels, make, save_palette, save_photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from upernet.errors import UpernetError
 from upernet.recipe import load_recipe
@@ -151,6 +153,12 @@ def test_several_colors_of_one_class(tmp_path):
     assert names(tmp_path) == {"sky": (0x808080,), "ground": (0x804080, 0x6B8E23)}
 
 
+def test_words_for_unknown(tmp_path):
+    make(tmp_path)
+    (tmp_path / "labels.txt").write_text("0\tsky\n1\troad\n2\tavoid\n3\tborder_ignore\n")
+    assert list(names(tmp_path)) == ["sky", "road", "avoid"]
+
+
 def test_a_single_class_is_not_enough(tmp_path):
     make(tmp_path, paint=lambda values: np.zeros_like(values))
     with pytest.raises(UpernetError, match="only class_0; a model needs at least two"):
@@ -164,10 +172,32 @@ def test_a_given_table_that_does_not_fit(tmp_path):
         plan(tmp_path, classes=tmp_path / "mine.csv")
 
 
+FORMS = ("{name}", "{value} {name}", "{value}: {name}", "{r} {g} {b} {name}", "{name},{r},{g},{b}", "{name} #{hex}")
+names_of_classes = st.text("abcdefgh-", min_size=1, max_size=5).filter(lambda name: name.strip("-") == name)
+entries = st.lists(st.tuples(names_of_classes, st.integers(0, 0xFFFFFF)), min_size=1, max_size=9, unique=True)
+
+
+@given(form=st.sampled_from(FORMS), listed=entries)
+@settings(deadline=None)
+def test_a_table_is_read_as_it_was_written(tmp_path_factory, form, listed):
+    lines = [
+        form.format(name=name, value=7 + i, r=code >> 16, g=code >> 8 & 255, b=code & 255, hex=f"{code:06x}")
+        for i, (name, code) in enumerate(listed)
+    ]
+    path = tmp_path_factory.mktemp("table") / "classes.txt"
+    path.write_text("\n".join(lines))
+    found = read_class_table(path).entries
+    assert [entry.name for entry in found] == [name for name, _ in listed]
+    if "value" in form:
+        assert [entry.value for entry in found] == list(range(7, 7 + len(listed)))
+    if "{r}" in form or "hex" in form:
+        assert [entry.color for entry in found] == [(code >> 16, code >> 8 & 255, code & 255) for _, code in listed]
+
+
 @pytest.mark.parametrize(
     ("suffix", "text"),
     [
-        *((".json", text) for text in ("", "{}", "3", '{"a": {"b": []}}', '{"a": [1, 2, 300]}', "[" * 100_000)),
+        *((".json", text) for text in ("", "{}", "3", '{"a": [1, 2, 300]}', "[" * 100_000)),
         *((".txt", text) for text in ("", "0 sky\n0 road\n", "\0\n", "x" * 100, "99999 sky\n")),
         *((".csv", text) for text in ("", "name,r,g,b\nsky,1,2\n", "name,id\nsky,x\n", "name,r,g,b\nsky,1,2,300\n")),
     ],

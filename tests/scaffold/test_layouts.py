@@ -311,6 +311,20 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     save(root / "masks" / "006.png", labels(0))
     proposal = propose(root)
     assert proposal.links == 1 and len(proposal.found.photos) == 6
+    proposal, counts = proposed(root, tmp_path / "my.yaml", follow_links=True)
+    assert sum(counts.values()) == 7 and load_recipe(tmp_path / "my.yaml").sources["data"].follow_links
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "1.jpg").symlink_to(tmp_path / "private.jpg")
+    with pytest.raises(UpernetError, match=r"holds only symbolic links .* give --follow-links"):
+        propose(tmp_path / "links")
+
+
+def test_images_of_another_data_set_are_not_used_and_counted(tmp_path):
+    root = make(tmp_path / "data", "a/images/{}.jpg", "a/masks/{}.png")
+    make(root, "b/images/{}.jpg", "b/gt/{}.png", count=3)
+    proposal, _ = proposed(root, tmp_path / "my.yaml")
+    assert len(proposal.found.photos) == 8
+    assert "6 other images, such as b/gt/000.png, are not used." in proposal.found.notes
 
 
 def test_the_source_reads_what_was_proposed(tmp_path):

@@ -37,6 +37,14 @@ def test_whole_videos_stay_together():
     assert "whole videos" in plan.how
 
 
+def test_photos_of_a_class_folder_do_not_stay_together():
+    names = [
+        f"{name}/{name}_{number:03}" for name in ("wood", "stone", "glass", "paper", "metal") for number in range(40)
+    ]
+    val = divide(photos(*names), videos=False).photos["val"]
+    assert {path.parent.name for path in val} == {"wood", "stone", "glass", "paper", "metal"} and len(val) == 30
+
+
 def test_frames_in_a_row_of_few_videos_stay_together():
     names = [f"{video}_{frame:06}" for video in ("0001TP", "0006R0", "0016E5") for frame in range(0, 1200, 10)]
     val = {path.stem for path in divide(photos(*names)).photos["val"]}

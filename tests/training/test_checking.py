@@ -43,8 +43,9 @@ def test_what_is_wrong_with_a_model(data: Path, recipe_file: Any, model: dict[st
 def test_every_stage_is_checked(data: Path, recipe_file: Any) -> None:
     stages = [STAGE | {"frozen_backbone_stages": 9}, STAGE | {"trains": "texture"}, STAGE | {"layer_decay": 0.9}]
     recipe_file.recipe["calibration"] = {"negatives": {"texture": ["nosuch"]}}
-    recipe = load_recipe(recipe_file(stages=stages, initialize_from="nosuch.pth"))
-    calibration, initial, first, second = training_problems(recipe, data)
+    recipe = load_recipe(recipe_file(stages=stages, initialize_from="nosuch.pth", validation={"split": "val"}))
+    calibration, validation, initial, first, second = training_problems(recipe, data)
+    assert "no source has photos of split val" in validation
     assert "there is no source 'nosuch'" in calibration
     assert initial == "nosuch.pth: no such checkpoint file."
     assert "9 is more than the backbone's" in first

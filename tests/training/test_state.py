@@ -54,8 +54,11 @@ def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
         SavedState(path).check(THIS | {"initial": "another"})
     other_photos = THIS | {"photos": {"streets": 9}}
     with pytest.raises(UpernetError, match="another recipe, other data"):
-        SavedState(path).check(other_photos)
-    SavedState(path).check(other_photos, finished=True)
+        SavedState(path).check(other_photos, finished=True)
+    held_back = other_photos | {"recipe": {"sources": {"streets": {"held_back": 0.2}}}}
+    SavedState(path).check(held_back, finished=True)
+    with pytest.raises(UpernetError, match="another recipe, other data"):
+        SavedState(path).check(held_back)
     save_state(
         path,
         THIS | {"format": 1},

@@ -73,9 +73,13 @@ def check_card(values: Mapping[str, object] | ModelCard | None, prefix: str = "c
     if isinstance(values, ModelCard):
         return values
     try:
-        return ModelCard.model_validate({} if values is None else dict(values))
+        card = ModelCard.model_validate({} if values is None else dict(values))
+        card.to_dict()
+        return card
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(plain(str(part), KEY_LENGTH) for part in first["loc"])
         reason = first["msg"][:1].lower() + first["msg"][1:]
         raise UpernetError(f"{prefix}not valid ({key}: {reason}); correct the card and write it again.") from None
+    except (ValueError, RecursionError):  # of `to_dict`
+        raise UpernetError(f"{prefix}not valid (it holds what JSON cannot hold, or is nested too deeply).") from None

@@ -8,9 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from upernet.checkpoints.finding import find_checkpoint, missing_weights, published_checkpoint
-from upernet.checkpoints.imagenet import load_backbone_weights
+from upernet.checkpoints.imagenet import AUTO, load_backbone_weights
 from upernet.checkpoints.loading import initialize_model
-from upernet.checkpoints.zoo import zoo_entry
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.models.backbones import OptionValue, build_backbone, feature_info
@@ -81,9 +80,8 @@ def create_backbone(
 
     Args:
         name: `internimage_{t,s,b,l,xl,h}`, or the name of a timm model with features at strides 4, 8, 16 and 32.
-        pretrained: True loads ImageNet weights: the published file of an InternImage, or timm's (downloaded at first
-            use). A string or path is a source: `package:NAME` (an installed Python package), or a file, which may be a
-            backbone alone or a whole model of any format that `load_checkpoint` reads.
+        pretrained: True loads ImageNet weights from the first source that has them (`auto` of `load_backbone_weights`).
+            A string or path is a source that `load_backbone_weights` takes, such as a file.
         out_indices: The features to return, in ascending order: 0 is C2 at stride 4, 3 is C5 at stride 32.
         options: Values that replace those of the variant `name` (InternImage: the fields of `InternImageSpec`).
         drop_path: Rate of stochastic depth at the last block; it rises linearly from 0.
@@ -100,10 +98,12 @@ def create_backbone(
     indices = tuple(out_indices)
     if not indices or list(indices) != sorted(set(indices)) or not set(indices) <= set(range(4)):
         raise UpernetError(f"out_indices {indices}: give some of 0, 1, 2 and 3, in ascending order.")
-    from_timm = pretrained is True and zoo_entry(name) is None
-    backbone = build_backbone(name, from_timm, options=options, drop_path=drop_path, feature_norms=feature_norms)
-    if pretrained is not False and not from_timm:
-        load_backbone_weights(backbone, name, "zoo" if pretrained is True else str(pretrained))
+    backbone = build_backbone(name, options=options, drop_path=drop_path, feature_norms=feature_norms)
+    source = AUTO if pretrained is True else str(pretrained)
+    if pretrained is not False and load_backbone_weights(backbone, name, source) is None:
+        raise UpernetError(
+            f"no ImageNet weights of backbone {name} can be had; check the connection, or give pretrained=FILE."
+        )
     return backbone if indices == (0, 1, 2, 3) else SelectedFeatures(backbone, indices)
 
 

@@ -38,6 +38,9 @@ def init(
     out: Annotated[
         Path | None, typer.Option(metavar="RECIPE", help="Recipe to write.", show_default="FOLDER.yaml")
     ] = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow symbolic links that lead out of FOLDER.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; assume what is likeliest.")] = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
@@ -84,7 +87,7 @@ def init(
             return answer
 
         asks = not yes and sys.stdin.isatty() and sys.stdout.isatty()
-        proposal = propose(folder, classes, level, ask if asks else None, show)
+        proposal = propose(folder, classes, level, follow_links, ask if asks else None, show)
         refuse_existing(recipe_files(proposal, target), force)
         with tempfile.TemporaryDirectory() as temporary:
             draft = Path(temporary, target.name)

@@ -11,7 +11,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from upernet import __version__
 from upernet.cli import data
 from upernet.cli.bench import bench
 from upernet.cli.compare import compare
@@ -24,6 +23,7 @@ from upernet.cli.options import with_json_files
 from upernet.cli.parse import parse
 from upernet.cli.train import train
 from upernet.errors import UpernetError, did_you_mean, printable_lines
+from upernet.version import __version__
 
 OTHER_NAMES = {
     "predict": "parse",

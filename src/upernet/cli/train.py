@@ -66,6 +66,7 @@ def train(
 
     Ctrl-C saves the state; the same command goes on. Under torchrun, several processes share each batch.
     """
+    from upernet.errors import printable
     from upernet.ops import set_threads
     from upernet.overrides import override
     from upernet.recipe import data_folder, load_recipe
@@ -74,10 +75,14 @@ def train(
     chosen = override(load_recipe(recipe), settings or [])
     folder = data_folder(chosen, data)
     place = out or Path("runs", f"{chosen.name}-quick" if quick else chosen.name)
+
+    def say(line: str) -> None:
+        typer.echo(printable(line))
+
     if find_learning_rate:
         from upernet.training.finder import find_learning_rate as find
 
-        find(chosen, folder, place, device=device, initialize_from=init, quiet=quiet, log=typer.echo)
+        find(chosen, folder, place, device=device, initialize_from=init, quiet=quiet, log=say)
         return
     from upernet.training import train as run
     from upernet.training.quick import quick_recipe
@@ -93,5 +98,5 @@ def train(
         loggers=logger,
         start_over=quick,
         quiet=quiet,
-        log=typer.echo,
+        log=say,
     )

@@ -104,7 +104,7 @@ def read_header(file: ImageFile) -> Header:
     """Read the header of an image without decoding its pixels. Raises the errors of `read_image`."""
 
     def read(image: Image.Image) -> Header:
-        width, height = cast("tuple[int, int]", image.size)  # pyright: ignore[reportUnknownMemberType]
+        width, height = image.size
         size = (height, width) if _orientation(image) >= 5 else (width, height)
         levels: list[int] = (image.getpalette("RGB") or []) if image.mode == "P" else []
         palette = tuple(zip(levels[::3], levels[1::3], levels[2::3], strict=True))

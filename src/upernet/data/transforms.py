@@ -12,7 +12,9 @@ from torch import Tensor
 from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 from torchvision.transforms.v2 import functional as F  # pyright: ignore[reportMissingTypeStubs]
 
+from upernet.data.image_limits import MAX_PIXELS
 from upernet.data.sample import Sample
+from upernet.errors import UpernetError
 from upernet.recipe import Augmentation, Resize
 from upernet.taxonomy import IGNORE
 
@@ -73,12 +75,21 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
 
 
 def resize(sample: Sample, size: Resize) -> Sample:
-    """Resize a sample as `size` says: the image bilinearly, maps by the nearest pixel."""
+    """Resize a sample as `size` says: the image bilinearly, maps by the nearest pixel.
+
+    Raises:
+        UpernetError: A long, narrow photo would have more pixels than a photo may have.
+    """
     height, width = sample.image.shape[-2:]
     factor = size.short_side / min(height, width)
     if size.long_side is not None:
         factor = min(factor, size.long_side / max(height, width))
     rows, columns = max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+    if rows * columns > MAX_PIXELS:
+        raise UpernetError(
+            f"{sample.key}: would be enlarged from {width} x {height} to {columns} x {rows} pixels; set long_side, or "
+            "remove the photo."
+        )
     image, maps = sample.image, sample.maps
     for shape in (
         (rows, columns),

@@ -45,7 +45,6 @@ BACKBONES: tuple[BackboneFamily, ...] = (
 
 def build_backbone(
     name: str,
-    pretrained: bool = False,
     *,
     options: Mapping[str, OptionValue] | None = None,
     drop_path: float = 0.0,
@@ -56,7 +55,6 @@ def build_backbone(
     Args:
         name: `internimage_{t,s,b,l,xl,h}` or the name of a timm model. Where several features of a timm model share a
             stride, the last one is used.
-        pretrained: let timm download and load its ImageNet weights.
         options: values that replace those of the variant `name` (InternImage: the fields of `InternImageSpec`).
         drop_path: rate of stochastic depth.
         feature_norms: add a layer norm to each feature.
@@ -65,7 +63,7 @@ def build_backbone(
         UpernetError: the name is unknown, the model has no feature at one of the strides, an option does not fit, or
             the backbone does not support a setting.
     """
-    settings = BackboneSettings(pretrained, dict(options or {}), drop_path, feature_norms)
+    settings = BackboneSettings(dict(options or {}), drop_path, feature_norms)
     family = _family_of(name)
     for setting in get_args(Setting):
         if getattr(settings, setting) and setting not in family.supported:

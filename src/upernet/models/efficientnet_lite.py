@@ -227,7 +227,7 @@ class EfficientNetLiteFamily:
     """EfficientNet-Lite 0 to 4, in `BACKBONES`."""
 
     listing: str = ", ".join(VARIANTS)
-    supported: tuple[Setting, ...] = ("pretrained",)
+    supported: tuple[Setting, ...] = ()
     markers: frozenset[str] = frozenset()  # no other program's UPerNet has this backbone
 
     def provides(self, name: str) -> bool:
@@ -235,14 +235,8 @@ class EfficientNetLiteFamily:
         return _variant(name) in VARIANTS
 
     def create(self, name: str, settings: BackboneSettings) -> EfficientNetLite:
-        """Return the variant `name`; pretrained weights are loaded through timm."""
-        backbone = EfficientNetLite(_variant(name), settings.drop_path)
-        if settings.pretrained:
-            from upernet.models.timm_backbones import create_timm_backbone
-
-            weights = create_timm_backbone(name, BackboneSettings(pretrained=True)).state_dict()
-            backbone.load_state_dict(weights)
-        return backbone
+        """Return the variant `name`."""
+        return EfficientNetLite(_variant(name), settings.drop_path)
 
     def normalization(self, name: str) -> Normalization:
         """Return the same for every variant."""

@@ -18,7 +18,7 @@ from upernet.models.features import FeatureInfo
 OptionValue = int | float | bool | str | tuple[int, ...] | None
 """Value of one of a backbone's options, as recipes can write it."""
 
-Setting = Literal["pretrained", "options", "feature_norms"]
+Setting = Literal["options", "feature_norms"]
 """Settings that not every family supports."""
 
 
@@ -76,8 +76,6 @@ IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 class BackboneSettings:
     """Settings of a backbone besides its name."""
 
-    pretrained: bool = False
-    """Let timm download and load its ImageNet weights."""
     options: Mapping[str, OptionValue] = field(default_factory=dict[str, OptionValue])
     """Values that replace those of the named variant."""
     drop_path: float = 0.0

@@ -12,6 +12,6 @@ def list_models() -> list[str]:
     return list_recipes()
 
 
-def build_model(recipe: Recipe, pretrained: bool = False) -> UPerNet:
-    """Return the model of `recipe`; `pretrained` lets timm load its ImageNet weights into the backbone."""
-    return UPerNet(recipe.model, load_taxonomy(recipe.taxonomy), pretrained=pretrained)
+def build_model(recipe: Recipe) -> UPerNet:
+    """Return the model of `recipe`, with random weights and in training mode."""
+    return UPerNet(recipe.model, load_taxonomy(recipe.taxonomy))

@@ -47,7 +47,7 @@ def create_timm_backbone(name: str, settings: BackboneSettings) -> nn.Module:
             "choose one that has 4, 8, 16 and 32."
         )
     indices = tuple(info.out_indices[last_at[stride]] for stride in STRIDES)
-    network = _create(name, {"out_indices": indices, "pretrained": settings.pretrained, **arguments})
+    network = _create(name, {"out_indices": indices, **arguments})
     backbone = adopt(network, name)
     if is_swin or settings.feature_norms:
         return AdaptedFeatures(backbone, is_swin, settings.feature_norms)

@@ -40,7 +40,7 @@ class TimmFamily:
     """
 
     listing: str = "a model of timm, see timm.list_models()"
-    supported: tuple[Setting, ...] = ("pretrained", "feature_norms")
+    supported: tuple[Setting, ...] = ("feature_norms",)
     markers: frozenset[str] = frozenset({CONVNEXT_STEM, SWIN_STEM, RESNET_BLOCK})
 
     def provides(self, name: str) -> bool:

@@ -44,13 +44,14 @@ class UPerNet(nn.Module):
     Logits come before softmax: N x K x H/4 x W/4 for dense levels, N x K for levels with one label per image. The
     channels of `part` are the slices of `taxonomy.part_groups`, concatenated. H and W may have any value.
 
+    All weights are random: `upernet.load_backbone_weights` fills the backbone, and `upernet.create_model` starts from
+    published weights.
+
     Args:
         backbone: Name of the backbone (`internimage_t`, or a model of timm with features at strides 4, 8, 16 and 32),
             or all settings as a `ModelSpec`.
         taxonomy: The levels and classes.
         classes: The classes of the level `object`, instead of a taxonomy: their names, or how many there are.
-        pretrained: Whether timm downloads and loads its ImageNet weights of the backbone. `upernet.create_model` starts
-            from other weights.
         settings: Fields of `ModelSpec` besides `backbone`, such as `decoder_channels=256`.
 
     Raises:
@@ -70,7 +71,6 @@ class UPerNet(nn.Module):
         taxonomy: Taxonomy | None = None,
         *,
         classes: int | Sequence[str] | None = None,
-        pretrained: bool = False,
         **settings: object,
     ):
         super().__init__()
@@ -89,7 +89,6 @@ class UPerNet(nn.Module):
         self.preprocess = Preprocess(*backbone_normalization(spec.backbone))
         self.backbone = build_backbone(
             spec.backbone,
-            pretrained,
             options=spec.backbone_options,
             drop_path=spec.drop_path,
             feature_norms=spec.feature_norms,

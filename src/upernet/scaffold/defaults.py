@@ -36,7 +36,7 @@ class Defaults:
 
     Attributes:
         backbone: Name of the backbone.
-        weights: Its `backbone_weights`; None: no ImageNet weights are at hand.
+        pretrained: Whether its ImageNet weights are installed.
         short_side: Short side in pixels to which photos are reduced; None: they keep their size.
         crop: Height and width of the crops.
         batch_size: Photos per batch.
@@ -44,7 +44,7 @@ class Defaults:
     """
 
     backbone: str
-    weights: str | None
+    pretrained: bool
     short_side: int | None
     crop: tuple[int, int]
     batch_size: int
@@ -71,7 +71,7 @@ def choose_defaults(sizes: Sequence[tuple[int, int]], photos: int, memory: int |
     iterations = round(ITERATIONS_PER_ROOT * math.sqrt(photos) / 10) * 10
     return Defaults(
         backbone=backbone,
-        weights=f"package:{package}" if package else None,
+        pretrained=package is not None,
         short_side=short_side,
         crop=(crop[0], crop[1]),
         batch_size=max(2, batch),

@@ -107,7 +107,7 @@ def find_layout(listing: Listing) -> Layout | None:
             continue
         fits = [fit for photos in groups if photos.role != "mask" and (fit := _fit(photos, masks))]
         if fits:
-            found.append(max(fits, key=lambda fit: (fit[0].role == "photo", len(fit[2].pairs))))
+            found.append(max(fits, key=lambda fit: (fit[0].role == "photo", len(fit[2].pairs), _near(fit[0], masks))))
     for group in groups:
         if group.role != "other":
             found += _beside(group)
@@ -115,9 +115,9 @@ def find_layout(listing: Listing) -> Layout | None:
     if not found:
         return None
     photos, photo_name, _ = max(found, key=lambda fit: len(fit[2].pairs))
-    masks = [fit[2] for fit in found if fit[0] is photos and fit[1] == photo_name]
-    masks.sort(key=lambda layout: (-len(layout.pairs), _is_colored(layout), layout.folder, layout.name))
-    return Layout(photos.pattern, photo_name, masks, splits_of(pair.split for pair in masks[0].pairs))
+    layouts = [fit[2] for fit in found if fit[0] is photos and fit[1] == photo_name]
+    layouts.sort(key=lambda layout: (-len(layout.pairs), _is_colored(layout), layout.folder, layout.name))
+    return Layout(photos.pattern, photo_name, layouts, splits_of(pair.split for pair in layouts[0].pairs))
 
 
 def group_images(images: Iterable[PurePosixPath]) -> list[Group]:
@@ -161,6 +161,12 @@ def splits_of(words: Iterable[str]) -> dict[str, str]:
 
 def _is_colored(layout: MaskLayout) -> bool:
     return "color" in f"{layout.folder}/{layout.name}".lower()
+
+
+def _near(first: Group, second: Group) -> int:
+    """Return how many folders two groups have in common, from the top."""
+    same = (own == other for own, other in zip(first.pattern.split("/"), second.pattern.split("/"), strict=False))
+    return sum(takewhile(bool, same))
 
 
 def _fit(photos: Group, masks: Group) -> tuple[Group, str, MaskLayout] | None:

@@ -62,6 +62,7 @@ def find_masks(
         }
     if "part" in levels:
         levels["part"] = _with_owners(listing.root, chosen, levels)
+    notes += _unused(listing, layout)
     photos = _photos(listing.root, chosen, levels, measurements)
     if not photos:
         raise UpernetError(
@@ -73,6 +74,16 @@ def find_masks(
     first = next(iter(chosen.values()))
     described = f"photos in {_place(layout.photos, layout.photo_name)}, masks in {_place(first.folder, first.name)}"
     return Found(described, settings, levels, photos, layout.splits, left_out, notes)
+
+
+def _unused(listing: Listing, layout: Layout) -> list[str]:
+    """Return a note on images that are neither photos nor masks of the layout."""
+    used: set[PurePosixPath] = set()
+    for masks in layout.masks:
+        used |= {path for pair in masks.pairs for path in (pair.photo, pair.mask)}
+        used |= {*masks.photos_without, *masks.masks_without}
+    rest = [path for path in listing.images if path not in used]
+    return [f"{len(rest)} other images, such as {rest[0]}, are not used."] if rest else []
 
 
 def _tables_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ UNKNOWN_NAMES = frozenset(
         *("dontcare", "don't care", "do not care", "uncertain", "border", "unassigned", "unannotated", "none", "null"),
     ]
 )
+UNKNOWN_WORDS = frozenset(("ignore", "ignored", "void", "unlabeled", "unlabelled"))
+"""Words of names such as `border_ignore`."""
 BACKGROUND_NAMES = frozenset(("background", "bg", "backgrounds"))
 BACKGROUND = "background"
 RENAME = "rename them in the taxonomy and the recipe, or give --classes FILE."
@@ -116,7 +119,7 @@ def _from_table(table: ClassTable, kind: Kind, pixels: Mapping[int, int]) -> Nam
     for entry in table.entries:
         keys = [key for key in _keys(entry, kind, pixels) if key in pixels]
         plain = entry.name.casefold().strip("_ ")
-        if plain in UNKNOWN_NAMES:
+        if plain in UNKNOWN_NAMES or UNKNOWN_WORDS & set(re.split(r"[\W_]+", plain)):
             named.unknown |= dict.fromkeys(keys, f"{entry.name} in {table.path.name}")
             continue
         name = BACKGROUND if plain in BACKGROUND_NAMES else entry.name

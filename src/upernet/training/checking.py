@@ -16,7 +16,11 @@ from upernet.models.backbones import as_backbone
 from upernet.recipe import Recipe, TrainingSpec
 from upernet.taxonomy import load_taxonomy
 from upernet.training.optimizer import create_optimizer
+from upernet.training.result import ResultWriter
 from upernet.training.stages import open_stages
+from upernet.training.validation import create_validator
+
+ONE_PROCESS = World(0, 1, torch.device("cpu"))
 
 
 def training_problems(recipe: Recipe, data_dir: str | Path) -> list[str]:
@@ -44,18 +48,21 @@ def _checks(recipe: Recipe, data_dir: Path) -> Iterator[Callable[[], object]]:
     yield build
     if recipe.model.backbone_weights is not None:
         yield lambda: check_backbone_weights(recipe.model.backbone, recipe.model.backbone_weights or "")
-    yield lambda: check_calibration(load_taxonomy(recipe.taxonomy), recipe)
     if training is None or not models:
+        yield lambda: check_calibration(load_taxonomy(recipe.taxonomy), recipe)
         return
+    (model,) = models
+    yield ResultWriter(Path(), recipe, data_dir, model, ONE_PROCESS, print).check
+    yield lambda: create_validator(recipe, model.taxonomy, data_dir)
     if training.initialize_from is not None:
         yield lambda: check_reference(training.initialize_from or "", backbones=True)
     if training.gradient_checkpointing:
-        yield lambda: as_backbone(models[0].backbone).set_grad_checkpointing()
+        yield lambda: as_backbone(model.backbone).set_grad_checkpointing()
     for stage in training.stages:
         alone = training.model_copy(update={"stages": (stage,)})
-        yield lambda alone=alone: _check_stage(recipe, alone, models[0], data_dir)
+        yield lambda alone=alone: _check_stage(recipe, alone, model, data_dir)
 
 
 def _check_stage(recipe: Recipe, training: TrainingSpec, model: UPerNet, data_dir: Path) -> None:
-    (stage,) = open_stages(recipe, training, model, data_dir, World(0, 1, torch.device("cpu")))
+    (stage,) = open_stages(recipe, training, model, data_dir, ONE_PROCESS)
     create_optimizer(model, stage.spec)

@@ -175,15 +175,15 @@ class SavedState:
 
         Args:
             identity: Identity of the run that resumes it.
-            finished: The run has no iteration left, so that other photos may be held back to calibrate it again.
+            finished: The run has no iteration left, so that `held_back` may change, to calibrate it again.
 
         Raises:
             UpernetError: It is another run.
         """
-        known, wanted = self.identity, identity
-        if finished:
-            known, wanted = _without_photos(known), _without_photos(wanted)
-        if known != wanted:
+        if self.identity == identity:
+            return
+        same_shares = _held_back(self.identity) == _held_back(identity)
+        if not finished or same_shares or _without_photos(self.identity) != _without_photos(identity):
             raise self._other_run()
 
     def _other_run(self) -> UpernetError:
@@ -213,6 +213,10 @@ class SavedState:
 
     def _below(self, prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def _held_back(identity: Identity) -> list[float]:
+    return [source["held_back"] for source in identity["recipe"]["sources"].values()]
 
 
 def _without_photos(identity: Identity) -> Identity:

@@ -105,3 +105,11 @@ def test_waits_are_short_while_the_cores_are_contended_and_results_stay_the_same
 @pytest.mark.parametrize("choice", [{"OMP_WAIT_POLICY": "passive"}, {"GOMP_SPINCOUNT": "1000"}])
 def test_the_users_choice_holds(choice: dict[str, str]):
     run(PROGRAM + NEVER, **choice)
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_second_team_is_not_made_where_it_would_be_large():
+    small = "waiting.MOST_SLEEPING = 1"
+    run(PROGRAM.replace("generator =", f"{small}\ngenerator =", 1) + NEVER)

@@ -66,8 +66,13 @@ def _shape(label: str, segmentation: Any, where: str) -> Shape | None:
     polygons = cast("list[Any]", segmentation)
     if isinstance(polygons[0], (int, float)):
         return Shape(label, [polygon_of(polygons, where)])  # some tools leave out the outer list
-    kept = [polygon for polygon in polygons if not isinstance(polygon, list) or len(cast("list[Any]", polygon)) >= 6]
-    return Shape(label, [polygon_of(polygon, where) for polygon in kept]) if kept else None
+    kept = [polygon_of(polygon, where) for polygon in polygons if not _is_line(polygon)]
+    return Shape(label, kept) if kept else None
+
+
+def _is_line(polygon: Any) -> bool:
+    """Return whether a polygon has two points or fewer, as tools write for a click of the mouse."""
+    return isinstance(polygon, list) and len(cast("list[Any]", polygon)) < 6
 
 
 def _decoder(run_lengths: dict[str, Any], where: str) -> Callable[[], npt.NDArray[np.bool_]]:

@@ -84,8 +84,7 @@ def _mask(element: Element, size: tuple[int, int] | None, where: str) -> Callabl
         values = np.zeros(len(runs), dtype=bool)
         values[1::2] = True
         mask = np.zeros(size[::-1], dtype=bool)
-        filled: npt.NDArray[np.bool_] = np.repeat(values, runs)
-        mask[top : top + height, left : left + width] = filled.reshape(height, width)
+        mask[top : top + height, left : left + width] = np.reshape(np.repeat(values, runs), (height, width))
         return mask
 
     return decode

@@ -187,6 +187,6 @@ class Source(ABC):
     def _in_split(self, path: Path) -> bool:
         if not self._holds_back:
             return True
-        digest = blake2b(path.stem.encode(), digest_size=8).digest()
+        digest = blake2b(path.stem.encode(errors="surrogateescape"), digest_size=8).digest()
         held_back = int.from_bytes(digest, "big") < self.spec.held_back * 2**64
         return held_back == (self.split == "held_back")

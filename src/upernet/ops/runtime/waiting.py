@@ -24,6 +24,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -37,6 +38,8 @@ TOLERATED = 0.05
 """Seconds of delay per second, summed over all threads, that count as none."""
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """Environment variables with which users choose how threads wait."""
+MOST_SLEEPING = 64
+"""Size of the second team up to which it is made; with many cores and few threads, it would have to be larger."""
 
 
 def adapt_waiting() -> None:
@@ -98,7 +101,8 @@ class _SleepingTeam:
     """A team of OpenMP threads that does nothing, so that the library counts more threads than cores."""
 
     def __init__(self, library: ctypes.CDLL, threads: int):
-        self._library, self._threads = library, threads
+        self.threads = threads
+        self._library = library
         self._formed, self._dissolve = threading.Event(), threading.Event()
         self._owner = threading.Thread(target=self._hold, name="upernet-waiting", daemon=True)
         self._owner.start()
@@ -106,7 +110,7 @@ class _SleepingTeam:
 
     def _hold(self) -> None:
         nothing = ctypes.cast(self._library.omp_get_num_threads, ctypes.c_void_p)
-        self._library.GOMP_parallel(nothing, None, self._threads, 0)
+        self._library.GOMP_parallel(nothing, None, self.threads, 0)
         self._formed.set()
         self._dissolve.wait()  # the library ends the team with the thread that made it
 
@@ -117,11 +121,14 @@ class _SleepingTeam:
 
 def _wait_briefly(library: ctypes.CDLL, threads: int, briefly: bool) -> None:
     global _team
-    if briefly and _team is None:
-        _team = _SleepingTeam(library, max(2, _cores - threads + 2))
-    elif not briefly and _team is not None:
+    # The library counts the main thread once, and all but one of each team.
+    needed = max(2, _cores - threads + 2) if briefly else 0
+    if _team is not None and (not briefly or _team.threads < needed):
         _team.dissolve()
         _team = None
+    if _team is None and 0 < needed <= MOST_SLEEPING:
+        with suppress(RuntimeError):  # the system allows no more threads, or Python is about to end
+            _team = _SleepingTeam(library, needed)
 
 
 _lock = threading.Lock()
