@@ -129,6 +129,7 @@ def test_runs_are_compared_and_evaluated_if_need_be(run: Path, other: Path, call
     assert status == 0, error
     assert "A: runs/colors\nB: runs/other\nPhotos of split val." in out
     assert "object, 3 photos" in out and "scene, 2 photos" in out and "paired bootstrap" in out
+    assert "With only 2 photos, the intervals are too narrow" in out
     first = read_evaluation(run / "evaluation" / "val")
     written = json.loads((tmp_path / "difference" / "comparison.json").read_text())
     assert written["object"]["miou"]["first"] == pytest.approx(first["object"]["miou"])
