@@ -61,7 +61,7 @@ class CocoDataset:
                 "category_id": region.label - before,
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "area": region.area,
-                "segmentation": encode(region.full_mask) if rle else _coco_polygons(region),
+                "segmentation": encode(region.mask, (height, width), (x0, y0)) if rle else _coco_polygons(region),
                 "iscrowd": 0,
                 "score": round(region.mean_confidence, 4),
             }
