@@ -65,6 +65,14 @@ def test_the_same_folder_gives_the_same_files(run: Run, root: Path) -> None:
     assert texts[0] == texts[1] and len(texts[0]) == 4
 
 
+def test_a_single_photo_has_nothing_to_validate_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run("init", make(tmp_path / "one", count=1), "--yes")
+    assert done.status == 0 and "upernet train one.yaml" in done.stdout
+    text = Path("one.yaml").read_text()
+    assert "evaluate" not in done.stdout + text and "validation" not in text
+
+
 def test_mistakes(run: Run, root: Path) -> None:
     for arguments, message in (
         (("nowhere",), "nowhere: no such folder; give the folder with your photos and masks."),
