@@ -40,6 +40,13 @@ def test_the_recipe_is_named_after_the_folder(run: Run, root: Path) -> None:
     }
 
 
+def test_a_recipe_is_checked_as_it_would_be_trained(run: Run, root: Path) -> None:
+    run("init", root, "--yes", "--quiet", "--out", "my.yaml")
+    assert run("data", "check", "my.yaml", "--quiet").status == 0
+    done = run("data", "check", "my.yaml", "--set", "sources.street-photos.folder=nowhere")
+    assert done.status == 1 and "nowhere" in done.stdout
+
+
 def test_the_files_read_well(run: Run, root: Path) -> None:
     assert run("init", root, "--yes", "--quiet", "--out", "my.yaml").stdout == ""
     for file in ("my.yaml", "my-classes.yaml"):
