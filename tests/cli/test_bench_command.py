@@ -45,7 +45,7 @@ def test_explanation(run: Run) -> None:
         (("camvid", "--size", "12x"), "--size 12x: give pixels"),
         (("camvid", "--device", "cuda:77"), "cannot be used"),
         (("no_such_file.pth",), "no_such_file.pth"),
-        (("everyda",), "unknown model 'everyda': give one of "),
+        (("everyda",), "unknown model 'everyda' (did you mean 'everyday'?): give one of "),
         (("camvid", "--size", "99999999999999999999"), "give pixels up to 65536"),
         (("camvid", "--size", "65536", "--batch", "4096"), "do not fit into the memory of cpu"),
         (("camvid", "--device", "meta"), "'meta' cannot be used"),

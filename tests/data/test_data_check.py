@@ -135,3 +135,14 @@ def test_command_line(tmp_path, recipe):
     assert "value 9" in result.output and "1 problem" in result.output
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["ok"] is False and report["problems"][0]["file"].endswith("000.png")
+
+
+def test_names_of_files_do_not_control_the_terminal(tmp_path, recipe):
+    make_mask_folder(tmp_path)
+    folder = tmp_path / "set" / "train"
+    photo = min((folder / "images").iterdir())
+    photo.rename(photo.with_name("\x1b[31mred\n" + photo.suffix))
+    path = recipe({"masks": masks()})
+    result = CliRunner().invoke(app, ["check", str(path), "--data", str(tmp_path)])
+    assert result.exit_code == 1 and "\x1b" not in result.output
+    assert r"\x1b[31mred\n" in result.output.replace("\n", "")

@@ -75,7 +75,7 @@ def test_unknown_kinds_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["confidence", "probability", "threshold"])
 def test_numbers_that_json_does_not_have_are_null(tmp_path: Path, name: str, value: float) -> None:
-    parse = parse_of(**{name: value})
+    parse = parse_of("p0.jpg", ("object", "material"), **{name: value})
     if name != "confidence":  # no confidence that a PNG can hold, either
         text = (parse.save(tmp_path) / "parse.json").read_text()
     else:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -21,6 +21,7 @@ from upernet.cli.options import (
     write_json,
 )
 from upernet.data.prepare import DATASETS
+from upernet.errors import printable
 from upernet.overrides import override
 from upernet.recipe import data_folder, load_recipe
 
@@ -108,23 +109,28 @@ def _show(report: Report, console: Console) -> None:
         column.justify = "right"
     for split in report.splits:
         size = (_range(split.widths), _range(split.heights))
-        table.add_row(escape(split.source), split.split, split.level, str(split.photos), str(split.annotated), *size)
+        table.add_row(_escape(split.source), split.split, split.level, str(split.photos), str(split.annotated), *size)
     console.print(table)
     console.print("width and height: least / median / greatest; below: share of the labeled pixels or photos")
     for split in report.splits:
         console.print(
-            f"[bold]{escape(split.source)}/{split.split} {split.level}[/bold] {_histogram(split)}", highlight=False
+            f"[bold]{_escape(split.source)}/{split.split} {split.level}[/bold] {_histogram(split)}", highlight=False
         )
     for text in report.missing:
-        console.print(f"missing: {text}", markup=False, highlight=False)
+        console.print(f"missing: {printable(text)}", markup=False, highlight=False)
     for problem in report.problems[:SHOWN_PROBLEMS]:
         more = f" ({problem.count} files)" if problem.count > 1 else ""
         place = f"{problem.source}/{problem.split}" if problem.split else problem.source
-        console.print(f"[red]problem[/red] {escape(place)}: {escape(problem.text + more)}")
+        console.print(f"[red]problem[/red] {_escape(place)}: {_escape(problem.text + more)}")
     if len(report.problems) > SHOWN_PROBLEMS:
         console.print(f"... and {len(report.problems) - SHOWN_PROBLEMS} more (all of them: --json FILE)")
     count = len(report.problems)
     console.print("no problems" if report.ok else f"{count} problem{'s' if count > 1 else ''}")
+
+
+def _escape(text: str) -> str:
+    """Return text that neither rich nor the terminal takes for a command."""
+    return markup.escape(printable(text))
 
 
 def _range(values: tuple[int, int, int] | None) -> str:
@@ -134,9 +140,9 @@ def _range(values: tuple[int, int, int] | None) -> str:
 def _histogram(split: SplitReport, shown: int = 16) -> str:
     total = max(1, sum(split.labels.values()))
     ranked = sorted(split.labels.items(), key=lambda item: -item[1])
-    seen = [f"{escape(name)} {100 * count / total:.1f} %" for name, count in ranked if count]
+    seen = [f"{_escape(name)} {100 * count / total:.1f} %" for name, count in ranked if count]
     words = seen[:shown] + ([f"{len(seen) - shown} more"] if len(seen) > shown else [])
-    never = [escape(name) for name, count in ranked if not count]
+    never = [_escape(name) for name, count in ranked if not count]
     if never:
         words.append(f"never: {', '.join(never)}")
     if split.unknown:

@@ -123,7 +123,13 @@ class LabelMap:
             where: bool H x W, the pixels to count. Default: all.
         """
         labels = self.labels.ravel() if where is None else self.labels[where]
-        numbers = np.bincount(labels.astype(np.intp) - UNSURE, minlength=1)
+        positions = labels - UNSURE
+        if (
+            where is None and len(self.names) < 256
+        ):  # Pillow counts bytes several times as fast as numpy counts integers
+            numbers = np.array(Image.fromarray(positions.astype(np.uint8)[None]).histogram())
+        else:
+            numbers = np.bincount(positions.astype(np.intp), minlength=1)
         found = [(int(position) + UNSURE, int(numbers[position])) for position in np.flatnonzero(numbers)]
         return dict(sorted(found, key=lambda item: (item[0] == UNSURE, -item[1], item[0])))
 

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,8 +185,12 @@ class Parse:
         return found
 
     def overlay(self, level: str) -> Image.Image:
-        """Draw the labels of `level` over the photo, with a legend; the photo's long side has 480 to 1600 pixels."""
-        return render.overlay(self.photo, self.label_map(level))
+        """Draw the labels of `level` over the photo, with a legend; the photo's long side has 480 to 1024 pixels."""
+        return render.overlay(self._overlay_photo, self.label_map(level))
+
+    @cached_property
+    def _overlay_photo(self) -> Image.Image:
+        return render.reduced(self.photo, render.overlay_size(self.photo))
 
     def sheet(self) -> Image.Image:
         """Draw the contact sheet: the photo, its description, and a panel with a legend per level."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from upernet.inference.label_map import UNSURE, UNSURE_NAME, LabelMap
@@ -21,7 +20,7 @@ FRAME: Color = (188, 192, 199)
 UNSURE_GRAY: Color = (62, 65, 71)
 HATCH_GRAY: Color = (116, 120, 128)
 
-OVERLAY_SIDES = (480, 1600)
+OVERLAY_SIDES = (480, 1024)
 """Smallest and largest long side of the photo in an overlay, in pixels."""
 PANEL_BOX = (520, 520)
 """Largest width and height of the photo in the contact sheet."""
@@ -44,7 +43,7 @@ def overlay(photo: Image.Image, label_map: LabelMap) -> Image.Image:
         >>> overlay(photo, LabelMap("object", labels, confidence, ("sky",), ((90, 160, 255),), False)).size
         (752, 528)
     """
-    size = _within(photo.size, *OVERLAY_SIDES)
+    size = overlay_size(photo)
     text = max(15, round(max(size) / 60))
     margin = round(1.6 * text)
     legend = Legend(legend_entries(label_map), text, rows=max(8, int(size[1] // (1.6 * text)) - 2))
@@ -60,6 +59,11 @@ def overlay(photo: Image.Image, label_map: LabelMap) -> Image.Image:
     return canvas
 
 
+def overlay_size(photo: Image.Image) -> tuple[int, int]:
+    """Return width and height of the photo in an overlay."""
+    return _within(photo.size, *OVERLAY_SIDES)
+
+
 def contact_sheet(photo: Image.Image, maps: Sequence[LabelMap], title: str, sentences: str) -> Image.Image:
     """Draw the photo with its title and sentences on the left, and one panel with a legend per level on the right.
 
@@ -68,6 +72,7 @@ def contact_sheet(photo: Image.Image, maps: Sequence[LabelMap], title: str, sent
     size = fitted(photo.size, PANEL_BOX)
     column = max(size[0], LEAST_COLUMN)
     gap, margin, text = 36, 40, 17
+    photo = reduced(photo, size)
     first = _photo_column(photo, size, column, title, sentences, text)
     panels = [_panel(photo, label_map, size, column, text) for label_map in maps]
     across = 2 if len(panels) > 2 else len(panels)
@@ -86,18 +91,36 @@ def contact_sheet(photo: Image.Image, maps: Sequence[LabelMap], title: str, sent
 
 def painted(photo: Image.Image, label_map: LabelMap, size: tuple[int, int]) -> Image.Image:
     """Draw the photo at `size` (width, height), with the colors of the classes and the borders between labels."""
-    picture = np.asarray(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), np.float32)
-    labels = np.asarray(Image.fromarray(label_map.labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
-    gray = picture.mean(axis=2, keepdims=True)
+    picture = np.asarray(reduced(photo, size))
+    labels = _nearest(label_map.labels, size)
+    gray = np.asarray(reduced(photo, size).convert("L"))
     palette = np.asarray([*label_map.colors, UNSURE_GRAY], np.float32)  # label -1 takes the last row
-    faded = 50 + 0.75 * gray  # less contrast than the photo has, so that colors look as in the legend
-    result: NDArray[np.float32] = 0.66 * palette[labels] + 0.34 * faded
+    tints = (0.66 * palette).astype(np.uint8)
+    # The photo has less contrast below the tints, so that colors look as in the legend. No sum exceeds 255.
+    shades = (0.34 * (50 + 0.75 * np.arange(256))).astype(np.uint8)
+    result = np.take(tints, labels, axis=0) + np.take(shades, gray)[..., None]
     if label_map.background:
-        result = np.where((labels == 0)[..., None], 0.5 * picture + 0.5 * gray, result)
-    unsure = (labels == UNSURE)[..., None]
-    result = np.where(unsure, 0.3 * picture + 25 + 55 * hatching(size)[..., None], result)
-    result = np.where(_borders(labels)[..., None], 0.25 * result + 0.75 * 255, result)
-    return Image.fromarray(result.clip(0, 255).astype(np.uint8))
+        np.copyto(result, picture // 2 + gray[..., None] // 2, where=(labels == 0)[..., None])
+    unsure = labels == UNSURE
+    if unsure.any():
+        lines = (25 + 55 * hatching(size)).astype(np.uint8)
+        np.copyto(result, picture // 3 + lines[..., None], where=unsure[..., None])
+    np.copyto(result, result // 4 + 191, where=_borders(labels)[..., None])
+    return Image.fromarray(result)
+
+
+def reduced(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return the photo at `size` (width, height)."""
+    return photo if photo.size == size else photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize labels H x W to `size` (width, height), by taking the pixel below each center."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp)
+        for new, old in zip(size[::-1], labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
 
 
 @dataclass(frozen=True)
@@ -189,7 +212,7 @@ def _photo_column(
     body_lines = [line for paragraph in sentences.splitlines() for line in [*_wrapped(paragraph, body, width), ""]]
     title_height, body_height = round(2 * text * len(title_lines)), round(1.5 * text * len(body_lines))
     column = Image.new("RGB", (width, size[1] + text + title_height + text // 2 + body_height), PAPER)
-    column.paste(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), (0, 0))
+    column.paste(reduced(photo, size), (0, 0))
     draw = ImageDraw.Draw(column)
     top = size[1] + text
     for line in title_lines:

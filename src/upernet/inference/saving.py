@@ -42,8 +42,6 @@ OWN_FILES = frozenset(f"{level}{end}.png" for level in LEVELS for end in ("", "_
     RESULT_FILE,
 }
 """The files that the folder of a parse can have."""
-PNG_LEVEL = 3
-"""Compression level of zlib. Its default takes twice as long for files that are 5 % smaller."""
 ABANDONED = 24 * 3600
 """Age in seconds from which on the hidden folder of a process that cannot be looked up counts as left behind."""
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
@@ -194,7 +192,8 @@ def _failure(place: Path, error: OSError) -> UpernetError:
 
 
 def _write_png(path: Path, image: Image.Image) -> None:
-    image.save(path, compress_level=PNG_LEVEL)
+    # Twice to four times as fast as the default strategy; label maps get smaller, overlays 20 % larger.
+    image.save(path, compress_type=zlib.Z_RLE)
 
 
 def _write_text(path: Path, text: str) -> None:

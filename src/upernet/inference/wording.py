@@ -7,6 +7,7 @@ import textwrap
 
 from upernet.errors import printable
 
+SPACE = "\N{NO-BREAK SPACE}"
 LEAST = 0.01
 """Smaller shares are "under 1 %"."""
 
@@ -49,16 +50,19 @@ def wrapped(text: str, width: int, indent: str = "") -> str:
           The photo shows
           sky (12 %).
     """
-    space = "\N{NO-BREAK SPACE}"
     lines = [
         textwrap.fill(
-            line.replace(" %", f"{space}%"),
+            re.sub(r"(under|over) (\d+ %)|(\d) %", _unbreakable, line),
             max(width, len(indent) + 1),
             initial_indent=indent,
             subsequent_indent=indent,
             break_long_words=False,
             break_on_hyphens=False,
-        ).replace(f"{space}%", " %")
+        ).replace(SPACE, " ")
         for line in text.splitlines()
     ]
     return "\n".join(lines)
+
+
+def _unbreakable(match: re.Match[str]) -> str:
+    return match[0].replace(" ", SPACE)
