@@ -55,6 +55,15 @@ def test_the_files_read_well(run: Run, root: Path) -> None:
     assert "data: Street Photos" in Path("my.yaml").read_text()
 
 
+def test_photos_with_left_and_right_classes_are_not_mirrored(run: Run, root: Path) -> None:
+    run("init", root, "--yes")
+    assert load_recipe("street-photos.yaml").sources["street-photos"].augmentation.flip
+    (root / "labels.txt").write_text("0\tskin\n1\tleft_eye\n2\tright_eye\n3\tvoid\n")
+    done = run("init", root, "--yes", "--force")
+    assert "Photos are not mirrored" in done.stdout and "left_eye and right_eye" in " ".join(done.stdout.split())
+    assert not load_recipe("street-photos.yaml").sources["street-photos"].augmentation.flip
+
+
 def test_existing_files_are_kept(run: Run, root: Path) -> None:
     Path("my-classes.yaml").write_text("mine")
     done = run("init", root, "--yes", "--out", "my.yaml")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upernet.scaffold.defaults import choose_defaults, class_weights
+from upernet.scaffold.defaults import choose_defaults, class_weights, sided_classes
 
 GB = 1 << 30
 sizes = st.lists(st.tuples(st.integers(8, 6000), st.integers(8, 6000)), min_size=1, max_size=20)
@@ -48,3 +48,19 @@ def test_rare_classes_weigh_more():
     assert weights["sign"] == pytest.approx(9 * weights["road"], rel=0.02) and "never" not in weights
     mean = sum(share * weights[name] for name, share in {"road": 0.81, "sky": 0.18, "sign": 0.01}.items())
     assert math.isclose(mean, 1, abs_tol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("names", "sided"),
+    [
+        (("skin", "left_eye", "right_eye"), ("left_eye", "right_eye")),
+        (("l_brow", "r_brow"), ("l_brow", "r_brow")),
+        (("RightArm", "LeftArm"), ("RightArm", "LeftArm")),
+        (("LEFT LUNG", "RIGHT LUNG"), ("LEFT LUNG", "RIGHT LUNG")),
+        (("eye (left)", "eye (right)"), ("eye (left)", "eye (right)")),
+        (("left_eye", "skin"), None),
+        (("copyright", "copyleft", "bright", "bleft"), None),
+    ],
+)
+def test_classes_that_a_mirrored_photo_would_exchange(names, sided):
+    assert sided_classes(names) == sided

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from upernet.evaluation.confusion import ConfusionMatrix
 from upernet.evaluation.results import ReliabilityBin
 from upernet.files import write_text
 from upernet.inference import LabelMap
 from upernet.inference.describe import readable
+from upernet.inference.fonts import shortened, sized_font
 from upernet.inference.label_map import UNSURE_NAME
 from upernet.inference.render import (
     FAINT_INK,
@@ -29,8 +30,6 @@ from upernet.inference.render import (
     fitted,
     hatching,
     painted,
-    shortened,
-    sized_font,
 )
 from upernet.taxonomy import IGNORE, LEVEL_KINDS, Level
 
@@ -83,7 +82,7 @@ def draw_confusion(matrix: ConfusionMatrix, names: Sequence[str], unit: str = "p
     smallest, largest = CELL_SIDES
     cell = min(largest, max(smallest, GRID_SIDE // max(1, len(columns))))
     text = min(16, max(12, cell // 2))
-    font, heading, small = sized_font(text), sized_font(20), sized_font(14)
+    font, heading, small = sized_font(text, tops), sized_font(20), sized_font(14)
     tops, labels = ([shortened(name, font, LONGEST_NAME) for name in those] for those in (tops, labels))
     left, top = (round(max((font.getlength(name) for name in those), default=0)) for those in (labels, tops))
     margin = 24
@@ -104,7 +103,7 @@ def draw_confusion(matrix: ConfusionMatrix, names: Sequence[str], unit: str = "p
         draw.text((x + grid[0] + right - 8, middle), totals[row], FAINT_INK, font, anchor="rm")
     draw.text((x + grid[0] + right - 8, y - 10), unit, FAINT_INK, font, anchor="rs")
     for column, name in enumerate(tops):
-        _draw_upwards(canvas, name, (x + column * cell + cell // 2, y - 8), text)
+        _draw_upwards(canvas, name, (x + column * cell + cell // 2, y - 8), font)
     if cell >= LEAST_CELL_WITH_NUMBER:
         _write_percentages(draw, shares, (x, y), cell)
     for line, note in enumerate(notes):
@@ -176,7 +175,7 @@ def draw_label(photo: Image.Image, truth: int, probabilities: np.ndarray, names:
     """
     size, text, margin = fitted(photo.size, LABEL_BOX), 16, 12
     width = max(size[0], LEAST_PANEL)
-    font, line = sized_font(text), round(1.5 * text)
+    font, line = sized_font(text, names), round(1.5 * text)
     ranked = [int(label) for label in np.argsort(-probabilities, kind="stable")[:MOST_CANDIDATES]]
     canvas = Image.new("RGB", (width + 2 * margin, size[1] + (len(ranked) + 1) * line + 3 * margin), PAPER)
     canvas.paste(photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), (margin, margin))
@@ -225,7 +224,7 @@ def draw_reliability(bins: Sequence[ReliabilityBin], ece: float) -> Image.Image:
         label, offset = f"{20 * step}", round(side * step / 5)
         draw.text((left + offset, top + side + 6), label, FAINT_INK, small, anchor="ma")
         draw.text((left - 8, top + side - offset), label, FAINT_INK, small, anchor="rm")
-    _draw_upwards(canvas, "right, %", (18, top + side // 2 + 24), 14)
+    _draw_upwards(canvas, "right, %", (18, top + side // 2 + 24), font)
     caption = "confidence, % (gray: share of the predictions)"
     draw.text((left + side // 2, top + side + strip + 48), caption, INK, font, anchor="ma")
     return canvas
@@ -283,10 +282,9 @@ def _write_percentages(draw: ImageDraw.ImageDraw, shares: NDArray[np.float64], a
         draw.text(center, f"{100 * share:.0f}", ink, font, anchor="mm")
 
 
-def _draw_upwards(canvas: Image.Image, label: str, at: tuple[int, int], text: int) -> None:
+def _draw_upwards(canvas: Image.Image, label: str, at: tuple[int, int], font: ImageFont.FreeTypeFont) -> None:
     """Write `label` from bottom to top, with its beginning at `at` (x of the middle, y)."""
-    font = sized_font(text)
-    strip = Image.new("L", (round(font.getlength(label)) + 2, round(1.5 * text)))
+    strip = Image.new("L", (round(font.getlength(label)) + 2, round(1.5 * font.size)))
     ImageDraw.Draw(strip).text((0, strip.height // 2), label, 255, font, anchor="lm")
     strip = strip.rotate(90, expand=True)
     canvas.paste(INK, (at[0] - strip.width // 2, at[1] - strip.height), strip)

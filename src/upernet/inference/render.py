@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from upernet.inference.fonts import shortened, sized_font
 from upernet.inference.label_map import UNSURE, UNSURE_NAME, LabelMap
 from upernet.inference.wording import percent, readable, words
 
@@ -167,7 +168,8 @@ class Legend:
     """
 
     def __init__(self, entries: Sequence[LegendEntry], text: int, rows: int = 1, width: int | None = None):
-        self.entries, self.text, self.font = entries, text, sized_font(text)
+        self.entries, self.text = entries, text
+        self.font = sized_font(text, [entry.name for entry in entries])
         self.line = round(1.6 * text)
         names = max((self.font.getlength(entry.name) for entry in entries), default=0)
         shares = max((self.font.getlength(entry.share) for entry in entries), default=0)
@@ -207,7 +209,7 @@ class Legend:
 def _photo_column(
     photo: Image.Image, size: tuple[int, int], width: int, title: str, sentences: str, text: int
 ) -> Image.Image:
-    heading, body = sized_font(1.45 * text), sized_font(text)
+    heading, body = sized_font(1.45 * text, [title]), sized_font(text, [sentences])
     title_lines = _wrapped(title, heading, width)
     body_lines = [line for paragraph in sentences.splitlines() for line in [*_wrapped(paragraph, body, width), ""]]
     title_height, body_height = round(2 * text * len(title_lines)), round(1.5 * text * len(body_lines))
@@ -276,19 +278,3 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]
         else:
             lines.append(word)
     return lines
-
-
-def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Return `text`, with its end replaced by "..." if it is wider than `width` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text.rstrip()}..."
-
-
-def sized_font(height: float) -> ImageFont.FreeTypeFont:
-    """Return the font of all drawings, with letters of about `height` pixels."""
-    font = ImageFont.load_default(size=round(height))
-    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels have FreeType; `size` asks for it
-    return font

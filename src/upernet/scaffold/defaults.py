@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ ITERATIONS_PER_ROOT = 85
 The CamVid recipe, which was chosen on validation photos, has 1550 for 367."""
 SKEWED = 10
 """Largest share of a class divided by the smallest from which classes get weights in the loss."""
+OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
+"""Words for sides in the names of classes -> the other side."""
 WEIGHT_LIMITS = (0.3, 8.0)
 
 
@@ -90,6 +93,23 @@ def class_weights(shares: Mapping[str, float]) -> dict[str, float]:
     mean = sum(math.sqrt(share) for share in seen.values())
     low, high = WEIGHT_LIMITS
     return {name: round(min(high, max(low, 1 / (math.sqrt(share) * mean))), 2) for name, share in seen.items()}
+
+
+def sided_classes(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return two classes that a mirrored photo would exchange, such as `left_eye` and `right_eye`, or None.
+
+    Photos with such classes must not be mirrored in training: a mirrored left eye looks like a right one.
+    """
+    known = {tuple(_words(name)): name for name in names}
+    for words, name in known.items():
+        other = known.get(tuple(OTHER_SIDE.get(word, word) for word in words), name)
+        if other != name:
+            return name, other
+    return None
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^A-Za-z]+", name)]
 
 
 def usable_memory() -> int:

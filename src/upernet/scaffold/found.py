@@ -66,3 +66,8 @@ class Found:
         """The layout, with the words of all splits in the place of `{split}`."""
         words = list(self.splits.values())
         return self.layout.replace("{split}", f"{{{','.join(words)}}}" if len(words) > 1 else "".join(words))
+
+
+def place_of(folder: str) -> str:
+    """Return what people call a folder below the folder that they named."""
+    return "the folder itself" if folder == "." else f"{folder}/"

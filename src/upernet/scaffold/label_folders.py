@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from upernet.data.images import read_header
 from upernet.errors import UpernetError
 from upernet.scaffold.classes import ClassPlan, PlannedClass
-from upernet.scaffold.found import Found, FoundLevel, FoundPhoto
+from upernet.scaffold.found import Found, FoundLevel, FoundPhoto, place_of
 from upernet.scaffold.layouts import splits_of
 from upernet.scaffold.listing import Listing, Progress
 from upernet.scaffold.measure import in_threads
@@ -63,7 +63,7 @@ def find_label_folders(
     if rest:
         notes.append(f"Images outside of the class folders are not used; there {'are' if rest > 1 else 'is'} {rest}.")
     return Found(
-        f"a folder of photos per class in {parent}/",
+        f"a folder of photos per class in {place_of(parent)}",
         settings,
         {chosen: FoundLevel(plan, {})},
         photos,

@@ -11,7 +11,7 @@ from typing import Any
 from upernet.errors import UpernetError
 from upernet.scaffold.class_tables import ClassTable, find_class_tables
 from upernet.scaffold.classes import ClassPlan, plan_classes
-from upernet.scaffold.found import Found, FoundLevel, FoundPhoto
+from upernet.scaffold.found import Found, FoundLevel, FoundPhoto, place_of
 from upernet.scaffold.layouts import Layout, MaskLayout, find_layout
 from upernet.scaffold.listing import Listing, Progress
 from upernet.scaffold.measure import Measurement, measure
@@ -100,8 +100,7 @@ def _tables_of(
 
 
 def _place(folder: str, name: str) -> str:
-    place = "the folder itself" if folder == "." else f"{folder}/"
-    return place if name == "*" else f"{place} ({name})"
+    return place_of(folder) if name == "*" else f"{place_of(folder)} ({name})"
 
 
 def _one_per_level(layout: Layout, level: str | None) -> tuple[dict[str, MaskLayout], list[str]]:

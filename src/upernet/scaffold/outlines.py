@@ -16,7 +16,7 @@ from upernet.data.sources.polygons import OUTSIDE_SHAPES, PhotosByName
 from upernet.errors import UpernetError
 from upernet.scaffold.class_tables import ClassTable, TableEntry
 from upernet.scaffold.classes import plan_classes
-from upernet.scaffold.found import Found, FoundLevel, FoundPhoto
+from upernet.scaffold.found import Found, FoundLevel, FoundPhoto, place_of
 from upernet.scaffold.layouts import Pair, group_images, splits_of
 from upernet.scaffold.listing import Listing, Progress
 from upernet.scaffold.measure import MeasuredMask, Measurement, in_threads
@@ -136,8 +136,9 @@ def find_outlines(listing: Listing, answers: Answers, level: str | None, progres
     if skipped:
         notes.append(f"{skipped} points, lines, boxes or other shapes without an outline are not used.")
     title = {"coco": "COCO annotations", "labelme": "Labelme annotations", "cvat": "CVAT annotations"}[files.format]
+    shapes = "the same folder" if files.pattern == "." else files.pattern
     return Found(
-        f"photos in {photo_folder}/, {title} in {files.pattern}",
+        f"photos in {place_of(photo_folder)}, {title} in {shapes}",
         settings,
         {level or "object": FoundLevel(plan, {"classes": classes} if classes else {})},
         sorted(photos, key=lambda photo: photo.path),

@@ -126,4 +126,4 @@ def _groups(photos: Sequence[SplitPhoto]) -> tuple[dict[str, list[SplitPhoto]], 
     for name, frames in videos.items():
         for position, (_, photo) in enumerate(sorted(frames, key=lambda frame: (frame[0], frame[1].path))):
             runs.setdefault(f"{name}/{position // length}", []).append(photo)
-    return runs, f", {length} frames in a row of a video at a time"
+    return runs, f", in runs of {length} successive numbers, which may be frames of a video"

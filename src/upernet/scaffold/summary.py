@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from upernet.scaffold.defaults import class_weights
+from upernet.scaffold.defaults import class_weights, sided_classes
 from upernet.scaffold.found import FoundLevel
 from upernet.scaffold.measure import spread
 from upernet.scaffold.proposal import Proposal
@@ -32,7 +32,10 @@ def summary(proposal: Proposal, out: Path, width: int = 80, seconds: float | Non
         lines += [f"{key if not number else '':{KEY_WIDTH}}{line}" for number, line in enumerate(own)]
     for level, found in proposal.found.levels.items():
         lines += ["", *_classes(level, found, width)]
-    for title, texts in (("Assumed", proposal.found.notes), ("Left out", list(_left_out(proposal)))):
+    for title, texts in (
+        ("Assumed", [*proposal.found.notes, *_sides(proposal)]),
+        ("Left out", list(_left_out(proposal))),
+    ):
         if texts:
             lines += ["", f"{title}:"]
             for text in texts:
@@ -75,6 +78,7 @@ def _rows(proposal: Proposal, seconds: float | None) -> Iterator[tuple[str, str]
 
 def _classes(level: str, found: FoundLevel, width: int) -> Iterator[str]:
     plan = found.plan
+    by_outlines = not found.settings.keys() & {"ignore", "colors"}  # the numbers are no values of masks
     photos_only = not any(entry.keys for entry in plan.classes)
     origin = f" ({plan.where_from})" if plan.where_from else ""
     yield from textwrap.wrap(f"Classes of level {level}{plain(origin)}:", width)
@@ -83,8 +87,8 @@ def _classes(level: str, found: FoundLevel, width: int) -> Iterator[str]:
     for entry in shown:
         name = plain(entry.name)
         name = name if len(name) <= name_width else f"{name[: name_width - 3]}..."
-        keys = "" if photos_only else _keys(plan.kind, entry.keys)
-        amount = "" if photos_only else f"{100 * plan.shares[entry.name]:5.1f} % of pixels, "
+        keys = "" if photos_only or by_outlines else _keys(plan.kind, entry.keys)
+        amount = "" if photos_only else f"{_share(plan.shares[entry.name]):>5} % of pixels, "
         photos = f"{entry.photos:5} photo{'s' if entry.photos != 1 else ' '}"
         yield f"  {name:{name_width}}  {amount}{photos}  {keys}"
     if len(plan.classes) > len(shown):
@@ -98,6 +102,19 @@ def _classes(level: str, found: FoundLevel, width: int) -> Iterator[str]:
     if plan.never:
         text = f"in no mask, so left out: {', '.join(plan.never)}"
         yield from textwrap.wrap(plain(text), width - 2, initial_indent="  ", subsequent_indent="  ")
+
+
+def _share(share: float) -> str:
+    return "< 0.1" if 0 < share < 0.0005 else f"{100 * share:.1f}"
+
+
+def _sides(proposal: Proposal) -> Iterator[str]:
+    names = [entry.name for found in proposal.found.levels.values() for entry in found.plan.classes]
+    if sided := sided_classes(names):
+        yield (
+            f"Photos are not mirrored in training, because that would exchange {sided[0]} and {sided[1]}; `flip` in "
+            "the recipe changes that."
+        )
 
 
 def _keys(kind: str, keys: tuple[int, ...]) -> str:

@@ -12,7 +12,7 @@ import yaml
 from upernet.errors import UpernetError
 from upernet.files import write_text
 from upernet.scaffold.classes import plain_name
-from upernet.scaffold.defaults import class_weights
+from upernet.scaffold.defaults import class_weights, sided_classes
 from upernet.scaffold.naming import BACKGROUND
 from upernet.scaffold.proposal import Proposal
 from upernet.taxonomy.levels import LEVEL_KINDS
@@ -153,6 +153,8 @@ def _source(proposal: Proposal, out: Path) -> list[str]:
     if defaults.short_side:
         lines.append(f"  short_side: {defaults.short_side}")
     lines += ["  scale: [0.6, 1.7]", f"  crop: {_inline(list(defaults.crop))}  # height, width"]
+    if sided := sided_classes(entry.name for own in found.levels.values() for entry in own.plan.classes):
+        lines += [plain(f"  # a mirrored photo would exchange {sided[0]} and {sided[1]}"), "  flip: false"]
     if defaults.short_side:
         lines.append(f"test_resize: {_inline({'short_side': defaults.short_side})}")
     return lines

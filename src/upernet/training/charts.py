@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from upernet.inference.render import FAINT_INK, FRAME, INK, PAPER, Color, shortened, sized_font
+from upernet.inference.fonts import shortened, sized_font
+from upernet.inference.render import FAINT_INK, FRAME, INK, PAPER, Color
 
 COLORS: tuple[Color, ...] = (
     (31, 119, 180),
@@ -74,7 +75,7 @@ def draw_chart(
     def at(x: float, y: float) -> Point:
         return (width * (place(x) - x_low) / (x_high - x_low), height * (1 - (y - y_low) / (y_high - y_low)))
 
-    small = sized_font(13)
+    small = sized_font(13, [line.name for line in lines])
     for tick in ticks:
         _, y = at(lines[0].points[0][0], tick)
         draw.line((left, top + y, left + width, top + y), FRAME)

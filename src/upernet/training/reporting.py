@@ -16,7 +16,8 @@ from upernet.evaluation.photo_counts import LevelCounts, PhotoCounts
 from upernet.evaluation.pictures import draw_confusion
 from upernet.evaluation.subject import Subject
 from upernet.files import atomic_path, write_text
-from upernet.inference.render import FAINT_INK, INK, PAPER, shortened, sized_font
+from upernet.inference.fonts import shortened, sized_font
+from upernet.inference.render import FAINT_INK, INK, PAPER
 from upernet.training.curves import draw_curves
 from upernet.training.history import IterationRecord, Validation, read_log
 from upernet.training.run_folder import CONFUSION, CURVES, LOG, METRICS, PREDICTIONS, RECIPE, REPORT
@@ -162,7 +163,7 @@ def _draw_predictions(
 
 
 def _heading(text: str) -> Image.Image:
-    font = sized_font(24)
+    font = sized_font(24, [text])
     strip = Image.new("RGB", (round(font.getlength(text)) + 40, 56), PAPER)
     ImageDraw.Draw(strip).text((20, 20), text, INK, font)
     return strip
@@ -174,8 +175,9 @@ def _in_rows(pictures: Sequence[Captioned]) -> list[Image.Image]:
     for caption, picture in pictures:
         captioned = Image.new("RGB", (picture.width, picture.height + 24), PAPER)
         captioned.paste(picture, (0, 24))
-        font = sized_font(15)
-        short = shortened(printable(caption), font, picture.width - 40)
+        caption = printable(caption)
+        font = sized_font(15, [caption])
+        short = shortened(caption, font, picture.width - 40)
         ImageDraw.Draw(captioned).text((20, 8), short, FAINT_INK, font)
         if rows[-1] and sum(part.width for part in rows[-1]) + captioned.width > ROW_WIDTH:
             rows.append([])
