@@ -64,7 +64,7 @@ def test_values_are_the_published_ones(variant):
     source = recipe.sources["ade20k"]
     assert (source.kind, source.level, source.path) == ("mask_folder", "object", "ade20k/{split}")
     assert source.splits == {"train": "training", "val": "validation", "test": "validation"}
-    assert source.classes is None and source.ignore == (0, 255) and source.held_back == 0 and source.implies == {}
+    assert source.classes == {} and source.ignore == (0, 255) and source.held_back == 0 and source.implies == {}
     assert source.batch_size == row.batch[0] * row.batch[1] == 16
     assert source.augmentation == Augmentation(
         short_side=row.crop,

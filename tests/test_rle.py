@@ -53,6 +53,19 @@ def test_the_encoding_is_the_one_of_cocoapi(mask):
     assert rle.encode(mask)["counts"] == literal_encoding(mask)
 
 
+@given(MASKS, st.tuples(*[st.integers(0, 3)] * 4))
+def test_a_part_of_an_image_is_encoded_like_the_whole(mask, margins):
+    top, bottom, left, right = margins
+    whole = np.pad(mask, ((top, bottom), (left, right)))
+    assert rle.encode(mask, whole.shape, (left, top)) == rle.encode(whole)
+
+
+@pytest.mark.parametrize("offset", [(-1, 0), (0, -1), (2, 0), (0, 2)])
+def test_a_part_must_be_inside_the_image(offset):
+    with pytest.raises(UpernetError, match="reaches beyond an image of 3 x 3"):
+        rle.encode(np.ones((2, 2), bool), (3, 3), offset)
+
+
 @given(MASKS)
 def test_uncompressed_counts_and_bytes_are_read(mask):
     counts = rle.run_lengths(mask)

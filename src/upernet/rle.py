@@ -37,26 +37,37 @@ class RunLengths(TypedDict):
     """The compressed counts."""
 
 
-def encode(mask: npt.ArrayLike) -> RunLengths:
+def encode(mask: npt.ArrayLike, size: tuple[int, int] | None = None, offset: tuple[int, int] = (0, 0)) -> RunLengths:
     """Encode a mask as compressed COCO run lengths.
 
     Args:
         mask: H x W, bool, or numbers that are nonzero inside the mask.
+        size: Height and width of the image, if `mask` is only a part of it; everything around is background.
+        offset: Column and row of the part in the image.
 
     Returns:
         `{"size": [H, W], "counts": str}`, which JSON can hold and `pycocotools.mask.decode` reads.
 
     Raises:
-        UpernetError: The mask has not two dimensions.
+        UpernetError: The mask has not two dimensions, or reaches beyond the image.
 
     Example:
         >>> encode([[0, 1], [0, 1]])
+        {'size': [2, 2], 'counts': '22'}
+        >>> encode([[1], [1]], size=(2, 2), offset=(1, 0))
         {'size': [2, 2], 'counts': '22'}
     """
     array = np.asarray(mask)
     if array.ndim != 2:
         raise UpernetError(f"a mask of {array.ndim} dimensions cannot be encoded; pass an array of H x W.")
-    return {"size": [*array.shape], "counts": compressed(run_lengths(array))}
+    height, width = array.shape if size is None else size
+    x, y = offset
+    if not (0 <= y <= height - array.shape[0] and 0 <= x <= width - array.shape[1]):
+        raise UpernetError(
+            f"a mask of {array.shape[0]} x {array.shape[1]} at column {x} and row {y} reaches beyond an image of "
+            f"{height} x {width}; give the size of the image."
+        )
+    return {"size": [height, width], "counts": compressed(run_lengths(array, (height, width), offset))}
 
 
 def decode(rle: Mapping[str, Any]) -> BoolMask:
@@ -96,16 +107,20 @@ def decode(rle: Mapping[str, Any]) -> BoolMask:
     return np.repeat(values, counts).reshape(width, height).T
 
 
-def run_lengths(mask: npt.NDArray[Any]) -> Counts:
-    """Return the uncompressed counts of a mask H x W: the lengths of its runs, starting with background."""
-    flat = np.ascontiguousarray(mask.T).reshape(-1) != 0
-    if not flat.size:
-        return np.zeros(0, np.int64)
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    edges = (
-        np.concatenate(([0], changes, [flat.size])) if not flat[0] else np.concatenate(([0, 0], changes, [flat.size]))
-    )
-    return np.diff(edges)
+def run_lengths(
+    mask: npt.NDArray[Any], size: tuple[int, int] | None = None, offset: tuple[int, int] = (0, 0)
+) -> Counts:
+    """Return the uncompressed counts of a mask H x W, or of an image of `size` with the mask at `offset` (x, y)."""
+    height, width = mask.shape if size is None else size
+    columns = np.pad(mask.T != 0, ((0, 0), (1, 1)))
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    edges = (column + offset[0]) * height + row + offset[1]  # of each run in turn: its start, and the end after it
+    if len(edges):
+        # A run that reaches the bottom of the image goes on at the top of the next column.
+        touching = np.flatnonzero(edges[1:-1:2] == edges[2::2]) * 2 + 1
+        edges = np.delete(edges, [touching, touching + 1])
+    counts = np.diff(np.concatenate(([0], edges, [height * width])))
+    return counts if counts[-1] else counts[:-1]
 
 
 def compressed(counts: Counts) -> str:

@@ -40,6 +40,13 @@ def test_the_recipe_is_named_after_the_folder(run: Run, root: Path) -> None:
     }
 
 
+def test_a_recipe_is_checked_as_it_would_be_trained(run: Run, root: Path) -> None:
+    run("init", root, "--yes", "--quiet", "--out", "my.yaml")
+    assert run("data", "check", "my.yaml", "--quiet").status == 0
+    done = run("data", "check", "my.yaml", "--set", "sources.street-photos.folder=nowhere")
+    assert done.status == 1 and "nowhere" in done.stdout
+
+
 def test_the_files_read_well(run: Run, root: Path) -> None:
     assert run("init", root, "--yes", "--quiet", "--out", "my.yaml").stdout == ""
     for file in ("my.yaml", "my-classes.yaml"):
@@ -72,6 +79,14 @@ def test_the_same_folder_gives_the_same_files(run: Run, root: Path) -> None:
         run("init", root, "--yes", "--force", "--quiet", "--out", "my.yaml")
         texts.append([path.read_text() for path in sorted(Path().glob("my*"))])
     assert texts[0] == texts[1] and len(texts[0]) == 4
+
+
+def test_a_single_photo_has_nothing_to_validate_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run("init", make(tmp_path / "one", count=1), "--yes")
+    assert done.status == 0 and "upernet train one.yaml" in done.stdout
+    text = Path("one.yaml").read_text()
+    assert "evaluate" not in done.stdout + text and "validation" not in text
 
 
 def test_mistakes(run: Run, root: Path) -> None:

@@ -75,6 +75,11 @@ def test_what_has_no_regions_is_refused() -> None:
         Parse(Image.new("RGB", (8, 8)), {}, {"scene": [("street", 1.0)]}).to_coco()
 
 
+def test_other_segmentations_are_refused() -> None:
+    with pytest.raises(UpernetError, match="segmentation 'polygons': choose from rle, polygon"):
+        parse_of().to_coco(segmentation="polygons")  # pyright: ignore[reportArgumentType]
+
+
 def test_geojson() -> None:
     collection = json.loads(json.dumps(parse_of().to_geojson(["object"])))
     assert collection["type"] == "FeatureCollection"

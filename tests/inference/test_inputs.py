@@ -70,6 +70,8 @@ def test_arrays_of_floats(parser: Parser) -> None:
         (torch.randn(3, 8, 8) - 3, "before it is normalized"),
         (torch.zeros(3, 8, 8, dtype=torch.int64), "must be uint8"),
         (torch.zeros(3, 0, 8), "at least one pixel"),
+        (torch.zeros(3, 8, 8).to_sparse(), "sparse or has no data"),
+        (torch.zeros(3, 8, 8, device="meta"), "sparse or has no data"),
     ],
 )
 def test_tensors_of_other_kinds_are_refused_with_the_fix(parser: Parser, tensor: torch.Tensor, fix: str) -> None:
@@ -145,6 +147,14 @@ def test_a_stream_takes_photos_only_as_they_are_needed(parser: Parser) -> None:
     before = threading.active_count()
     cast(Any, stream).close()
     assert threading.active_count() < before
+
+
+def test_a_stream_of_one_photo_asks_for_a_list(parser: Parser, tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 8))
+    photos: list[Any] = ["photo.jpg", tmp_path / "photo.jpg", b"photo", image, np.asarray(image), io.BytesIO()]
+    for photo in photos:
+        with pytest.raises(UpernetError, match=r"pass a list: \[photo\]"):
+            list(parser.stream(photo))
 
 
 def test_errors_of_a_stream(parser: Parser, tmp_path: Path) -> None:
@@ -227,6 +237,11 @@ def test_redirects_lead_to_web_addresses_only(parser: Parser, serve: Serve, tmp_
 def test_other_addresses_are_refused(parser: Parser, address: str) -> None:
     with pytest.raises(UpernetError, match=r"http and https addresses only"):
         parser(address)
+
+
+def test_what_is_no_address_is_one_sentence(parser: Parser) -> None:
+    with pytest.raises(UpernetError, match=r"^https://\[::1: not a valid address \(Invalid IPv6 URL\); check it\.$"):
+        parser("https://[::1")
 
 
 def test_failing_downloads_are_one_sentence(

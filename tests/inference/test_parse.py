@@ -67,6 +67,12 @@ def test_levels_by_name() -> None:
     assert parse["object"].photo is PHOTO
 
 
+def test_a_parse_is_iterated_over_like_a_mapping() -> None:
+    parse = make_parse()
+    assert list(parse) == list(parse.levels)
+    assert "object" in parse and "sound" not in parse and 0 not in parse
+
+
 def test_all_levels_of_a_pixel() -> None:
     parse = make_parse()
     confidence = pytest.approx(0.8)

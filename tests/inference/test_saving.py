@@ -56,10 +56,11 @@ def test_fewer_levels_leave_no_file_of_the_earlier_parse(tmp_path: Path) -> None
             {f"{n}_{k}.png" for n in ("object", "material") for k in ("overlay", "confidence")},
         ),
         (["json"], set()),
+        ("sheet", {"sheet.jpg"}),
         ([], set()),
     ],
 )
-def test_what_is_saved(tmp_path: Path, kinds: list[str], files: set[str]) -> None:
+def test_what_is_saved(tmp_path: Path, kinds: list[str] | str, files: set[str]) -> None:
     parse_of().save(tmp_path)
     folder = parse_of().save(tmp_path, kinds=kinds)
     assert folder.name == "p0" and names(folder) == {"parse.json", *files}

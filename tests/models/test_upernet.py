@@ -1,5 +1,8 @@
 """Tests of upernet.models.upernet: how a network is created."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +30,24 @@ def test_a_spec_and_its_settings_are_the_same_network() -> None:
     states = first.state_dict(), second.state_dict()
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_classes_and_taxonomies_as_people_have_them() -> None:
+    assert UPerNet("resnet18", "camvid", decoder_channels=8).taxonomy == load_taxonomy("camvid")
+    for classes, number in ((np.int64(3), 3), (np.array(["road", "car"]), 2), (("road", "car"), 2)):
+        model = UPerNet("resnet18", classes=classes, decoder_channels=8)  # pyright: ignore[reportArgumentType]
+        assert model.taxonomy.level("object").num_classes == number
+
+
+@pytest.mark.parametrize("classes", ["road", 2.5, True])
+def test_what_is_no_list_of_classes(classes: Any) -> None:
+    with pytest.raises(UpernetError, match="give a list of names, or the number of classes"):
+        UPerNet("resnet18", classes=classes)
+
+
+def test_labels_of_all_classes_fit_into_int16() -> None:
+    with pytest.raises(UpernetError, match="at most 32,767 classes"):
+        UPerNet("resnet18", classes=10**12)
 
 
 def test_mistakes_say_what_to_give() -> None:

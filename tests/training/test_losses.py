@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upernet.data.sample import Batch
+from upernet.errors import UpernetError
 from upernet.models import AUXILIARY
 from upernet.recipe import LossSpec
 from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
@@ -163,6 +164,21 @@ def test_the_total_is_the_weighted_sum_that_a_step_takes():
     ratios = losses(logits, data, {})
     expected = 2 * value(ratios["object"]) + 0.25 * 0.5 * value(ratios["scene"])
     assert losses.total(logits, data).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"object": torch.zeros(1, 8, 8, dtype=torch.uint8)}, r"torch.uint8 1 x 8 x 8; they must be torch.int64 1 x 8"),
+        ({"object": torch.zeros(1, 4, 4, dtype=torch.int64)}, "torch.int64 1 x 4 x 4; they must be torch.int64 1 x 8"),
+        ({"object": torch.full((1, 8, 8), 255)}, "from 255 to 255; they must be from 0 to 2, or -1 where unknown"),
+        ({"objects": torch.zeros(1, 8, 8, dtype=torch.int64)}, "objects"),
+    ],
+)
+def test_the_total_refuses_labels_that_are_none(labels, message):
+    logits = {"object": torch.randn(1, 3, 4, 4)}
+    with pytest.raises(UpernetError, match=message):
+        LevelLosses(TAXONOMY).total(logits, Batch(torch.zeros(1, 3, 8, 8), labels))
 
 
 def test_the_total_of_unknown_labels_is_zero_and_has_a_gradient():

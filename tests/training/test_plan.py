@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upernet.errors import UpernetError
-from upernet.training.plan import Position, iterations_done, scale_rest
+from upernet.training.plan import Position, iterations_done, plan_lengths, scale_rest
 
 
 @st.composite
@@ -46,3 +46,11 @@ def test_examples() -> None:
     assert scale_rest((1100, 450), Position(0, 100), 300) == (238, 62)
     with pytest.raises(UpernetError, match="has done 1200 iterations already"):
         scale_rest((1100, 450), Position(1, 100), 1000)
+
+
+def test_the_same_number_again_does_not_lengthen_a_stage_that_ended_early() -> None:
+    recipe, lengths = (40, 20), (15, 33)  # of 100 iterations, the first stage ended after 15
+    at = Position(1, 10)
+    assert plan_lengths(lengths, recipe, recipe, at, total=100, asked=100) == lengths
+    assert sum(plan_lengths(lengths, recipe, recipe, at, total=120, asked=100)) == 120
+    assert sum(plan_lengths(lengths, recipe, recipe, at, total=100, asked=None)) == 100

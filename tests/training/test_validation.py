@@ -39,6 +39,23 @@ def validated(recipe_file, tmp_path):
     return write
 
 
+class StopAt:
+    """A logger that stops the run as SIGTERM does, when it gets a value after an iteration."""
+
+    def __init__(self, name, iteration):
+        self.name, self.iteration = name, iteration
+
+    def scalars(self, values, iteration):
+        if iteration == self.iteration and self.name in values:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def picture(self, name, picture, iteration):
+        pass
+
+    def close(self):
+        pass
+
+
 def losses(folder: Path) -> list[dict]:
     return [json.loads(line)["losses"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
@@ -97,20 +114,6 @@ def test_a_stopped_run_knows_the_best_so_far(validated, data, tmp_path):
     """Stopped inside a validation too, which the resumed run repeats."""
     recipe = validated(checkpoint_every=100)
 
-    class StopAt:
-        def __init__(self, name, iteration):
-            self.name, self.iteration = name, iteration
-
-        def scalars(self, values, iteration):
-            if iteration == self.iteration and self.name in values:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        def picture(self, name, picture, iteration):
-            pass
-
-        def close(self):
-            pass
-
     run(recipe, data, tmp_path / "whole")
     for stop in (StopAt("learning_rate", 4), StopAt("validation/object.miou", 6), StopAt("learning_rate", 9)):
         with interruptible(), pytest.raises(SystemExit):
@@ -123,6 +126,26 @@ def test_a_stopped_run_knows_the_best_so_far(validated, data, tmp_path):
     for name in ("model.safetensors", "last.safetensors"):
         first, second = (load_file(tmp_path / place / name) for place in ("whole", "stopped"))
         assert all(torch.equal(second[key], value) for key, value in first.items())
+
+
+@pytest.mark.slow
+def test_a_run_with_early_stopping_goes_on_as_if_it_had_not_been_stopped(validated, data, tmp_path):
+    """Stopped before the validation that ends the first stage early, and started with --iterations each time."""
+    stages = [
+        {"name": name, "iterations": 20, "sources": ["streets"], "learning_rate": 1e-12, "freeze_norm": "all"}
+        for name in ("one", "two")
+    ]
+    recipe = validated({"every": 2, "patience": 2}, stages=stages, ema_decay=None, checkpoint_every=100)
+    run(recipe, data, tmp_path / "whole", iterations=60)
+    for iteration in (6, 7):
+        with interruptible(), pytest.raises(SystemExit):
+            run(recipe, data, tmp_path / "stopped", iterations=60, loggers=[StopAt("learning_rate", iteration)])
+    lines = run(recipe, data, tmp_path / "stopped", iterations=60)
+    assert lines[0] == "Going on after iteration 7 of 36 (stage two)."
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
+    again = run(recipe, data, tmp_path / "stopped", iterations=60)
+    assert again[0].startswith("The run has done its 10 iterations") and again[1].startswith("Wrote")
+    assert len(losses(tmp_path / "stopped")) == 10
 
 
 @pytest.mark.slow

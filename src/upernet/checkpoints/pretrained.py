@@ -15,7 +15,7 @@ from upernet.models import UPerNet
 from upernet.models.backbones import OptionValue, build_backbone, feature_info
 from upernet.models.features import FeatureInfo
 from upernet.recipe import load_recipe
-from upernet.taxonomy import Taxonomy, load_taxonomy
+from upernet.taxonomy import Taxonomy
 
 Reference = str | Path
 
@@ -25,7 +25,7 @@ def create_model(
     *,
     classes: int | Sequence[str] | None = None,
     taxonomy: Taxonomy | Reference | None = None,
-    pretrained: bool | Reference = False,
+    pretrained: bool | Reference | None = False,
 ) -> UPerNet:
     """Return the model of a recipe in training mode, optionally for other classes and with pretrained weights.
 
@@ -36,7 +36,7 @@ def create_model(
             `classes` and `taxonomy`, those of the recipe.
         pretrained: True loads the weights of the model that are bundled or published (downloaded at first use). A
             name, file, folder or `hf://OWNER/NAME` loads that checkpoint. Weights are copied where names and shapes
-            agree, so the classifiers of other classes start from random weights. False: all weights are random.
+            agree, so the classifiers of other classes start from random weights. False or None: all weights are random.
 
     Raises:
         UpernetError: The name is unknown, the recipe is invalid, both `classes` and `taxonomy` are given, there are no
@@ -48,8 +48,10 @@ def create_model(
         ('crack', 'asphalt', 'marking')
     """
     recipe = load_recipe(name)
-    model = UPerNet(recipe.model, _taxonomy(classes, taxonomy) or load_taxonomy(recipe.taxonomy))
-    if pretrained is not False:
+    if classes is None and taxonomy is None:
+        taxonomy = recipe.taxonomy
+    model = UPerNet(recipe.model, taxonomy, classes=classes)
+    if pretrained is not None and pretrained is not False:
         path = published_checkpoint(recipe.name) if pretrained is True else find_checkpoint(pretrained, backbones=True)
         if path is None:
             raise missing_weights(recipe.name)
@@ -57,17 +59,9 @@ def create_model(
     return model
 
 
-def _taxonomy(classes: int | Sequence[str] | None, taxonomy: Taxonomy | Reference | None) -> Taxonomy | None:
-    if classes is not None:
-        if taxonomy is not None:
-            raise UpernetError("both classes and taxonomy are given; give one of them.")
-        return Taxonomy.of_objects(classes)
-    return load_taxonomy(taxonomy) if isinstance(taxonomy, (str, Path)) else taxonomy
-
-
 def create_backbone(
     name: str,
-    pretrained: bool | Reference = False,
+    pretrained: bool | Reference | None = False,
     *,
     out_indices: Iterable[int] = (0, 1, 2, 3),
     options: Mapping[str, OptionValue] | None = None,
@@ -100,7 +94,7 @@ def create_backbone(
         raise UpernetError(f"out_indices {indices}: give some of 0, 1, 2 and 3, in ascending order.")
     backbone = build_backbone(name, options=options, drop_path=drop_path, feature_norms=feature_norms)
     source = AUTO if pretrained is True else str(pretrained)
-    if pretrained is not False and load_backbone_weights(backbone, name, source) is None:
+    if pretrained is not None and pretrained is not False and load_backbone_weights(backbone, name, source) is None:
         raise UpernetError(
             f"no ImageNet weights of backbone {name} can be had; check the connection, or give pretrained=FILE."
         )

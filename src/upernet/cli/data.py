@@ -11,9 +11,18 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from upernet.cli.options import STDOUT, DataOption, JsonOption, RecipeArgument, write_json
+from upernet.cli.options import (
+    STDOUT,
+    DataOption,
+    JsonOption,
+    QuietOption,
+    RecipeArgument,
+    SettingsOption,
+    write_json,
+)
 from upernet.data.prepare import DATASETS
 from upernet.errors import printable
+from upernet.overrides import override
 from upernet.recipe import data_folder, load_recipe
 
 if TYPE_CHECKING:
@@ -32,7 +41,9 @@ def _data() -> None:
 def check_command(
     recipe: RecipeArgument,
     data: DataOption = None,
+    settings: SettingsOption = None,
     json: JsonOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Scan the labels and photos of a recipe and report what to fix.
 
@@ -41,9 +52,10 @@ def check_command(
     from upernet.data.check import Problem, check
     from upernet.training.checking import training_problems
 
-    chosen = load_recipe(recipe)
+    chosen = override(load_recipe(recipe), settings or [])
     folder = data_folder(chosen, data)
-    with Progress(transient=True, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(transient=True, console=console, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("reading masks, then photos", total=None)
         report = check(chosen, folder, lambda done, total: bar.update(task, completed=done, total=total, refresh=False))
     known = tuple(problem.text for problem in report.problems)

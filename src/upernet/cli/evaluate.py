@@ -150,7 +150,8 @@ def photo_progress(sources: Iterable[str], hidden: bool) -> Generator[Callable[[
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
         tasks = {name: bar.add_task(name, total=None, visible=False) for name in sources}
 
         def show(source: str, done: int, total: int) -> None:

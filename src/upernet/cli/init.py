@@ -101,7 +101,7 @@ def init(
     files = write_recipe(proposal, target, force)
     if not quiet:
         print("Wrote:", *reversed(files), sep="\n  ", end="\n\n")
-        print(next_commands(target))
+        print(next_commands(proposal, target))
 
 
 def _refuse_problems(report: Report) -> None:

@@ -34,6 +34,12 @@ DataOption = Annotated[
         "--data", metavar="DIR", help="Folder with the data sets of the recipe.", show_default="`data` of the recipe"
     ),
 ]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change the recipe: training.stages.0.learning_rate=0.001. Repeatable."
+    ),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(

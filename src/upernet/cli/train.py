@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from upernet.cli.options import DataOption, DeviceOption, QuietOption, RecipeArgument, ThreadsOption
+from upernet.cli.options import DataOption, DeviceOption, QuietOption, RecipeArgument, SettingsOption, ThreadsOption
 
 
 def train(
@@ -17,12 +17,7 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the run; a run in it goes on.", show_default="runs/RECIPE"),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change the recipe: training.stages.0.learning_rate=0.001. Repeatable."
-        ),
-    ] = None,
+    settings: SettingsOption = None,
     iterations: Annotated[
         int | None,
         typer.Option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from upernet.rle import encode
 if TYPE_CHECKING:
     from upernet.inference.parse import Parse
 
+MOST_MASK_BYTES = 4 << 30
+"""Largest number of bytes that the masks of `detections` may take; supervision holds one of the photo's size each."""
 Segmentation = Literal["rle", "polygon"]
 COLUMNS = (
     *("path", "level", "name", "label", "area", "share", "x0", "y0", "x1", "y1", "center_x", "center_y"),
@@ -32,9 +34,14 @@ class CocoDataset:
         segmentation: "rle" keeps every pixel, as compressed run lengths; "polygon" lists the outer rings, which loses
             holes, because COCO's polygons have none.
         min_area: Number of pixels from which on regions are included.
+
+    Raises:
+        UpernetError: `segmentation` is something else.
     """
 
     def __init__(self, level: str | None = None, *, segmentation: Segmentation = "rle", min_area: int = 1):
+        if segmentation not in get_args(Segmentation):
+            raise UpernetError(f"segmentation {segmentation!r}: choose from {', '.join(get_args(Segmentation))}.")
         self.level, self.segmentation, self.min_area = level, segmentation, min_area
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
@@ -61,7 +68,7 @@ class CocoDataset:
                 "category_id": region.label - before,
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "area": region.area,
-                "segmentation": encode(region.full_mask) if rle else _coco_polygons(region),
+                "segmentation": encode(region.mask, (height, width), (x0, y0)) if rle else _coco_polygons(region),
                 "iscrowd": 0,
                 "score": round(region.mean_confidence, 4),
             }
@@ -87,11 +94,16 @@ def detections(parse: Parse, level: str | None = None, *, min_area: int = 1) -> 
         min_area: Number of pixels from which on regions are included.
 
     Raises:
-        UpernetError: supervision is not installed.
+        UpernetError: supervision is not installed, or the masks take too much memory.
     """
     supervision = _imported("supervision")
     label_map = _main_map(parse, level)
     regions = label_map.regions(min_area=min_area)
+    if len(regions) * label_map.labels.size > MOST_MASK_BYTES:
+        raise UpernetError(
+            f"{len(regions):,} regions, each with a mask of the whole photo, take more than {MOST_MASK_BYTES >> 30} "
+            "GiB; set a larger min_area."
+        )
     masks = [region.full_mask for region in regions]
     return supervision.Detections(
         xyxy=np.array([region.box for region in regions] or np.zeros((0, 4)), np.float32),

@@ -30,6 +30,17 @@ def is_batch(photos: object) -> TypeGuard[Sequence[PhotoLike]]:
     return isinstance(photos, (list, tuple)) or (isinstance(photos, (np.ndarray, torch.Tensor)) and photos.ndim == 4)
 
 
+def check_several(photos: object) -> None:
+    """Refuse a single photo where several are expected: iterating over it would give characters, numbers or rows.
+
+    Raises:
+        UpernetError: `photos` is one photo.
+    """
+    is_row = isinstance(photos, (np.ndarray, torch.Tensor)) and photos.ndim < 4
+    if is_row or isinstance(photos, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, io.IOBase)):
+        raise UpernetError("one photo is given where several are expected; pass a list: [photo].")
+
+
 def read_photo(image: PhotoLike) -> tuple[Image.Image, str | None]:
     """Return a photo as an upright RGB image, and its path or address if it has one.
 
@@ -117,6 +128,8 @@ def _from_tensor(tensor: torch.Tensor) -> np.ndarray:
         elif tensor.ndim == 3 and tensor.shape[0] == 1:
             fix += "; pass tensor.expand(3, -1, -1) for a gray one"
         raise UpernetError(f"tensor of {shape}: {fix}.")
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise UpernetError("the tensor is sparse or has no data; pass tensor.to_dense() with its values.")
     tensor = tensor.detach().cpu()
     values = tensor.float() if tensor.is_floating_point() else tensor  # numpy has no bfloat16
     return values.permute(1, 2, 0).numpy()

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +98,14 @@ class Parse:
     def __getitem__(self, level: str) -> Any:
         """Return the label map of a dense level, or the ranked list of a level with one label per photo."""
         return self.ranking(level) if level in self.rankings else self.label_map(level)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the levels, as a mapping does."""
+        return iter(self.levels)
+
+    def __contains__(self, level: object) -> bool:
+        """Return whether the parse has a level."""
+        return level in self.levels
 
     @property
     def scene(self) -> list[tuple[str, float]]:
@@ -253,7 +261,7 @@ class Parse:
         """Return the regions of a level (as `to_coco` takes it) as `supervision.Detections`.
 
         Raises:
-            UpernetError: supervision is not installed.
+            UpernetError: supervision is not installed, or the masks take too much memory.
         """
         return exporting.detections(self, level, min_area=min_area)
 

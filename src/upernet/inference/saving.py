@@ -106,11 +106,12 @@ def unsure_value(label_map: LabelMap) -> int:
 
 
 def check_kinds(kinds: Collection[str]) -> set[str]:
-    """Return `kinds` as a set. Raises UpernetError for a name that is none of `KINDS`."""
+    """Return `kinds`, or the only one, as a set. Raises UpernetError for a name that is none of `KINDS`."""
+    kinds = {kinds} if isinstance(kinds, str) else set(kinds)
     for kind in kinds:
         if kind not in KINDS:
             raise UpernetError(f"{kind!r} cannot be saved; choose from {', '.join(KINDS)}.")
-    return set(kinds)
+    return kinds
 
 
 def _files(parse: Parse, kinds: set[str]) -> dict[str, Writer]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from upernet.errors import UpernetError
-from upernet.inference.inputs import PhotoLike, read_photo
+from upernet.inference.inputs import PhotoLike, check_several, read_photo
 from upernet.inference.parse import Parse
 from upernet.inference.saving import KINDS, check_kinds, remove_leftovers
 
@@ -58,10 +58,11 @@ def outcomes(
         kinds: What is saved.
 
     Raises:
-        UpernetError: The model does not have one of the levels, or `kinds` has an unknown name.
+        UpernetError: The model does not have one of the levels, `kinds` has an unknown name, or `photos` is one photo.
     """
     wanted = parser.select_levels(levels)
-    check_kinds(kinds)
+    kinds = check_kinds(kinds)
+    check_several(photos)
     if out is not None:
         remove_leftovers(out)
     waiting = iter(photos)

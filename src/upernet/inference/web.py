@@ -28,10 +28,14 @@ def fetch_photo(address: str) -> bytes:
     Redirects are followed, but only to http and https, and never from https to http.
 
     Raises:
-        UpernetError: The address has another scheme, the server does not answer with a file in time, or the file has
-            more than `LARGEST` bytes.
+        UpernetError: The address is not valid or has another scheme, the server does not answer with a file in time, or
+            the file has more than `LARGEST` bytes.
     """
-    if urlsplit(address).scheme.lower() not in SCHEMES:
+    try:
+        scheme = urlsplit(address).scheme.lower()
+    except ValueError as error:
+        raise UpernetError(f"{address}: not a valid address ({error}); check it.") from None
+    if scheme not in SCHEMES:
         raise UpernetError(f"{address}: photos come from http and https addresses only; download it first.")
     from huggingface_hub.errors import OfflineModeIsEnabled  # here, because most photos are files
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from upernet.models.upernet import UPerNet
 from upernet.recipe import Recipe, list_recipes
-from upernet.taxonomy import load_taxonomy
 
 
 def list_models() -> list[str]:
@@ -14,4 +13,4 @@ def list_models() -> list[str]:
 
 def build_model(recipe: Recipe) -> UPerNet:
     """Return the model of `recipe`, with random weights and in training mode."""
-    return UPerNet(recipe.model, load_taxonomy(recipe.taxonomy))
+    return UPerNet(recipe.model, recipe.taxonomy)

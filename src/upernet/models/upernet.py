@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from upernet.models.heads import ImageHead, PixelHead, TextureHead
 from upernet.models.initialization import initialize
 from upernet.recipe import ModelSpec
 from upernet.settings import check_settings
-from upernet.taxonomy import LEVEL_KINDS, Taxonomy
+from upernet.taxonomy import LEVEL_KINDS, Taxonomy, load_taxonomy
 
 AUXILIARY = "auxiliary"
 """Key of the auxiliary head's logits in what a model in training mode returns."""
@@ -50,13 +51,13 @@ class UPerNet(nn.Module):
     Args:
         backbone: Name of the backbone (`internimage_t`, or a model of timm with features at strides 4, 8, 16 and 32),
             or all settings as a `ModelSpec`.
-        taxonomy: The levels and classes.
+        taxonomy: The levels and classes: a `Taxonomy`, the name of a bundled one, or the path of a YAML file.
         classes: The classes of the level `object`, instead of a taxonomy: their names, or how many there are.
         settings: Fields of `ModelSpec` besides `backbone`, such as `decoder_channels=256`.
 
     Raises:
-        UpernetError: The backbone is unknown, a setting is not valid, or not exactly one of `taxonomy` and `classes` is
-            given.
+        UpernetError: The backbone or the taxonomy is unknown, a setting is not valid, or not exactly one of `taxonomy`
+            and `classes` is given.
 
     Example:
         >>> model = UPerNet(backbone="convnext_tiny", classes=21).eval()
@@ -68,15 +69,18 @@ class UPerNet(nn.Module):
     def __init__(
         self,
         backbone: str | ModelSpec,
-        taxonomy: Taxonomy | None = None,
+        taxonomy: Taxonomy | str | Path | None = None,
         *,
         classes: int | Sequence[str] | None = None,
         **settings: object,
     ):
         super().__init__()
-        if (taxonomy is None) == (classes is None):
+        if classes is not None and taxonomy is None:
+            taxonomy = Taxonomy.of_objects(classes)
+        elif classes is not None or taxonomy is None:
             raise UpernetError("UPerNet needs a taxonomy or classes; give one of them.")
-        taxonomy = taxonomy if taxonomy is not None else Taxonomy.of_objects(classes or 0)
+        elif isinstance(taxonomy, (str, Path)):
+            taxonomy = load_taxonomy(taxonomy)
         if isinstance(backbone, ModelSpec) and settings:
             raise UpernetError("settings beside a whole ModelSpec; put them into it, or give the backbone's name.")
         spec = (

@@ -45,16 +45,12 @@ def summary(proposal: Proposal, out: Path, width: int = 80, seconds: float | Non
     return "\n".join(line.rstrip() for line in lines)
 
 
-def next_commands(out: Path) -> str:
+def next_commands(proposal: Proposal, out: Path) -> str:
     """Return the commands that go on from a written recipe."""
-    return "\n".join(
-        [
-            "Next:",
-            f"  upernet train {out}",
-            f"  upernet evaluate runs/{out.stem} --split val",
-            f"  upernet parse PHOTO --model runs/{out.stem}",
-        ]
-    )
+    lines = ["Next:", f"  upernet train {out}"]
+    if "val" in proposal.splits:
+        lines.append(f"  upernet evaluate runs/{out.stem} --split val")
+    return "\n".join([*lines, f"  upernet parse PHOTO --model runs/{out.stem}"])
 
 
 def _rows(proposal: Proposal, seconds: float | None) -> Iterator[tuple[str, str]]:

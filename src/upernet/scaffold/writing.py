@@ -96,7 +96,7 @@ def _recipe(proposal: Proposal, out: Path, taxonomy: Path) -> str:
         "# A first recipe, written by `upernet init`. Every key is explained in docs/recipe_reference.md.",
         f"#   upernet data check {out.name}     look for mistakes in the data",
         f"#   upernet train {out.name}          train; the same command resumes",
-        f"#   upernet evaluate runs/{out.stem} --split val",
+        *([f"#   upernet evaluate runs/{out.stem} --split val"] if "val" in proposal.splits else []),
         f"description: {_inline(f'{_levels(proposal)} of {proposal.root.resolve().name}.')}",
         f"taxonomy: {_inline(taxonomy.name)}",
         "# relative to this file; --data DIR overrides it",
@@ -195,8 +195,7 @@ def _training(proposal: Proposal, source: str) -> list[str]:
     lines = [
         "training:",
         "  ema_decay: 0.998",
-        "  # the model is scored on val every so many iterations, and the best one is kept",
-        f"  validation: {{every: {max(20, defaults.iterations // 10)}}}",
+        *(_validation(defaults.iterations) if "val" in proposal.splits else []),
         "  stages:",
         f"    - name: {' and '.join(proposal.found.levels)}",
         f"      # {len(proposal.splits['train'])} photos: each is seen about "
@@ -214,6 +213,13 @@ def _training(proposal: Proposal, source: str) -> list[str]:
             "      freeze_norm: backbone",
         ]
     return lines
+
+
+def _validation(iterations: int) -> list[str]:
+    return [
+        "  # the model is scored on val every so many iterations, and the best one is kept",
+        f"  validation: {{every: {max(20, iterations // 10)}}}",
+    ]
 
 
 def _inline(value: Any) -> str:

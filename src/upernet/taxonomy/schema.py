@@ -11,6 +11,9 @@ from upernet.errors import shorten
 from upernet.settings import Name, Settings, SettingsError
 from upernet.taxonomy.levels import LEVEL_KINDS, LEVELS
 
+MOST_CLASSES = 2**15 - 1
+"""Largest number of classes of a level: labels are int16."""
+
 
 class ClassEntry(Settings):
     """A class, written as its name alone or as `{name: ..., color: "#rrggbb"}`."""
@@ -58,7 +61,9 @@ class LevelEntry(Settings):
     def _not_empty(cls, classes: Any) -> Any:
         if classes is None or classes in ([], ()):
             raise ValueError("the level is empty; list at least one class, or leave the level out")
-        return classes
+        if isinstance(classes, (list, tuple)) and len(cast("tuple[Any]", classes)) > MOST_CLASSES:
+            raise ValueError(f"a level has at most {MOST_CLASSES:,} classes; merge the rare ones")
+        return cast(Any, classes)
 
     @model_validator(mode="after")
     def _names_differ(self) -> LevelEntry:

@@ -6,14 +6,15 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, cast
 
 from upernet.errors import UpernetError, shorten
 from upernet.settings import check_settings, read_settings
 from upernet.taxonomy.levels import LEVEL_KINDS
 from upernet.taxonomy.palette import BACKGROUND_COLOR, Color, default_colors
-from upernet.taxonomy.schema import LevelEntry, PartLevelEntry, TaxonomyFile
+from upernet.taxonomy.schema import MOST_CLASSES, LevelEntry, PartLevelEntry, TaxonomyFile
 
 IGNORE = -1
 """Label of pixels and images whose class is unknown."""
@@ -145,10 +146,19 @@ class Taxonomy:
             description: Its description.
 
         Raises:
-            UpernetError: There is no class, or a name is empty or appears twice.
+            UpernetError: There is no class, there are more than 32,767, or a name is empty or appears twice.
         """
-        names = [f"class {number}" for number in range(classes)] if isinstance(classes, int) else list(classes)
+        names = _class_names(classes)
         return cls.from_dict({"name": name, "description": description, "levels": {"object": {"classes": names}}})
+
+
+def _class_names(classes: object) -> list[Any]:
+    """Return the names of classes that are given as names or as their number."""
+    if isinstance(classes, Iterable) and not isinstance(classes, (str, bytes)):
+        return [*cast("Iterable[Any]", classes)]
+    if isinstance(classes, SupportsIndex) and not isinstance(classes, bool):
+        return [f"class {label}" for label in range(min(index(classes), MOST_CLASSES + 1))]
+    raise UpernetError(f"classes {shorten(classes)}: give a list of names, or the number of classes.")
 
 
 def list_taxonomies() -> list[str]:

@@ -117,8 +117,10 @@ def _train_stage(run: Run, stage: Stage, run_log: RunLog | None, stop: StopReque
     if run.saved is not None:
         run.saved.restore_optimizer(run.model, trainer.optimizer)
         run.saved = None
-    first, last = run.progress.position.iteration, stage.spec.iterations
-    run.validate(stage, trainer, run_log, stop)
+    run.validate(stage, trainer, run_log, stop)  # where the run was stopped before it
+    if run.is_exhausted:
+        run.end_early(stage)
+    first, last = run.progress.position.iteration, run.progress.lengths[stage.number]
     workers, world = run.training.workers if first < last else 0, run.world
     stream = batches(stage.sources, stage.sampler, first, last, workers, world.rank, world.size)
     start = time.perf_counter()
@@ -143,7 +145,7 @@ def _train_stage(run: Run, stage: Stage, run_log: RunLog | None, stop: StopReque
             )
         run.stop_if_asked(trainer, stop)
         validated = run.validate(stage, trainer, run_log, stop)
-        if run.validator and run.validator.is_exhausted(run.progress):
+        if run.is_exhausted:
             run.end_early(stage)
             break
         if validated or (iteration + 1) % run.training.checkpoint_every == 0:

@@ -6,7 +6,7 @@ denominator, and the gradient of a batch does not depend on how it is split over
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upernet.data.sample import Batch
+from upernet.errors import UpernetError
 from upernet.models import AUXILIARY
 from upernet.ops import resize_like
 from upernet.recipe import LossSpec
@@ -89,7 +90,12 @@ class LevelLosses:
             logits: what the model returned, N x K (x h x w).
             batch: maps int64 N x H x W and labels int64 N, IGNORE where unknown.
             supervision: Level -> `broadcast` or `pooled`, how an image label trains a dense level; default: `pooled`.
+
+        Raises:
+            UpernetError: The taxonomy does not have a level of the batch, or its labels have another dtype or shape or
+                are no classes of the level.
         """
+        self._check_labels(batch)
         ratios = self(logits, batch, supervision or {})
         tiny = torch.finfo(torch.float32).tiny
         losses = [
@@ -98,6 +104,23 @@ class LevelLosses:
         ]
         # The sum over all logits keeps the result differentiable where no label is known.
         return torch.stack([*losses, *(0 * value.float().sum() for value in logits.values())]).sum()
+
+    def _check_labels(self, batch: Batch) -> None:
+        photos = len(batch)
+        for found, shape in ((batch.maps, (photos, *batch.images.shape[-2:])), (batch.labels, (photos,))):
+            for level, labels in found.items():
+                classes = self.taxonomy.level(level).num_classes
+                if labels.dtype != torch.int64 or labels.shape != shape:
+                    raise UpernetError(
+                        f"the labels of level {level} are {labels.dtype} {_product(labels.shape)}; they must be "
+                        f"torch.int64 {_product(shape)}."
+                    )
+                low, high = (int(value) for value in labels.aminmax())
+                if low < IGNORE or high >= classes:
+                    raise UpernetError(
+                        f"the labels of level {level} go from {low} to {high}; they must be from 0 to {classes - 1}, "
+                        f"or {IGNORE} where unknown."
+                    )
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch, supervision: Mapping[str, str]) -> dict[str, Ratio]:
         """Compute the losses of the levels that `batch` annotates, as ratios; 0 / 0 where no label is known.
@@ -169,6 +192,10 @@ class LevelLosses:
         elif logits.ndim == 4:
             logits = logits.float().mean(dim=(2, 3))
         return self._cross_entropy(logits, label, level, smoothing)
+
+
+def _product(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _local_labels(parts: tuple[int, ...], num_parts: int) -> Tensor:

@@ -58,7 +58,12 @@ def scale_rest(lengths: Sequence[int], position: Position, total: int) -> tuple[
 
 
 def plan_lengths(
-    lengths: Sequence[int], planned: Sequence[int], recipe: Sequence[int], position: Position, total: int | None
+    lengths: Sequence[int],
+    planned: Sequence[int],
+    recipe: Sequence[int],
+    position: Position,
+    total: int | None,
+    asked: int | None,
 ) -> tuple[int, ...]:
     """Return the lengths of the stages of a run that starts or goes on.
 
@@ -69,13 +74,15 @@ def plan_lengths(
         position: How far the run is.
         total: Number of iterations of all stages that is asked for. None: that of the recipe, if it has changed, or as
             before.
+        asked: The last `total` that was asked for; asking for it again changes nothing, even where stages have ended
+            early since.
 
     Raises:
         UpernetError: `total` is too small, see `scale_rest`.
     """
     if len(recipe) != len(lengths):
         return tuple(recipe)  # another recipe, which is refused later
-    if total is not None and total != sum(lengths):
+    if total is not None and total not in (asked, sum(lengths)):
         return scale_rest(lengths, position, total)
     if total is None and tuple(recipe) != tuple(planned):
         done, current = lengths[: position.stage], recipe[position.stage]

@@ -81,9 +81,10 @@ class Run:
         """Return how far the run is, with the lengths that its stages will have."""
         planned = tuple(stage.iterations for stage in training.stages)
         known = self.saved.progress if self.saved else Progress(Position(), planned, planned)
-        lengths = plan_lengths(known.lengths, known.planned, planned, known.position, iterations)
+        lengths = plan_lengths(known.lengths, known.planned, planned, known.position, iterations, known.asked)
         stale = known.stale if lengths == known.lengths else 0
-        return replace(known, lengths=lengths, planned=planned, stale=stale)
+        asked = known.asked if iterations is None else iterations
+        return replace(known, lengths=lengths, planned=planned, asked=asked, stale=stale)
 
     def start(self) -> None:
         """Load the saved state of the folder or, in a new run, the initial weights; synchronize the processes."""
@@ -181,6 +182,13 @@ class Run:
             self.save(trainer)
             self.log(f"Stopped after iteration {self.progress.done}; the same command goes on.")
             raise exit_of(number)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the current stage ends early, because the scores have not improved for long enough."""
+        at = self.progress.position
+        is_over = at.iteration >= self.progress.lengths[at.stage]
+        return not is_over and self.validator is not None and self.validator.is_exhausted(self.progress)
 
     def end_early(self, stage: Stage) -> None:
         """Give `stage` the length that it has now."""
