@@ -102,7 +102,7 @@ def test_the_split_is_test_if_there_is_one(run: Path, call: Call, tmp_path: Path
     ("reference", "sentence"),
     [
         ("data", "data: no training run, as it has no recipe.yaml; give a run or a recipe."),
-        ("runs/nothing", "unknown recipe 'runs/nothing'"),
+        ("runs/nothing", "runs/nothing: no such folder or file; give a run or a recipe."),
     ],
 )
 def test_other_folders_are_refused(reference: str, sentence: str, run: Path, call: Call) -> None:
