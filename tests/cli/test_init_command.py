@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.command_line import Run
-from helpers.strangers import make, save
+from helpers.strangers import make, save, save_photo
 
 from upernet.recipe import load_recipe
 
@@ -62,6 +62,16 @@ def test_photos_with_left_and_right_classes_are_not_mirrored(run: Run, root: Pat
     done = run("init", root, "--yes", "--force")
     assert "Photos are not mirrored" in done.stdout and "left_eye and right_eye" in " ".join(done.stdout.split())
     assert not load_recipe("street-photos.yaml").sources["street-photos"].augmentation.flip
+
+
+def test_the_next_commands_score_the_test_split_if_there_is_one(run: Run, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("beach", "street"):
+            for number in range(4):
+                save_photo(tmp_path / "places" / split / name / f"{number}.jpg", number)
+    out = tmp_path / "my.yaml"
+    assert "upernet evaluate runs/my --split test" in run("init", tmp_path / "places", "--yes", "--out", out).stdout
+    assert "upernet evaluate runs/my --split test" in out.read_text()
 
 
 def test_existing_files_are_kept(run: Run, root: Path) -> None:

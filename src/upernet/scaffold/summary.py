@@ -10,7 +10,7 @@ from upernet.scaffold.defaults import class_weights, sided_classes
 from upernet.scaffold.found import FoundLevel
 from upernet.scaffold.measure import spread
 from upernet.scaffold.proposal import Proposal
-from upernet.scaffold.writing import plain
+from upernet.scaffold.writing import plain, scored_split
 
 SHOWN_CLASSES = 40
 SHOWN_FILES = 5
@@ -48,8 +48,8 @@ def summary(proposal: Proposal, out: Path, width: int = 80, seconds: float | Non
 def next_commands(proposal: Proposal, out: Path) -> str:
     """Return the commands that go on from a written recipe."""
     lines = ["Next:", f"  upernet train {out}"]
-    if "val" in proposal.splits:
-        lines.append(f"  upernet evaluate runs/{out.stem} --split val")
+    if split := scored_split(proposal):
+        lines.append(f"  upernet evaluate runs/{out.stem} --split {split}")
     return "\n".join([*lines, f"  upernet parse PHOTO --model runs/{out.stem}"])
 
 

@@ -96,7 +96,7 @@ def _recipe(proposal: Proposal, out: Path, taxonomy: Path) -> str:
         "# A first recipe, written by `upernet init`. Every key is explained in docs/recipe_reference.md.",
         f"#   upernet data check {out.name}     look for mistakes in the data",
         f"#   upernet train {out.name}          train; the same command resumes",
-        *([f"#   upernet evaluate runs/{out.stem} --split val"] if "val" in proposal.splits else []),
+        *([f"#   upernet evaluate runs/{out.stem} --split {split}"] if (split := scored_split(proposal)) else []),
         f"description: {_inline(f'{_levels(proposal)} of {proposal.root.resolve().name}.')}",
         f"taxonomy: {_inline(taxonomy.name)}",
         "# relative to this file; --data DIR overrides it",
@@ -114,6 +114,11 @@ def _recipe(proposal: Proposal, out: Path, taxonomy: Path) -> str:
     lines += _class_weights(proposal)
     lines += _training(proposal, source)
     return "\n".join(lines) + "\n"
+
+
+def scored_split(proposal: Proposal) -> str | None:
+    """Return the split to score the model on: the one that no choice depends on, if there is one."""
+    return next((split for split in ("test", "val") if split in proposal.splits), None)
 
 
 def _levels(proposal: Proposal) -> str:
