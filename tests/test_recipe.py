@@ -90,6 +90,17 @@ def test_mistakes_name_file_line_and_key(tmp_path: Path) -> None:
         load_recipe(tmp_path / "none.yaml")
 
 
+def test_a_recipe_without_its_suffix_or_in_a_folder_is_suggested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path)
+    with pytest.raises(UpernetError, match=rf"'{path.stem}': no recipe; did you mean {path.stem}\.yaml\?"):
+        load_recipe(path.stem)
+    (tmp_path / "run").mkdir()
+    path.rename(tmp_path / "run" / "recipe.yaml")
+    with pytest.raises(UpernetError, match=r"'run': no recipe; did you mean run.recipe\.yaml\?"):
+        load_recipe("run")
+
+
 MASKS = {"kind": "mask_folder", "path": "a/{split}"}
 SEVERAL = {"object": {"folder": "objects"}, "scene": {"table": "scenes.csv", "supervision": "broadcast"}}
 

@@ -568,6 +568,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         if not os.path.isfile(path):
             known = list_recipes()
             name = str(name_or_path)
+            if file := _meant(Path(name_or_path)):
+                raise UpernetError(f"{shorten(name)}: no recipe; did you mean {file}?")
             raise UpernetError(
                 f"unknown recipe {shorten(name)}{did_you_mean(name, known)}: give the path of a .yaml file or one of "
                 f"{', '.join(known)}."
@@ -585,6 +587,14 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if data is not None:
         data = os.path.abspath(path.parent / os.path.expanduser(data))
     return recipe.model_copy(update={"name": path.stem, "taxonomy": taxonomy, "data": data, "sources": sources})
+
+
+def _meant(path: Path) -> Path | None:
+    """Return the recipe in a folder, such as that of a run, or the file whose suffix was left out, if there is one."""
+    if not path.name:
+        return None
+    candidates = path / "recipe.yaml", path.with_name(f"{path.name}.yaml")
+    return next((file for file in candidates if os.path.isfile(file)), None)
 
 
 def data_folder(recipe: Recipe, given: str | Path | None) -> Path:

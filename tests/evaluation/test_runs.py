@@ -102,7 +102,7 @@ def test_the_split_is_test_if_there_is_one(run: Path, call: Call, tmp_path: Path
     ("reference", "sentence"),
     [
         ("data", "data: no training run, as it has no recipe.yaml; give a run or a recipe."),
-        ("runs/nothing", "unknown recipe 'runs/nothing'"),
+        ("runs/nothing", "runs/nothing: no such folder or file; give a run or a recipe."),
     ],
 )
 def test_other_folders_are_refused(reference: str, sentence: str, run: Path, call: Call) -> None:
@@ -129,6 +129,7 @@ def test_runs_are_compared_and_evaluated_if_need_be(run: Path, other: Path, call
     assert status == 0, error
     assert "A: runs/colors\nB: runs/other\nPhotos of split val." in out
     assert "object, 3 photos" in out and "scene, 2 photos" in out and "paired bootstrap" in out
+    assert "With only 2 photos, the intervals are too narrow" in out
     first = read_evaluation(run / "evaluation" / "val")
     written = json.loads((tmp_path / "difference" / "comparison.json").read_text())
     assert written["object"]["miou"]["first"] == pytest.approx(first["object"]["miou"])

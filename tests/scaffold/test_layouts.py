@@ -240,6 +240,22 @@ def test_a_folder_per_class_and_split(tmp_path):
     assert counts == {"train": 10, "val": 4} and list(proposal.found.levels) == ["texture"]
 
 
+@pytest.mark.parametrize(
+    ("names", "level"),
+    [
+        (("wood", "Stone", "fabric", "denim"), "material"),
+        (("banded", "chequered"), "texture"),
+        (("kitchen", "wood"), "scene"),
+        (("cat", "dog"), "scene"),
+    ],
+)
+def test_folders_named_after_materials_or_textures(tmp_path, names, level):
+    for name in names:
+        for number in range(3):
+            save_photo(tmp_path / "data" / name / f"{number}.jpg", number)
+    assert list(propose(tmp_path / "data").found.levels) == [level]
+
+
 # what cannot be used
 
 

@@ -38,9 +38,20 @@ def test_plain_lines_come_every_so_often() -> None:
     for iteration in range(1, 101):
         now[0] += PLAIN_EVERY / 10
         live.show(iteration, 0.1, 1.0, 1.0)
+    live.stop()
     output = live.console.file.getvalue().splitlines()
     assert output[0].startswith("1/100") and output[-1].startswith("100/100")
     assert 9 <= len(output) <= 12
+
+
+def test_the_last_line_comes_once_with_its_validation() -> None:
+    live = line(total=2)
+    for iteration in (1, 2):
+        live.show(iteration, 0.1, 1.0, 1.0)
+    live.validated("object.miou", 0.25, 0.5)
+    live.stop()
+    output = live.console.file.getvalue().splitlines()
+    assert [text.split()[0] for text in output] == ["1/2", "2/2"] and output[-1].endswith("miou 0.250 best 0.500")
 
 
 def test_a_terminal_shows_a_bar_and_the_line() -> None:

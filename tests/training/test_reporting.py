@@ -74,8 +74,8 @@ def test_a_run_shows_what_it_does(recipe_file, data, tmp_path):
     page = Tags(text)
     assert page.tags.count("img") == 3 and "script" not in page.tags and "run" not in page.tags
     assert all(address.startswith("data:image/") for address in page.loaded)
-    assert "Run &lt;run&gt;" in text and "Finished: iteration 10 of 10." in text
-    assert re.search(r"object\.miou</td><td>0\.\d{3}", text)
+    assert "Run &lt;run&gt;" in text and "The run has done all of its 10 iterations." in text
+    assert re.search(r"object mIoU</td><td>0\.\d{3}", text)
     # The folder is a recipe of its own, for the same data.
     again = load_recipe(run / "recipe.yaml")
     assert again.data == str(data) and again.training is not None

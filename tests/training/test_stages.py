@@ -51,6 +51,16 @@ def test_stages_keep_their_numbers_and_draw_other_photos(open_them):
     assert [first.sampler.plan(i).seeds for i in range(4)] != [second.sampler.plan(i).seeds for i in range(4)]
 
 
+@pytest.mark.parametrize(("iterations", "warmup"), [(10, 2), (30, 5), (100, 15), (200, 15)])
+def test_a_shorter_stage_has_a_shorter_warmup(open_them, data, recipe_file, iterations, warmup):
+    recipe = load_recipe(recipe_file(stages=[STAGE | {"iterations": 100, "warmup_iterations": 15}]))
+    assert recipe.training is not None
+    (stage,) = recipe.training.stages
+    shorter = recipe.training.model_copy(update={"stages": (stage.model_copy(update={"iterations": iterations}),)})
+    (opened,) = open_stages(recipe, shorter, build_model(recipe), data, World(0, 1, torch.device("cpu")))
+    assert (opened.spec.iterations, opened.spec.warmup_iterations) == (iterations, warmup)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "processes", "message"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,6 +103,8 @@ def prepare_command(
 
 
 def _show(report: Report, console: Console) -> None:
+    from upernet.inference.wording import wrapped
+
     table = Table(
         "source", "split", "level", "photos", "annotated", "width", "height", title=f"Data of {report.recipe}"
     )
@@ -111,11 +114,11 @@ def _show(report: Report, console: Console) -> None:
         size = (_range(split.widths), _range(split.heights))
         table.add_row(_escape(split.source), split.split, split.level, str(split.photos), str(split.annotated), *size)
     console.print(table)
-    console.print("width and height: least / median / greatest; below: share of the labeled pixels or photos")
     for split in report.splits:
-        console.print(
-            f"[bold]{_escape(split.source)}/{split.split} {split.level}[/bold] {_histogram(split)}", highlight=False
-        )
+        console.print(f"\n[bold]{_escape(split.source)}, {split.split}, {split.level}:[/bold]", highlight=False)
+        for line in _shares(split):
+            console.print(wrapped(printable(line), console.width, "  "), markup=False, highlight=False)
+    console.print()
     for text in report.missing:
         console.print(f"missing: {printable(text)}", markup=False, highlight=False)
     for problem in report.problems[:SHOWN_PROBLEMS]:
@@ -134,17 +137,25 @@ def _escape(text: str) -> str:
 
 
 def _range(values: tuple[int, int, int] | None) -> str:
-    return "-" if values is None else " / ".join(map(str, values))
+    if values is None:
+        return "-"
+    return str(values[0]) if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
-def _histogram(split: SplitReport, shown: int = 16) -> str:
-    total = max(1, sum(split.labels.values()))
+def _shares(split: SplitReport, shown: int = 16) -> Iterator[str]:
+    """Yield sentences on the classes: their shares of what is labeled, those that never occur, and what is unknown."""
+    total = sum(split.labels.values())
     ranked = sorted(split.labels.items(), key=lambda item: -item[1])
-    seen = [f"{_escape(name)} {100 * count / total:.1f} %" for name, count in ranked if count]
-    words = seen[:shown] + ([f"{len(seen) - shown} more"] if len(seen) > shown else [])
-    never = [_escape(name) for name, count in ranked if not count]
+    seen = [f"{name} {_percent(count / total)}" for name, count in ranked if count]
+    if seen:
+        more = f" and {len(seen) - shown} more" if len(seen) > shown else ""
+        yield f"Of the labeled {split.unit}: {', '.join(seen[:shown])}{more}."
+    never = [name for name, count in ranked if not count]
     if never:
-        words.append(f"never: {', '.join(never)}")
+        yield f"Not in any label: {', '.join(never)}."
     if split.unknown:
-        words.append(f"unknown {100 * split.unknown / (total + split.unknown):.1f} % of all {split.unit}")
-    return ", ".join(words)
+        yield f"Unknown: {_percent(split.unknown / (total + split.unknown))} of all {split.unit}."
+
+
+def _percent(share: float) -> str:
+    return "under 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"

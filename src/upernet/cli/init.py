@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from upernet.cli.options import ForceOption, QuietOption
+from upernet.cli.options import ForceOption
 
 if TYPE_CHECKING:
     from upernet.data.check import Report
@@ -43,7 +43,7 @@ def init(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; assume what is likeliest.")] = False,
     force: ForceOption = False,
-    quiet: QuietOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
 ) -> None:
     """Write a recipe for your own photos and masks.
 

@@ -21,6 +21,8 @@ HEADINGS = ("class", "A", "B", "B - A", "95 % interval", "")
 CSV_COLUMNS = ("level", "class", "first", "second", "difference", "low", "high", "significant")
 PHOTO_COLUMNS = ("level", "photo", "first", "second", "difference")
 MARK = "*"
+FEW_PHOTOS = 30
+"""With fewer photos, the intervals of a bootstrap are too narrow."""
 
 
 def comparison_tables(comparison: Comparison) -> list[Group]:
@@ -43,6 +45,10 @@ def notes(comparison: Comparison) -> list[str]:
         f"{MARK} marks differences whose 95 % interval leaves out 0, by paired bootstrap over the photos "
         f"({comparison.resamples:,} samples, seed {comparison.seed})."
     ]
+    fewest = min((level.photos for level in comparison.levels), default=0)
+    if fewest < FEW_PHOTOS:
+        photos = "photo" if fewest == 1 else "photos"
+        found.append(f"With only {fewest} {photos}, the intervals are too narrow: do not rely on the marks.")
     if not comparison.same_testing:
         found.append("The models were evaluated with different test-time augmentation.")
     return found

@@ -40,6 +40,17 @@ SUMMARY = {
 """Metric of a level -> its name in the line above the table."""
 
 
+def readable_metric(name: str) -> str:
+    """Return what people call a metric of a level.
+
+    Example:
+        >>> readable_metric("object.miou")
+        'object mIoU'
+    """
+    level, _, metric = name.rpartition(".")
+    return f"{level} {SUMMARY.get(metric, metric)}".strip()
+
+
 def tables(result: EvaluationResult) -> list[Group]:
     """Return one table per level, then one per source and level with implied labels.
 

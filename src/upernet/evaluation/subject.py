@@ -42,6 +42,8 @@ def open_recipe(reference: str | Path) -> Recipe:
         return load_recipe(path / RUN_RECIPE).model_copy(update={"name": path.resolve().name})
     if str(reference) and str(reference) not in list_recipes() and path.is_dir():
         raise UpernetError(f"{reference}: no training run, as it has no {RUN_RECIPE}; give a run or a recipe.")
+    if len(path.parts) > 1 and path.suffix not in (".yaml", ".yml") and not path.exists():
+        raise UpernetError(f"{reference}: no such folder or file; give a run or a recipe.")
     return load_recipe(reference)
 
 

@@ -52,7 +52,7 @@ def wrapped(text: str, width: int, indent: str = "") -> str:
     """
     lines = [
         textwrap.fill(
-            re.sub(r"(under|over) (\d+ %)|(\d) %", _unbreakable, line),
+            re.sub(r"(under|over) ([\d.]+ %)|(\d) %", _unbreakable, line),
             max(width, len(indent) + 1),
             initial_indent=indent,
             subsequent_indent=indent,

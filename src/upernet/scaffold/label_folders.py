@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from upernet.data.images import read_header
@@ -14,6 +15,7 @@ from upernet.scaffold.listing import Listing, Progress
 from upernet.scaffold.measure import in_threads
 from upernet.scaffold.questions import Answers
 from upernet.scaffold.words import level_in, meaning_of
+from upernet.taxonomy import list_taxonomies, load_taxonomy
 from upernet.taxonomy.levels import LEVEL_KINDS
 
 LEAST_PHOTOS = 2
@@ -42,7 +44,7 @@ def find_label_folders(
     counts = Counter(name for name, _ in labels.values())
     if len(counts) < 2 or len(labels) < LEAST_PHOTOS * len(counts):
         return None
-    guess = level_in(f"{listing.root.name} {parent}") or "scene"
+    guess = level_in(f"{listing.root.name} {parent}") or _level_of(counts)
     choices = [name for name, kind in LEVEL_KINDS.items() if kind.owned_by is None]
     chosen = level or answers.get("level", "Which level do the classes of the folders belong to?", guess, choices)
     photos, left_out = _usable(listing, labels, parent, progress)
@@ -71,6 +73,18 @@ def find_label_folders(
         left_out,
         notes,
     )
+
+
+def _level_of(names: Iterable[str]) -> str:
+    """Return `material` or `texture` if a bundled taxonomy has most of the classes there, else `scene`."""
+    folded = {name.casefold().replace("_", " ").replace("-", " ") for name in names}
+    taxonomies = [load_taxonomy(name).levels for name in list_taxonomies()]
+    known = {
+        level: max(len(folded & {*levels[level].names}) for levels in taxonomies if level in levels)
+        for level in ("material", "texture")
+    }
+    best = max(known, key=lambda level: known[level])
+    return best if known[best] > len(folded) / 2 else "scene"
 
 
 def _usable(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from upernet.evaluation.report import readable_metric
 from upernet.training.charts import Line, Point, draw_chart, smoothed, stack, thinned
 from upernet.training.history import METRICS, IterationRecord, Validation
 
@@ -51,8 +52,6 @@ def _score_lines(validations: Sequence[Validation], metric: str) -> list[Line]:
     chosen = [metric, f"{level}.pixel_accuracy"]
     others = [other for other in dict.fromkeys(name.partition(".")[0] for name in names) if other != level]
     chosen += [next(f"{other}.{kind}" for kind in METRICS if f"{other}.{kind}" in names) for other in others]
-    return [
-        Line(name, [(v.iteration, v.metrics[name]) for v in validations if name in v.metrics], dots=True)
-        for name in dict.fromkeys(chosen)
-        if name in names
-    ][:MOST_LINES]
+    shown = [name for name in dict.fromkeys(chosen) if name in names][:MOST_LINES]
+    points = {name: [(v.iteration, v.metrics[name]) for v in validations if name in v.metrics] for name in shown}
+    return [Line(readable_metric(name), points[name], dots=True) for name in shown]

@@ -24,7 +24,7 @@ class LiveLine:
     """Shows the smoothed loss, learning rate, speed, remaining time, and the last and the best validation.
 
     On a terminal, the numbers change in place below a bar. Elsewhere, plain lines are written: after the first
-    iteration, then every `PLAIN_EVERY` seconds, and after the last iteration.
+    iteration, then every `PLAIN_EVERY` seconds, after each validation, and at the end.
 
     Args:
         total: Number of iterations of all stages.
@@ -50,6 +50,7 @@ class LiveLine:
         self._rate = 0.0
         self._last = clock()
         self._shown = self._last - PLAIN_EVERY
+        self._printed = ""
         self._live = None if quiet or not self.console.is_terminal else Live(console=self.console, auto_refresh=False)
 
     def start(self) -> None:
@@ -61,6 +62,8 @@ class LiveLine:
         """Leave the line as it is."""
         if self._live is not None:
             self._live.stop()
+        elif self._weight and self._printed != self.text():
+            self._show(now=True)
 
     def advance(self, record: IterationRecord) -> None:
         """Show another iteration."""
@@ -81,12 +84,12 @@ class LiveLine:
         self._loss = SMOOTHING * self._loss + (1 - SMOOTHING) * loss
         self._seconds = SMOOTHING * self._seconds + (1 - SMOOTHING) * seconds
         self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
-        self._show(last=self.done == self.total)
+        self._show()
 
     def validated(self, metric: str, value: float, best: float) -> None:
         """Show a validation from now on."""
         self.scores = f"{metric.rpartition('.')[2]} {value:.3f} best {best:.3f}"
-        self._show(last=True)
+        self._show(now=True)
 
     def text(self) -> str:
         """Return all numbers on one line, which fits into 80 columns."""
@@ -111,15 +114,15 @@ class LiveLine:
             return ""
         return f"{duration((self.total - self.done) * self._seconds / self._weight)} left"
 
-    def _show(self, last: bool) -> None:
+    def _show(self, now: bool = False) -> None:
         if self._live is not None:
             bar = Table.grid(Column(no_wrap=True), Column(ratio=1), Column(no_wrap=True), expand=True, padding=(0, 1))
             bar.add_row(self._place, ProgressBar(total=self.total, completed=self.done), self._left)
             numbers = Text("  ".join(filter(None, [*self._numbers, self.scores])), no_wrap=True, overflow="ellipsis")
             self._live.update(Group(bar, numbers), refresh=True)
-        elif not self.quiet and (last or self.clock() - self._shown >= PLAIN_EVERY):
-            self._shown = self.clock()
-            self.console.print(self.text(), markup=False, highlight=False, soft_wrap=True)
+        elif not self.quiet and (now or self.clock() - self._shown >= PLAIN_EVERY):
+            self._shown, self._printed = self.clock(), self.text()
+            self.console.print(self._printed, markup=False, highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

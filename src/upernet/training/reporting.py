@@ -14,6 +14,7 @@ from upernet.evaluation import EvaluationResult, page
 from upernet.evaluation.examples import draw_photos, typical_photos, worst_photos
 from upernet.evaluation.photo_counts import LevelCounts, PhotoCounts
 from upernet.evaluation.pictures import draw_confusion
+from upernet.evaluation.report import readable_metric
 from upernet.evaluation.subject import Subject
 from upernet.files import atomic_path, write_text
 from upernet.inference.fonts import shortened, sized_font
@@ -83,12 +84,10 @@ class Reporter:
     def _write_report(
         self, progress: Progress, records: Sequence[IterationRecord], curves: Image.Image, metric: str | None
     ) -> None:
-        state = "finished" if progress.done == progress.total else "going on"
+        finished = progress.done == progress.total
+        done = f"all of its {progress.total:,}" if finished else f"{progress.done:,} of its {progress.total:,}"
         sections = [
-            page.paragraph(
-                f"{state.capitalize()}: iteration {progress.done:,} of {progress.total:,}. "
-                f"Weights at the start: {progress.weights}."
-            )
+            page.paragraph(f"The run has done {done} iterations. Its weights at the start: {progress.weights}.")
         ]
         if metric is not None:
             sections.append(_score_table(progress, metric))
@@ -110,7 +109,7 @@ def _score_table(progress: Progress, metric: str) -> str:
     best = next((value for value in progress.validations if value.iteration == progress.kept), last)
     names = [metric, *(name for name in last.metrics if name != metric)]
     columns = ["metric", f"best model (iteration {best.iteration})", f"last (iteration {last.iteration})"]
-    rows = [[name, *(_score(value.metrics.get(name)) for value in (best, last))] for name in names]
+    rows = [[readable_metric(name), *(_score(value.metrics.get(name)) for value in (best, last))] for name in names]
     return page.table(columns, rows)
 
 

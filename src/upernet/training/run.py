@@ -10,6 +10,7 @@ from pathlib import Path
 from upernet.distributed import World, synchronize_batch_norms, wait_for_all
 from upernet.errors import UpernetError
 from upernet.evaluation import EvaluationResult
+from upernet.evaluation.report import readable_metric
 from upernet.evaluation.subject import Subject
 from upernet.recipe import Recipe, TrainingSpec
 from upernet.training.initial import build_training_model, load_initial_weights
@@ -21,7 +22,7 @@ from upernet.training.optimizer import MovingAverage, set_modes
 from upernet.training.plan import Position, plan_lengths
 from upernet.training.reporting import Reporter
 from upernet.training.result import ResultWriter
-from upernet.training.run_folder import LOG, STATE, delete_events, write_run_recipe
+from upernet.training.run_folder import LOG, REPORT, STATE, delete_events, write_run_recipe
 from upernet.training.stages import Stage, open_stages
 from upernet.training.state import Progress, SavedState, identify_run, save_state
 from upernet.training.step import StageTrainer
@@ -203,7 +204,13 @@ class Run:
         """Write the report and the models, and calibrate thresholds, if the recipe asks for them."""
         if self.world.is_main:
             self.reporter.update(self.progress)
-        return self.result.finish(has_best=self.progress.kept is not None, half=half)
+        path = self.result.finish(has_best=self.progress.kept is not None, half=half)
+        if best := best_so_far(self.progress, self.reporter.metric):
+            name, value = best
+            score = f"{readable_metric(name)} {value:.3f}"
+            self.log(f"Its weights are those of iteration {self.progress.kept}, the best ones: {score}.")
+        self.log(f"The report is {self.folder / REPORT}")
+        return path
 
     def save(self, trainer: StageTrainer) -> None:
         """Write the state at the current position."""

@@ -39,12 +39,23 @@ class Stage:
 def open_stages(recipe: Recipe, training: TrainingSpec, model: UPerNet, data_dir: Path, world: World) -> list[Stage]:
     """Open the sources of all stages and check that the model can be trained on them; the model stays as it is.
 
+    A stage that is shorter than in the recipe, because fewer iterations were asked for, has a shorter warm-up as well.
+
+    Args:
+        recipe: The recipe.
+        training: Its training, with the lengths that the stages will have.
+        model: The model.
+        data_dir: Folder that contains the folders of the sources.
+        world: The processes that share each batch.
+
     Raises:
         UpernetError: A source is missing or has no photos, or the settings of a stage do not fit the sources, the
             taxonomy, the backbone or the number of processes.
     """
+    assert recipe.training is not None
+    planned = [stage.iterations for stage in recipe.training.stages]
     stages: list[Stage] = []
-    for number, spec in enumerate(training.stages):
+    for number, spec in enumerate(map(_with_warmup, training.stages, planned)):
         sources = {name: _open_source(name, spec, recipe, model, data_dir) for name in spec.sources}
         _check_levels(spec, sources)
         _check_batch_norms(spec, sources)
@@ -54,6 +65,14 @@ def open_stages(recipe: Recipe, training: TrainingSpec, model: UPerNet, data_dir
         losses = LevelLosses(model.taxonomy, spec.loss or recipe.loss, world.device)
         stages.append(Stage(number, spec, sources, sampler, losses))
     return stages
+
+
+def _with_warmup(stage: StageSpec, planned: int) -> StageSpec:
+    """Return the stage with the share of warm-up that it has with `planned` iterations, if it is shorter."""
+    if stage.iterations >= planned:
+        return stage
+    warmup = -(-stage.warmup_iterations * stage.iterations // planned)
+    return stage.model_copy(update={"warmup_iterations": warmup})
 
 
 def _open_source(name: str, stage: StageSpec, recipe: Recipe, model: UPerNet, data_dir: Path) -> Source:
