@@ -1,8 +1,10 @@
 """Tests of upernet.checkpoints.pretrained."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 
 import upernet
@@ -69,6 +71,17 @@ def test_backbones_return_the_features_that_are_asked_for(name: str) -> None:
     assert [feature.shape[1] for feature in features] == everything.feature_info.channels()
     assert chosen.feature_info.channels() == [features[1].shape[1], features[3].shape[1]]
     assert torch.equal(two[0], features[1]) and torch.equal(two[1], features[3])
+
+
+def test_features_are_described_as_timm_does() -> None:
+    timms: Any = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 3, 4)).feature_info
+    ours: Any = upernet.create_backbone("resnet18").feature_info
+    assert len(ours) == 4 and ours.out_indices == (0, 1, 2, 3)
+    assert ours.get_dicts(["num_chs", "reduction", "module"]) == [
+        {key: found[key] for key in ("num_chs", "reduction", "module")} for found in timms.get_dicts()
+    ]
+    chosen: Any = upernet.create_backbone("resnet18", out_indices=(1, 3)).feature_info
+    assert chosen.out_indices == (1, 3) and chosen[1]["num_chs"] == 512
 
 
 def test_a_backbone_takes_its_weights_from_a_file(tmp_path: Path) -> None:

@@ -105,6 +105,15 @@ def test_a_model_without_a_state_is_not_overwritten(data, recipe_file, tmp_path)
 
 
 @pytest.mark.slow
+def test_a_reader_of_the_lines_that_goes_away_is_not_a_folder_that_cannot_be_written(data, recipe_file, tmp_path):
+    def log(line: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True, log=log)
+
+
+@pytest.mark.slow
 def test_a_finished_run_says_so(data, recipe_file, tmp_path):
     lines: list[str] = []
     recipe = load_recipe(recipe_file())

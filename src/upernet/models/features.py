@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,10 +23,34 @@ class Feature:
 
 
 class FeatureInfo:
-    """The features that a backbone returns, in order, with the accessors of timm's class of the same name."""
+    """The features that a backbone returns, in order, with the accessors of timm's class of the same name.
 
-    def __init__(self, *features: Feature):
+    Example:
+        >>> info = upernet.create_backbone("internimage_t").feature_info
+        >>> info.channels(), info.reduction(), info[3]["num_chs"]
+        ([64, 128, 256, 512], [4, 8, 16, 32], 512)
+    """
+
+    def __init__(self, *features: Feature, out_indices: Sequence[int] | None = None):
         self._features = features
+        self.out_indices = tuple(range(len(features)) if out_indices is None else out_indices)
+        """Index of each feature among C2, C3, C4 and C5."""
+
+    def __len__(self) -> int:
+        """Return the number of features."""
+        return len(self._features)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return the description of a feature: `num_chs`, `reduction` and `module`."""
+        feature = self._features[index]
+        return {"num_chs": feature.channels, "reduction": feature.stride, "module": feature.module}
+
+    def get_dicts(self, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Return the descriptions of all features, or those of their entries that `keys` lists."""
+        return [
+            {key: value for key, value in self[index].items() if keys is None or key in keys}
+            for index in range(len(self))
+        ]
 
     def channels(self) -> list[int]:
         """Return the number of channels of each feature."""
@@ -35,13 +60,13 @@ class FeatureInfo:
         """Return the stride of each feature."""
         return [feature.stride for feature in self._features]
 
-    def select(self, indices: Sequence[int]) -> FeatureInfo:
-        """Return the description of the features at `indices`."""
-        return FeatureInfo(*(self._features[index] for index in indices))
-
     def module_name(self) -> list[str]:
         """Return the name of the module that ends each feature."""
         return [feature.module for feature in self._features]
+
+    def select(self, indices: Sequence[int]) -> FeatureInfo:
+        """Return the description of the features at `indices`."""
+        return FeatureInfo(*(self._features[index] for index in indices), out_indices=indices)
 
 
 class DropPath(nn.Module):

@@ -31,17 +31,21 @@ def lock_folder(folder: Path) -> Generator[None, None, None]:
     Raises:
         UpernetError: Another run has locked the folder, or it cannot be written.
     """
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
-            for leftover in folder.glob(".*"):
-                if leftover.suffix in OWN_SUFFIXES:
-                    leftover.unlink()
-            yield
+        lock.acquire()
+        for leftover in folder.glob(".*"):
+            if leftover.suffix in OWN_SUFFIXES:
+                leftover.unlink()
     except Timeout:
         raise UpernetError(f"{folder}: another run is writing there; wait for it, or give another --out.") from None
     except OSError as error:
         raise UpernetError(f"{folder}: cannot be written ({error.strerror}); choose another folder.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def delete_run(folder: Path, world: World) -> None:

@@ -38,21 +38,21 @@ class Progress:
         position: How far it is.
         lengths: Number of iterations of each stage.
         planned: The same as the recipe gave it, to notice when the recipe changes.
-        asked: Number of iterations of all stages that was last asked for instead of the recipe's; None: none was.
         validations: All validations so far.
         kept: Iteration whose model is the best one so far, in `model.safetensors`; None: there is none yet.
         stale: Number of validations in a row that were no better than the best one, in this stage.
         weights: Where the initial weights came from, for people.
+        asked: Number of iterations of all stages that was last asked for instead of the recipe's; None: none was.
     """
 
     position: Position
     lengths: tuple[int, ...]
     planned: tuple[int, ...]
-    asked: int | None = None
     validations: list[Validation] = field(default_factory=list[Validation])
     kept: int | None = None
     stale: int = 0
     weights: str = ""
+    asked: int | None = None
 
     @property
     def done(self) -> int:
@@ -165,11 +165,11 @@ class SavedState:
             position=Position(**progress["position"]),
             lengths=tuple(progress["lengths"]),
             planned=tuple(progress["planned"]),
-            asked=progress.get("asked"),
             validations=[Validation(**values) for values in progress["validations"]],
             kept=progress["kept"],
             stale=progress["stale"],
             weights=progress["weights"],
+            asked=progress.get("asked"),  # older states have none
         )
         self.average_updates: int = content["average_updates"]
 
