@@ -45,8 +45,9 @@ def compare(
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Compare two models on the same photos: differences per class, and which of them are significant.
+    """Compare two models on the same photos.
 
+    Shows the differences per class, and which of them are significant.
     A run that has not been evaluated on the split is evaluated first.
     """
     from rich.console import Console

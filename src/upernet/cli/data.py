@@ -72,7 +72,7 @@ def check_command(
 
 @app.command(
     "prepare",
-    help="Convert a downloaded data set to the folders that recipes read; existing files are kept.\n\n"
+    help="Convert a downloaded data set to folders for recipes.\n\nExisting files are kept.\n\n"
     + "\n\n".join(f"{name}: {archives}" for name, archives in DATASETS.items()),
 )
 def prepare_command(

@@ -87,9 +87,10 @@ def evaluate(
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Score a model per level on the data of a recipe or of a training run, and show its mistakes.
+    """Score a model per level, and show its mistakes.
 
-    Under torchrun, several processes divide the photos among them.
+    The photos are those of a recipe or of a training run. Under torchrun, several
+    processes divide them.
     """
     from rich.console import Console
 

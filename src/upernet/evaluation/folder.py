@@ -61,7 +61,10 @@ def write_evaluation(folder: str | Path, result: EvaluationResult, title: str, s
             metrics = result.levels[level.level]
             rows = class_rows(counts, level, metrics)
             classes += rows
-            sections += [page.heading(level.title), *_write_level(folder, counts, level, metrics, rows)]
+            sections += [
+                page.heading(level.title[:1].upper() + level.title[1:]),
+                *_write_level(folder, counts, level, metrics, rows),
+            ]
             if subject is not None:
                 sections += _write_worst(folder, result, counts, level, subject)
     write_csv(folder / "per_class.csv", CLASS_COLUMNS, classes)
@@ -102,12 +105,12 @@ def counts_of(result: EvaluationResult) -> PhotoCounts:
 def _summary(result: EvaluationResult) -> str:
     photos = ", ".join(f"{count:,} of {source}" for source, count in result.photos.items())
     rows = [
-        [name, SUMMARY[key], fraction(value)]
+        [f"{name.capitalize()}: {SUMMARY[key]}", fraction(value)]
         for name, metrics in result.levels.items()
         for key, value in metrics.to_dict().items()
         if key in SUMMARY
     ]
-    return page.paragraph(f"Photos of split {result.split}: {photos}.") + page.table(["level", "metric", "value"], rows)
+    return page.paragraph(f"Photos of split {result.split}: {photos}.") + page.table(["metric", "value"], rows)
 
 
 def _write_level(
@@ -125,7 +128,7 @@ def _write_level(
         _save(folder / f"calibration-{name}.png", calibration)
         figures.append(page.picture(calibration, "Calibration"))
     columns = [key for key in CLASS_COLUMNS[1:] if key != "unit" and any(row[key] is not None for row in rows)]
-    heads = [column.replace("_", " ").replace("iou", "IoU") for column in columns]
+    heads = [column.replace("_", " ").replace("iou", "IoU").replace("f1", "F1") for column in columns]
     cells = [[_cell(row[column]) for column in columns] for row in rows]
     return [page.row(figures), page.heading(f"Classes, in {level.unit}", 3), page.table(heads, cells)]
 

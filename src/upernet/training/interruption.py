@@ -48,7 +48,7 @@ class StopRequest:
             raise exit_of(number)
         self.signal = number
         if not self.quiet:
-            print("\nStopping after this iteration. Once more stops at once.", file=sys.stderr)
+            print("\nStopping after this iteration; press Ctrl-C again to stop at once.", file=sys.stderr)
 
     def agreed(self) -> int | None:
         """Return the signal that any process has received, the same in all processes; None if none has."""
