@@ -1,7 +1,8 @@
-"""Tests of upernet.training.loggers: TensorBoard, and the errors of missing packages."""
+"""Tests of upernet.training.loggers: programs that are installed, and the errors of missing packages."""
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -79,3 +80,37 @@ def test_own_loggers_are_taken_as_they_are(tmp_path: Path) -> None:
     own = object()
     assert open_loggers([own], tmp_path, {}, 0) == [own]  # pyright: ignore[reportArgumentType]
     assert open_loggers([], tmp_path, {}, 0) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
+def test_an_installed_program_takes_the_run_and_its_continuation(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The programs record locally; losses of a source are named `SOURCE/LEVEL` and `SOURCE/LEVEL/auxiliary`."""
+    pytest.importorskip(name)
+    for variable, value in {
+        "WANDB_MODE": "offline",
+        "MLFLOW_TRACKING_URI": (tmp_path / "mlflow").as_uri(),
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+        "TRACKIO_DIR": str(tmp_path / "trackio"),
+    }.items():
+        monkeypatch.setenv(variable, value)
+    for done in (0, 2):
+        (logger,) = open_loggers([name], tmp_path, {"name": "mine"}, done)
+        for iteration in (done + 1, done + 2):
+            logger.scalars({"streets/object": 1 / iteration, "streets/object/auxiliary": 0.5}, iteration)
+        logger.picture("curves", Image.new("RGB", (30, 20), "red"), done + 2)
+        logger.close()
+    if name == "mlflow":
+        (metric,) = (tmp_path / "mlflow").glob("*/*/metrics/streets.object")
+        assert [line.split()[2] for line in metric.read_text().splitlines()] == ["1", "2", "3", "4"]
+
+
+def test_a_program_that_refuses_the_run_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow.py").write_text("def set_experiment(name):\n    raise ValueError('no server\\nat all')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    with pytest.raises(UpernetError, match=r"logger mlflow cannot start \(no server\); set it up, or leave it out\."):
+        open_loggers(["mlflow"], tmp_path, {}, 0)
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 from PIL import Image
 
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, printable
 from upernet.files import write_text
 
 PROJECT = "upernet"
@@ -112,7 +113,7 @@ class WandbLogger:
         import wandb  # pyright: ignore[reportMissingImports]
 
         self._wandb = wandb
-        known = _remembered(folder / "wandb_id", wandb.util.generate_id)
+        known = _remembered(folder / "wandb_id", lambda: uuid4().hex)
         self._run = wandb.init(
             project=PROJECT, name=folder.name, dir=str(folder), config=dict(settings), id=known, resume="allow"
         )
@@ -146,7 +147,8 @@ class MlflowLogger:
 
     def scalars(self, values: Scalars, iteration: int) -> None:
         """Record values."""
-        self._mlflow.log_metrics(dict(values), step=iteration)
+        # A file store makes a folder of what precedes a slash, which must not be the name of another metric.
+        self._mlflow.log_metrics({name.replace("/", "."): value for name, value in values.items()}, step=iteration)
 
     def picture(self, name: str, picture: Image.Image, iteration: int) -> None:
         """Record a picture."""
@@ -212,10 +214,21 @@ def open_loggers(
         folder: Folder of the run.
         settings: The recipe, as JSON types.
         done: Number of iterations that are done.
+
+    Raises:
+        UpernetError: A program refuses the run, for instance because nobody is logged in.
     """
     if names is None:
         names = [name for name in ("tensorboard",) if find_spec(name) is not None]
-    return [LOGGERS[name](folder, settings, done) if isinstance(name, str) else name for name in names]
+    return [_open(name, folder, settings, done) if isinstance(name, str) else name for name in names]
+
+
+def _open(name: str, folder: Path, settings: Mapping[str, Any], done: int) -> Logger:
+    try:
+        return LOGGERS[name](folder, settings, done)
+    except Exception as error:  # each program has its own types
+        reason = printable(str(error).partition("\n")[0].rstrip(".")) or type(error).__name__
+        raise UpernetError(f"logger {name} cannot start ({reason}); set it up, or leave it out.") from error
 
 
 def _remembered(path: Path, create: Callable[[], str]) -> str:
