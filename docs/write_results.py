@@ -110,7 +110,7 @@ def own_masks() -> list[str]:
         f"{name} {values['iou']:.2f}" for name, values in scores["per_class"].items() if values["iou"] is not None
     ]
     return [
-        f"{len(log)} iterations took {minutes:.0f} minutes on two cores that others used, too. On the {photos} photos "
+        f"{len(log)} iterations took {minutes:.0f} minutes of training on two cores. On the {photos} photos "
         f"held out by `upernet init`: {metrics(scores)}.",
         "",
         f"IoU per class: {', '.join(classes)}.",

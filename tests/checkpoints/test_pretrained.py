@@ -55,9 +55,9 @@ def test_errors_name_the_remedy(tmp_path: Path) -> None:
         upernet.create_model("camvid", classes=["a", "a"])
     with pytest.raises(UpernetError, match=r"none\.pth: no such file with weights for backbone resnet18"):
         upernet.create_backbone("resnet18", pretrained=tmp_path / "none.pth")
-    for indices in ((), (1, 0), (0, 4), (2, 2)):
+    for indices in ((), (1, 0), (0, 4), (2, 2), 4):
         with pytest.raises(UpernetError, match=r"give some of 0, 1, 2 and 3, in ascending order"):
-            upernet.create_backbone("resnet18", out_indices=indices)
+            upernet.create_backbone("resnet18", out_indices=indices)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("name", ["internimage_t", "resnet18", "tf_efficientnet_lite0"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ def create_backbone(
     name: str,
     pretrained: bool | Reference | None = False,
     *,
-    out_indices: Iterable[int] = (0, 1, 2, 3),
+    out_indices: Sequence[int] = (0, 1, 2, 3),
     options: Mapping[str, OptionValue] | None = None,
     drop_path: float = 0.0,
     feature_norms: bool = False,
@@ -89,9 +89,9 @@ def create_backbone(
         >>> backbone.feature_info.channels(), backbone.feature_info.reduction()
         ([256, 512], [16, 32])
     """
-    indices = tuple(out_indices)
+    indices = () if isinstance(out_indices, int) else tuple(out_indices)
     if not indices or list(indices) != sorted(set(indices)) or not set(indices) <= set(range(4)):
-        raise UpernetError(f"out_indices {indices}: give some of 0, 1, 2 and 3, in ascending order.")
+        raise UpernetError(f"out_indices {out_indices}: give some of 0, 1, 2 and 3, in ascending order.")
     backbone = build_backbone(name, options=options, drop_path=drop_path, feature_norms=feature_norms)
     source = AUTO if pretrained is True else str(pretrained)
     if pretrained is not None and pretrained is not False and load_backbone_weights(backbone, name, source) is None:
