@@ -110,8 +110,8 @@ def own_masks() -> list[str]:
         f"{name} {values['iou']:.2f}" for name, values in scores["per_class"].items() if values["iou"] is not None
     ]
     return [
-        f"{len(log)} iterations took {minutes:.0f} minutes on two cores that other programs also used. On the {photos} photos "
-        f"chosen for validation by `upernet init`: {metrics(scores)}.",
+        f"{len(log)} iterations took {minutes:.0f} minutes on two cores that other programs also used. "
+        f"On the {photos} photos chosen for validation by `upernet init`: {metrics(scores)}.",
         "",
         f"IoU per class: {', '.join(classes)}.",
     ]
