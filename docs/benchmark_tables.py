@@ -133,8 +133,8 @@ def scaling() -> list[str]:
 def busy() -> list[str]:
     """Return a table of one and two threads, with the load of other programs."""
     result = read("busy")
-    lines = comparisons(result, result["rows"], f"median of {result['repeats']}; the ratio is that to 1 thread")
-    return [*lines, "", f"Meanwhile, other programs used {result['load_of_others']:.2f} cores."]
+    lines = comparisons(result, result["rows"], f"median of {result['repeats']}; ratio: speedup over 1 thread")
+    return [*lines, "", f"During the measurement, other programs used {result['load_of_others']:.2f} cores."]
 
 
 def cold_start() -> list[str]:

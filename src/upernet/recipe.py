@@ -68,8 +68,8 @@ class ModelSpec(Settings):
     """Options that override those of the named backbone, if it has any (for InternImage: `InternImageSpec`)."""
     backbone_weights: PathText | None = "auto"
     """Source of the ImageNet weights: `timm` (which downloads them), `package:NAME` (a Python package), `zoo` (the
-    published file of an InternImage backbone), or a file. `auto`: the first of these that there is, or else random
-    weights. None: random weights."""
+    published file of an InternImage backbone), or a file. `auto`: the first of these that is available, otherwise
+    random weights. None: random weights."""
     drop_path: Probability = 0.0
     """Stochastic depth: probability that the last block of the backbone is skipped for a photo; linear from 0."""
     feature_norms: bool = False
@@ -99,7 +99,8 @@ class Resize(Settings):
     multiple: Whole = Field(default=1, ge=1, le=1024)
     """Both sides are then stretched to the next multiple of this."""
     antialias: bool = True
-    """Whether reducing filters the photo first. Plain bilinear interpolation was published for ADE20K."""
+    """Whether a photo is smoothed before it is reduced. The published ADE20K models use plain bilinear
+    interpolation."""
 
 
 class Augmentation(Settings):
@@ -114,14 +115,15 @@ class Augmentation(Settings):
     scale_distribution: Literal["log_uniform", "uniform"] = "log_uniform"
     """Whether the factor itself or its logarithm is uniform within `scale`."""
     antialias: bool = True
-    """Whether reduced photos are smoothed first."""
+    """Whether a photo is smoothed before it is reduced."""
     crop: Size = (512, 512)
     """Height and width of the crop. Smaller photos are padded; the labels there are unknown."""
     max_class_share: Number = Field(default=1.0, gt=0, le=1)
-    """A crop whose most frequent class has this share of its labeled pixels or more is drawn again, at most 10 times;
-    1: never."""
+    """A crop is sampled again, at most 10 times, if its most frequent class covers at least this fraction of its
+    labeled
+    pixels. 1: never."""
     flip: bool = True
-    """Whether half of the crops are mirrored."""
+    """Whether half of the crops are flipped horizontally."""
     photometric: Literal["none", "yiq", "hsv"] = "yiq"
     """Distortion of brightness, contrast, saturation and hue: as one affine map of RGB, or step by step in HSV as
     published for ADE20K."""
@@ -147,8 +149,9 @@ class AnnotationSpec(Settings):
     """How a source annotates one level."""
 
     classes: dict[Name, Name | None] = {}
-    """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. A class that is not listed is the
-    taxonomy class of the same name, whatever the case of its letters."""
+    """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. A class that is not listed is
+    mapped
+    to the taxonomy class of the same name; case is ignored."""
     supervision: Literal["broadcast", "pooled"] = "pooled"
     """How an image label trains a dense level: at every pixel, or through the mean of the logits."""
     implies: dict[LevelName, Name | dict[Name, Name]] = {}
@@ -174,9 +177,9 @@ class MaskValueSpec(AnnotationSpec):
     """A dense level that is annotated by masks."""
 
     ignore: tuple[MaskValue, ...] = (255,)
-    """Values of a mask that mean unknown; a mask in colors has none."""
+    """Values of a mask that mean unknown; not used for color masks."""
     colors: dict[Name, Name | None] | Literal["taxonomy"] | None = None
-    """For masks in colors: color (`"#rrggbb"` or `"r,g,b"`) -> source class; null: unknown. `taxonomy`: each class has
+    """For color masks: color (`"#rrggbb"` or `"r,g,b"`) -> source class; null: unknown. `taxonomy`: each class has
     its color in the taxonomy. None: the values of a mask are class numbers."""
 
 
@@ -237,7 +240,7 @@ class SourceSpec(Settings):
     """Whether photos and masks may be symbolic links that lead out of the data folder (and of the folder that `path`
     starts with, which may be a link itself)."""
     held_back: Probability = 0.0
-    """Share of the `train` photos kept out of training, as split `held_back` (chosen by a hash of the file name)."""
+    """Fraction of the `train` photos that form the split `held_back` instead (chosen by a hash of the file name)."""
     weight: PositiveFactor | None = None
     """How often the source is drawn; None: by its number of photos (paper, 3.2)."""
     batch_size: Whole = Field(default=8, ge=1, le=65_536)
@@ -321,7 +324,7 @@ class MaskFolderSpec(SourceSpec, MaskSpec):
     photos: str = "images"
     """Folder of the photos, below `path`; `{split}` stands for the split's folder name."""
     photo_name: NamePattern = "*"
-    """Name of a photo without its suffix; `*` is what the names of its masks have, too."""
+    """Name of a photo without its suffix; `*` also stands for the same text in the names of its masks."""
     annotations: dict[LevelName, MaskFolderAnnotation] = {}
     """Level -> its masks or its table, instead of `level`."""
 
@@ -334,9 +337,9 @@ class CamvidSpec(SourceSpec, MaskValueSpec):
 
 
 class PolygonsSpec(SourceSpec, AnnotationSpec):
-    """Photos, and outlines of things in them as an annotation tool exports them.
+    """Photos with outlines that were exported from an annotation tool.
 
-    Pixels outside of all outlines have the class `background`. Where outlines overlap, the smaller one is on top; in
+    Pixels outside all outlines have the class `background`. Where outlines overlap, the smaller one is on top; in
     CVAT, the one with the higher `z_order`.
     """
 
@@ -357,7 +360,7 @@ class LabelFolderSpec(SourceSpec, AnnotationSpec):
     kind: Literal["label_folder"]
     """The kind of source."""
     annotations: dict[LevelName, AnnotationSpec] = {}
-    """Level -> what the names of the folders mean there, instead of `level`."""
+    """Level -> how the folder names map to its classes, instead of `level`."""
 
 
 class LabelTableSpec(SourceSpec, TableColumnSpec):
@@ -383,7 +386,7 @@ class LossSpec(Settings):
     """The loss. The default weights of the levels are those of arXiv 1807.10221, section 4.1."""
 
     stride: Whole = Field(default=1, ge=1, le=64)
-    """Label maps are compared with the resized logits at every `stride`-th pixel (paper: 4)."""
+    """The loss uses every `stride`-th pixel of the label maps, in rows and columns (paper: 4)."""
 
     weights: dict[LevelName, Factor] = {kind.name: kind.loss_weight for kind in LEVEL_KINDS.values()}
     """Level -> weight; a level that is not listed keeps the paper's."""
@@ -392,7 +395,7 @@ class LossSpec(Settings):
     weak: Factor = 1.0
     """Factor of the losses of implied labels."""
     class_weights: dict[LevelName, dict[Name, Factor]] = {}
-    """level -> class -> factor in the cross-entropy; 1 for classes that are not listed."""
+    """Level -> class -> factor in the cross-entropy; 1 for classes that are not listed."""
     label_smoothing: Probability = 0.0
     """Label smoothing of image labels."""
     average: Literal["known", "all"] = "known"
@@ -431,29 +434,30 @@ class StageSpec(Settings):
     power: Number = Field(default=0.9, gt=0, le=100)
     """Exponent of the polynomial decay of the learning rate to zero."""
     freeze_norm: Literal["none", "backbone", "all"] = "none"
-    """Batch norms that keep their running statistics in this stage; those of a batch come from one source."""
+    """Batch norms that use their running statistics in this stage, because each batch comes from a single source."""
     frozen_backbone_stages: Whole = Field(default=0, ge=0, le=64)
     """Number of backbone features, from the shallowest, that are frozen: 1 freezes everything up to C2."""
     loss: LossSpec | None = None
     """The loss in this stage. None: that of the recipe."""
     augmentation: dict[Name, Augmentation] = {}
-    """source -> augmentation in this stage, where it differs from that of the source."""
+    """Source -> augmentation in this stage, where it differs from that of the source."""
 
 
 class ValidationSpec(Settings):
-    """Validation during training: it shows whether the model learns, and the best model is kept."""
+    """Validation during training, which also determines the best model."""
 
     every: Iterations | None = None
     """Number of iterations from one validation to the next. None: a tenth of the run."""
     split: Literal["held_back", "val"] | None = None
-    """Photos to score. None: `val`, unless more sources have photos held back; no validation without either."""
+    """Split to score. None: `val`, unless more sources have the split `held_back`. Without either, there is no
+    validation."""
     metric: Name | None = None
     """`LEVEL.METRIC` that decides which model is the best, such as `object.miou`. None: the first metric of `object`
     or, if it is not annotated, of the first level that is."""
     photos: Iterations | None = 100
     """Number of photos per source, spread over all of them. None: all."""
     patience: Iterations | None = None
-    """Number of validations in a row without a better one after which the stage ends. None: it never ends early."""
+    """Number of consecutive validations without improvement after which the stage ends. None: it never ends early."""
 
 
 class TrainingSpec(Settings):
@@ -469,7 +473,7 @@ class TrainingSpec(Settings):
     """Whether the backward pass recomputes the activations of the backbone, which takes less memory and more time.
     Batch norms in it then update their statistics twice per iteration."""
     ema_decay: Number | None = Field(default=None, gt=0, lt=1)
-    """Decay of the moving average of the weights, which is the result. None: the last weights are."""
+    """Decay of the moving average of the weights, which becomes the result. None: the weights are not averaged."""
     initialize_from: PathText | None = None
     """Name of a recipe, or a checkpoint, whose weights are used where names and shapes agree."""
     workers: Whole = Field(default=1, ge=0, le=256)
@@ -477,9 +481,9 @@ class TrainingSpec(Settings):
     checkpoint_every: Iterations = 200
     """Number of iterations between two saved states."""
     validation: ValidationSpec | None = ValidationSpec()
-    """Scores during training. None: there are none, and the result is the last model."""
+    """Validation during training. None: no validation; the result is the last model."""
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] | None = None
-    """Where losses, scores and pictures also go. None: to TensorBoard, if it is installed."""
+    """Loggers that also record losses, scores and pictures. None: TensorBoard, if it is installed."""
     stages: tuple[StageSpec, ...] = Field(max_length=1000)
     """The stages, one after another."""
 
@@ -492,12 +496,12 @@ class TrainingSpec(Settings):
 
 
 class CalibrationSpec(Settings):
-    """The thresholds below which a label is unsure, which are set on `held_back` photos."""
+    """Calibration of the confidence thresholds, below which a label is unsure, on `held_back` photos."""
 
     target_precision: dict[LevelName, Share] = {}
-    """level -> share of the shown labels that must be right."""
+    """Level -> fraction of the displayed labels that must be correct."""
     negatives: dict[LevelName, tuple[Name, ...]] = {}
-    """level -> sources whose photos show none of its classes, so that every label shown there is wrong."""
+    """Level -> sources whose photos contain none of its classes, so that every label displayed there is wrong."""
 
 
 class Recipe(Settings):
@@ -520,9 +524,9 @@ class Recipe(Settings):
     loss: LossSpec = LossSpec()
     """The loss of all stages that do not have their own."""
     training: TrainingSpec | None = None
-    """The training. None: the recipe describes a model that is not trained here."""
+    """The training. None: the recipe describes a model that it does not train."""
     calibration: CalibrationSpec = CalibrationSpec()
-    """How the thresholds of confidence are set."""
+    """How the confidence thresholds are set."""
 
     @model_validator(mode="after")
     def _stages_name_sources(self) -> Recipe:

@@ -77,7 +77,12 @@ def check_command(
 )
 def prepare_command(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help=f"Which data set: {', '.join(DATASETS)}.")],
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for its folder; --data of other commands.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Folder in which its folder is created; pass it as --data to other commands."
+        ),
+    ],
     archives: Annotated[
         list[Path] | None,
         typer.Option("--from", metavar="PATH", help="A downloaded zip, or the folder it was unpacked to; repeatable."),

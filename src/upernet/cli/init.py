@@ -41,7 +41,7 @@ def init(
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow symbolic links that lead out of FOLDER.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; assume what is likeliest.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask no questions; use the defaults.")] = False,
     force: ForceOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
 ) -> None:
@@ -112,7 +112,7 @@ def _refuse_problems(report: Report) -> None:
         more = (
             f"\n  ... and {len(report.problems) - SHOWN_PROBLEMS} more" if len(report.problems) > SHOWN_PROBLEMS else ""
         )
-        raise UpernetError(f"the data has problems; mend these files or move them out of the folder:\n{shown}{more}")
+        raise UpernetError(f"the data has problems; fix these files or move them out of the folder:\n{shown}{more}")
 
 
 def _seconds(recipe: Recipe) -> float | None:

@@ -15,7 +15,7 @@ def train(
     data: DataOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of the run; a run in it goes on.", show_default="runs/RECIPE"),
+        typer.Option(metavar="DIR", help="Folder of the run; an existing run is resumed.", show_default="runs/RECIPE"),
     ] = None,
     settings: SettingsOption = None,
     iterations: Annotated[
@@ -23,16 +23,18 @@ def train(
         typer.Option(
             metavar="N",
             min=1,
-            help="Iterations of all stages together: what is left is scaled to that, and a finished run goes on.",
+            help="Total iterations of all stages; the remaining stages are scaled, and a finished run is extended.",
             show_default="as in the recipe",
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Try everything in about a minute, in runs/RECIPE-quick.")
+        bool, typer.Option("--quick", help="Test the whole run in about a minute, in runs/RECIPE-quick.")
     ] = False,
     find_learning_rate: Annotated[
         bool,
-        typer.Option("--find-learning-rate", help="Suggest a learning rate, with a curve in lr.png; train nothing."),
+        typer.Option(
+            "--find-learning-rate", help="Run a learning rate range test instead, and write its curve to lr.png."
+        ),
     ] = False,
     init: Annotated[
         str | None,
@@ -57,9 +59,9 @@ def train(
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Train the model of a recipe, or go on with its training.
+    """Train the model of a recipe, or resume its training.
 
-    Ctrl-C saves the state; the same command goes on. Under torchrun, several processes share each batch.
+    Ctrl-C saves the state; the same command resumes. Under torchrun, several processes share each batch.
     """
     from upernet.errors import printable
     from upernet.ops import set_threads

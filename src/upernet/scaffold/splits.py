@@ -104,7 +104,7 @@ def divide(photos: Sequence[SplitPhoto], videos: bool = True, seed: int = 0) -> 
     _, chosen = min((draw(number) for number in range(DRAWS)), key=lambda drawn: drawn[0])
     order = [photo.path for photo in photos]
     splits = {"train": [p for p in order if p not in chosen], "val": [p for p in order if p in chosen]}
-    return SplitPlan(splits, f"{100 * len(chosen) / len(order):.0f} % of the photos drawn to validate on{kind}")
+    return SplitPlan(splits, f"{100 * len(chosen) / len(order):.0f} % of the photos were chosen for validation{kind}")
 
 
 def _groups(photos: Sequence[SplitPhoto]) -> tuple[dict[str, list[SplitPhoto]], str]:
@@ -126,4 +126,4 @@ def _groups(photos: Sequence[SplitPhoto]) -> tuple[dict[str, list[SplitPhoto]], 
     for name, frames in videos.items():
         for position, (_, photo) in enumerate(sorted(frames, key=lambda frame: (frame[0], frame[1].path))):
             runs.setdefault(f"{name}/{position // length}", []).append(photo)
-    return runs, f", in runs of {length} successive numbers, which may be frames of a video"
+    return runs, f", in runs of {length} consecutive numbers (possibly frames of a video)"

@@ -64,8 +64,8 @@ def _list_file(out: Path, split: str) -> Path:
 
 def _taxonomy(proposal: Proposal) -> str:
     lines = [
-        "# The classes that the model tells apart, by level. Change names and colors as you like; keep names in step",
-        f"# with the recipe. Pixels: their share in the masks of {plain(proposal.root.resolve().name)}.",
+        "# The classes that the model tells apart, by level. You can change names and colors; use the same names in",
+        f"# the recipe. The comments show how frequent each class is in {plain(proposal.root.resolve().name)}.",
         f"description: {_inline(f'The classes of {proposal.root.resolve().name}.')}",
         "levels:",
     ]
@@ -84,7 +84,7 @@ def _taxonomy(proposal: Proposal) -> str:
             amount = f"{100 * found.plan.shares[entry.name]:.1f} %" if unit == "pixels" else f"{entry.photos} photos"
             lines.append(f"      - {text}  # {amount}")
         if found.parts_of:
-            lines.append("    of:  # object: its parts, as they lie in the masks")
+            lines.append("    of:  # object: the parts that lie on it in the masks")
             lines += [f"      {_inline(owner)}: {_inline(list(parts))}" for owner, parts in found.parts_of.items()]
     return "\n".join(lines) + "\n"
 
@@ -104,13 +104,13 @@ def _recipe(proposal: Proposal, out: Path, taxonomy: Path) -> str:
         "model:",
         f"  backbone: {defaults.backbone}",
     ]
-    lines += ["  # ImageNet weights that are at hand", "  backbone_weights: auto"]
+    lines += ["  # ImageNet weights, if they are available", "  backbone_weights: auto"]
     lines += ["  decoder_channels: 96", "  auxiliary_channels: 64"]
     if defaults.short_side:
         lines.append("# larger photos are reduced to this short side, here and below")
         lines.append(f"parse_short_side: {max(32, defaults.short_side)}")
     lines += ["sources:", f"  {source}:", *_indented(_source(proposal, out), 4)]
-    lines += ["loss:", "  # labels are compared at every second pixel, which is twice as fast", "  stride: 2"]
+    lines += ["loss:", "  # the loss uses every second pixel, which makes it faster", "  stride: 2"]
     lines += _class_weights(proposal)
     lines += _training(proposal, source)
     return "\n".join(lines) + "\n"
@@ -159,7 +159,7 @@ def _source(proposal: Proposal, out: Path) -> list[str]:
         lines.append(f"  short_side: {defaults.short_side}")
     lines += ["  scale: [0.6, 1.7]", f"  crop: {_inline(list(defaults.crop))}  # height, width"]
     if sided := sided_classes(entry.name for own in found.levels.values() for entry in own.plan.classes):
-        lines += [plain(f"  # a mirrored photo would exchange {sided[0]} and {sided[1]}"), "  flip: false"]
+        lines += [plain(f"  # flipping a photo would exchange {sided[0]} and {sided[1]}"), "  flip: false"]
     if defaults.short_side:
         lines.append(f"test_resize: {_inline({'short_side': defaults.short_side})}")
     return lines
@@ -203,7 +203,7 @@ def _training(proposal: Proposal, source: str) -> list[str]:
         *(_validation(defaults.iterations) if "val" in proposal.splits else []),
         "  stages:",
         f"    - name: {' and '.join(proposal.found.levels)}",
-        f"      # {len(proposal.splits['train'])} photos: each is seen about "
+        f"      # {len(proposal.splits['train'])} photos, each of which is used about "
         f"{max(1, round(defaults.iterations * defaults.batch_size / len(proposal.splits['train'])))} times",
         f"      iterations: {defaults.iterations}",
         f"      sources: [{source}]",
@@ -213,7 +213,7 @@ def _training(proposal: Proposal, source: str) -> list[str]:
     ]
     if defaults.pretrained:
         lines += [
-            "      # the pretrained backbone learns slower, and keeps the statistics of its batch norms",
+            "      # the pretrained backbone has a lower learning rate and fixed batch norm statistics",
             "      backbone_learning_rate_factor: 0.4",
             "      freeze_norm: backbone",
         ]
@@ -222,7 +222,7 @@ def _training(proposal: Proposal, source: str) -> list[str]:
 
 def _validation(iterations: int) -> list[str]:
     return [
-        "  # the model is scored on val every so many iterations, and the best one is kept",
+        "  # number of iterations between validations; the best model is kept",
         f"  validation: {{every: {max(20, iterations // 10)}}}",
     ]
 
