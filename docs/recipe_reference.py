@@ -114,7 +114,7 @@ def _meanings(name: str) -> dict[str, str]:
     """Return field -> the string below it, also of fields of base classes."""
     found: dict[str, str] = {}
     for base in reversed(getattr(recipe, name).__mro__):
-        if base.__module__ == recipe.__name__:
+        if base.__module__.startswith(f"{recipe.__name__}."):
             (node,) = ast.parse(inspect.getsource(base)).body
             assert isinstance(node, ast.ClassDef)
             for field, below in zip(node.body, node.body[1:], strict=False):

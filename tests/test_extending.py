@@ -342,7 +342,7 @@ SOURCE = Beside
 ''',
     )
     copy.edit(
-        "recipe.py",
+        "recipe/sources.py",
         (
             "AnySourceSpec = Annotated[\n",
             "class BesideSpec(SourceSpec, MaskValueSpec):\n    kind: Literal['beside']\n\n\n"

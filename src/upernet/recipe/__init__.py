@@ -1,0 +1,57 @@
+"""Recipes: YAML files that describe how a model is built, trained and scored."""
+
+from upernet.recipe.annotations import (
+    AnnotationSpec,
+    MaskSpec,
+    MaskValueSpec,
+    TableColumnSpec,
+    TableSpec,
+)
+from upernet.recipe.augmentation import Augmentation, Resize
+from upernet.recipe.model import ModelSpec, TextureSpec
+from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, load_recipe
+from upernet.recipe.sources import (
+    AnySourceSpec,
+    CamvidSpec,
+    LabelFolderSpec,
+    LabelTableSpec,
+    MaskFolderSpec,
+    PolygonsSpec,
+    SourceSpec,
+)
+from upernet.recipe.training import CalibrationSpec, LossSpec, StageSpec, TrainingSpec, ValidationSpec
+from upernet.recipe.values import (
+    Size,
+    Split,
+)
+
+__all__ = [
+    "RECIPES",
+    "AnnotationSpec",
+    "AnySourceSpec",
+    "Augmentation",
+    "CalibrationSpec",
+    "CamvidSpec",
+    "LabelFolderSpec",
+    "LabelTableSpec",
+    "LossSpec",
+    "MaskFolderSpec",
+    "MaskSpec",
+    "MaskValueSpec",
+    "ModelSpec",
+    "PolygonsSpec",
+    "Recipe",
+    "Resize",
+    "Size",
+    "SourceSpec",
+    "Split",
+    "StageSpec",
+    "TableColumnSpec",
+    "TableSpec",
+    "TextureSpec",
+    "TrainingSpec",
+    "ValidationSpec",
+    "data_folder",
+    "list_recipes",
+    "load_recipe",
+]

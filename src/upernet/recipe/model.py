@@ -1,0 +1,58 @@
+"""Settings of the architecture."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from upernet.recipe.values import Channels, OptionValue, PathText, Probability
+from upernet.settings import Name, Settings, Whole
+
+
+class TextureSpec(Settings):
+    """The texture head: `depth` 3x3 convolutions of `channels` on backbone features, gradient stopped (section 3.3)."""
+
+    features: tuple[Literal["C2", "C3", "C4", "C5"], ...] = ("C2",)
+    """The features; the first is C2, which sets the size of the logits."""
+    channels: Channels = 128
+    """Number of channels of each convolution."""
+    depth: Whole = Field(default=4, ge=1, le=64)
+    """Number of convolutions."""
+
+    @field_validator("features")
+    @classmethod
+    def _starts_with_c2(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        if features[:1] != ("C2",) or len(set(features)) < len(features):
+            raise ValueError("must start with C2 and name no feature twice")
+        return features
+
+
+class ModelSpec(Settings):
+    """The architecture. `backbone` is a name that `build_backbone` accepts; widths are numbers of channels."""
+
+    backbone: Name
+    """`internimage_{t,s,b,l,xl,h}`, or a timm model with features at strides 4, 8, 16 and 32."""
+    backbone_options: dict[Name, OptionValue] = {}
+    """Options that override those of the named backbone, if it has any (for InternImage: `InternImageSpec`)."""
+    backbone_weights: PathText | None = "auto"
+    """Source of the ImageNet weights: `timm` (which downloads them), `package:NAME` (a Python package), `zoo` (the
+    published file of an InternImage backbone), or a file. `auto`: the first of these that is available, otherwise
+    random weights. None: random weights."""
+    drop_path: Probability = 0.0
+    """Stochastic depth: probability that the last block of the backbone is skipped for a photo; linear from 0."""
+    feature_norms: bool = False
+    """Whether each of C2..C5 has a layer norm, as in mmsegmentation and transformers after Swin and ConvNeXt."""
+    decoder_channels: Channels = 512
+    """Number of channels of the decoder."""
+    pool_scales: tuple[Annotated[Whole, Field(ge=1, le=64)], ...] = Field(default=(1, 2, 3, 6), max_length=16)
+    """Sides of the grids that pyramid pooling averages over."""
+    head_channels: Whole | None = Field(default=None, ge=0, le=2048)
+    """Width of the 3x3 convolution in all heads but those on backbone features. None: that of the decoder. 0: only a
+    classifier, as published for ADE20K."""
+    texture: TextureSpec = TextureSpec()
+    """The head of the level `texture`."""
+    auxiliary_channels: Channels | None = 256
+    """Width of the auxiliary FCN head on C4, which is only used in training. None: no such head."""
+    dropout: Probability = 0.1
+    """Probability that a channel is dropped before a classifier, in training."""

@@ -1,0 +1,119 @@
+"""`Recipe`: all settings, and reading them from a YAML file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from upernet.errors import UpernetError, did_you_mean, shorten
+from upernet.recipe.augmentation import check_batch_size
+from upernet.recipe.model import ModelSpec
+from upernet.recipe.sources import AnySourceSpec
+from upernet.recipe.training import CalibrationSpec, LossSpec, TrainingSpec
+from upernet.recipe.values import PathText
+from upernet.settings import Name, Settings, SettingsError, Whole, read_settings
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+class Recipe(Settings):
+    """A recipe: all settings of a model, its data, training and evaluation."""
+
+    name: Name = ""
+    """Name of the recipe; set from the file name."""
+    description: str
+    """One sentence about the model, for people."""
+    taxonomy: PathText
+    """Name of a bundled taxonomy, or the path of a YAML file relative to the recipe."""
+    model: ModelSpec
+    """The architecture."""
+    parse_short_side: Whole | None = Field(default=None, ge=32, le=16_384)
+    """Short side in pixels to which larger photos are reduced before they are parsed. None: photos keep their size."""
+    data: PathText | None = None
+    """Folder that contains the folders of the sources, relative to the recipe; `--data` overrides it."""
+    sources: dict[Name, AnySourceSpec] = {}
+    """Name of a source -> its settings, which depend on its `kind`."""
+    loss: LossSpec = LossSpec()
+    """The loss of all stages that do not have their own."""
+    training: TrainingSpec | None = None
+    """The training. None: the recipe describes a model that it does not train."""
+    calibration: CalibrationSpec = CalibrationSpec()
+    """How the confidence thresholds are set."""
+
+    @model_validator(mode="after")
+    def _stages_name_sources(self) -> Recipe:
+        for number, stage in enumerate(self.training.stages if self.training else ()):
+            place = ("training", "stages", number)
+            if not stage.sources:
+                raise SettingsError("the stage has no source to sample; name at least one", *place, "sources")
+            for key in ("sources", "augmentation"):
+                for source in getattr(stage, key):
+                    if source not in self.sources:
+                        known = ", ".join(self.sources)[:1000] or "none"
+                        message = f"stage {stage.name} names unknown source {source} (sources: {known})"
+                        raise SettingsError(message, *place, key)
+            for name, augmentation in stage.augmentation.items():
+                check_batch_size(self.sources[name].batch_size, augmentation, *place, "augmentation", name, "crop")
+        return self
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the bundled recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Load a bundled recipe by name, or any recipe by the path of its YAML file.
+
+    Raises:
+        UpernetError: There is no such recipe, or the file is wrong; the message names the file, line and key.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPES / f"{name_or_path}.yaml"
+        if not os.path.isfile(path):
+            known = list_recipes()
+            name = str(name_or_path)
+            if file := _meant(Path(name_or_path)):
+                raise UpernetError(f"{shorten(name)}: no recipe; did you mean {file}?")
+            raise UpernetError(
+                f"unknown recipe {shorten(name)}{did_you_mean(name, known)}: give the path of a .yaml file or one of "
+                f"{', '.join(known)}."
+            )
+    recipe = read_settings(path, Recipe)
+    taxonomy, data = recipe.taxonomy, recipe.data
+    sources = {
+        name: source.model_copy(
+            update={"lists": {split: os.path.abspath(path.parent / file) for split, file in source.lists.items()}}
+        )
+        for name, source in recipe.sources.items()
+    }
+    if taxonomy.endswith((".yaml", ".yml")):
+        taxonomy = str(path.parent / taxonomy)
+    if data is not None:
+        data = os.path.abspath(path.parent / os.path.expanduser(data))
+    return recipe.model_copy(update={"name": path.stem, "taxonomy": taxonomy, "data": data, "sources": sources})
+
+
+def _meant(path: Path) -> Path | None:
+    """Return the recipe in a folder, such as that of a run, or the file whose suffix was left out, if there is one."""
+    if not path.name:
+        return None
+    candidates = path / "recipe.yaml", path.with_name(f"{path.name}.yaml")
+    return next((file for file in candidates if os.path.isfile(file)), None)
+
+
+def data_folder(recipe: Recipe, given: str | Path | None) -> Path:
+    """Return the folder with the data of a recipe: the given one or, if that is None, the recipe's own.
+
+    Raises:
+        UpernetError: Neither is set.
+    """
+    folder = given if given is not None else recipe.data
+    if folder is None:
+        raise UpernetError(
+            f"recipe {recipe.name} does not say where its data is; give --data DIR, or set `data` in the recipe."
+        )
+    return Path(folder)
