@@ -12,7 +12,8 @@ from helpers.color_network import TAXONOMY
 from PIL import Image
 
 from upernet.evaluation import ConfusionMatrix
-from upernet.evaluation.pictures import RIGHT, WRONG, draw_comparison, draw_confusion, write_confusion_csv
+from upernet.evaluation.figures import RIGHT, WRONG, draw_confusion, write_confusion_csv
+from upernet.evaluation.pictures import draw_comparison
 
 OBJECTS, PARTS = TAXONOMY.level("object"), TAXONOMY.level("part")
 

@@ -12,8 +12,8 @@ from PIL import Image
 from upernet.errors import UpernetError, printable
 from upernet.evaluation import page
 from upernet.evaluation.examples import draw_photos, worst_photos
+from upernet.evaluation.figures import draw_confusion, draw_reliability, write_confusion_csv
 from upernet.evaluation.photo_counts import LevelCounts, PhotoCounts
-from upernet.evaluation.pictures import draw_confusion, draw_reliability, write_confusion_csv
 from upernet.evaluation.report import SUMMARY, fraction
 from upernet.evaluation.results import EvaluationResult, LevelMetrics, ReliabilityBin
 from upernet.evaluation.subject import Subject

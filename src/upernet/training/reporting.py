@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from upernet.errors import printable
 from upernet.evaluation import EvaluationResult, page
 from upernet.evaluation.examples import draw_photos, typical_photos, worst_photos
+from upernet.evaluation.figures import draw_confusion
 from upernet.evaluation.photo_counts import LevelCounts, PhotoCounts
-from upernet.evaluation.pictures import draw_confusion
 from upernet.evaluation.report import readable_metric
 from upernet.evaluation.subject import Subject
 from upernet.files import atomic_path, write_text

@@ -12,12 +12,14 @@ from filelock import FileLock, Timeout
 
 from upernet.distributed import World, wait_for_all
 from upernet.errors import UpernetError
+from upernet.evaluation.subject import RUN_MODEL as MODEL
+from upernet.evaluation.subject import RUN_RECIPE as RECIPE
 from upernet.files import write_text
 from upernet.recipe import Recipe, TrainingSpec
 from upernet.taxonomy import Taxonomy
 
-STATE, MODEL, LAST, LOG = "state.safetensors", "model.safetensors", "last.safetensors", "log.jsonl"
-RECIPE, TAXONOMY, METRICS = "recipe.yaml", "taxonomy.yaml", "metrics.csv"
+STATE, LAST, LOG = "state.safetensors", "last.safetensors", "log.jsonl"
+TAXONOMY, METRICS = "taxonomy.yaml", "metrics.csv"
 CURVES, CONFUSION, PREDICTIONS, REPORT = "curves.png", "confusion.png", "predictions.jpg", "report.html"
 OWN_FILES = (STATE, MODEL, LAST, LOG, RECIPE, TAXONOMY, METRICS, CURVES, CONFUSION, PREDICTIONS, REPORT)
 OWN_SUFFIXES = {Path(name).suffix for name in OWN_FILES}

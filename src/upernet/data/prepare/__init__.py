@@ -5,13 +5,12 @@ A new data set is a row of `DATASETS` and a module of that name, whose `PREPARE`
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, did_you_mean
 
 Progress = Callable[[int, int], None]
 
@@ -54,8 +53,8 @@ def prepare(
         UpernetError: There is no such data set, or the archives or the folder cannot be used.
     """
     if dataset not in DATASETS:
-        near = difflib.get_close_matches(dataset, DATASETS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UpernetError(f"unknown data set {dataset!r}{hint}; give one of {', '.join(DATASETS)}.")
+        raise UpernetError(
+            f"unknown data set {dataset!r}{did_you_mean(dataset, DATASETS)}; give one of {', '.join(DATASETS)}."
+        )
     function: Callable[..., Prepared] = import_module(f"{__name__}.{dataset}").PREPARE
     return function(data_dir, archives, progress)
