@@ -4,6 +4,7 @@ from upernet.recipe.annotations import (
     AnnotationSpec,
     MaskSpec,
     MaskValueSpec,
+    PseudoLabelSpec,
     TableColumnSpec,
     TableSpec,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "MaskValueSpec",
     "ModelSpec",
     "PolygonsSpec",
+    "PseudoLabelSpec",
     "Recipe",
     "Resize",
     "Size",

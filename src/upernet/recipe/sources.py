@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field, model_validator
 
-from upernet.recipe.annotations import AnnotationSpec, MaskFolderAnnotation, MaskSpec, MaskValueSpec, TableColumnSpec
+from upernet.recipe.annotations import (
+    AnnotationSpec,
+    MaskFolderAnnotation,
+    MaskSpec,
+    MaskValueSpec,
+    PseudoLabelSpec,
+    TableColumnSpec,
+)
 from upernet.recipe.augmentation import Augmentation, Resize, check_batch_size
 from upernet.recipe.values import NamePattern, PathText, PositiveFactor, Probability, Split
 from upernet.settings import Settings, SettingsError, Whole
@@ -42,6 +49,8 @@ class SourceSpec(Settings):
     """The size of a photo in testing; None: its own."""
     scored: bool = True
     """False: reported under `sources` only, not in the level's own score."""
+    pseudo_labels: dict[LevelName, PseudoLabelSpec] = {}
+    """Level -> masks made by a network, which are used in training at pixels that the source does not label."""
     level: LevelName | None = None
     """The level that the source annotates, if it is only one."""
 

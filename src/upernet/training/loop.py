@@ -122,7 +122,7 @@ def _train_stage(run: Run, stage: Stage, run_log: RunLog | None, stop: StopReque
         run.end_early(stage)
     first, last = run.progress.position.iteration, run.progress.lengths[stage.number]
     workers, world = run.training.workers if first < last else 0, run.world
-    stream = batches(stage.sources, stage.sampler, first, last, workers, world.rank, world.size)
+    stream = batches({**stage.partners, **stage.sources}, stage.sampler, first, last, workers, world.rank, world.size)
     start = time.perf_counter()
     for iteration, batch in enumerate(stream, first):
         rate = learning_rate(stage.spec, iteration)

@@ -13,14 +13,16 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 
+from upernet.data.candidates import Candidates, CandidateSets
 from upernet.data.images import read_image
 from upernet.data.sample import Sample
 from upernet.data.sources.annotation import LevelAnnotation, LevelMasks, Photo
 from upernet.data.sources.links import files_below, refuse_links
 from upernet.data.sources.lists import select_listed
+from upernet.data.sources.pseudo import PseudoLabels
 from upernet.errors import UpernetError
 from upernet.recipe import AnnotationSpec, SourceSpec
-from upernet.taxonomy import Level, Taxonomy
+from upernet.taxonomy import IGNORE, Level, Taxonomy
 from upernet.taxonomy.levels import LEVEL_KINDS
 
 
@@ -60,12 +62,17 @@ class Source(ABC):
         }
         self.levels = (*self.annotations, *self._implied_levels())
         self.implied = frozenset(self.levels) - frozenset(self.annotations)
+        self._pseudo = self._open_pseudo_labels() if split == "train" else {}
+        self.levels = tuple(dict.fromkeys((*self.levels, *self._pseudo)))
         self._check_owners()
         photos = [photo for photo in self._list() if self._in_split(photo.path)]
         self._unlisted: list[str] = []
         if split in spec.lists:
             photos, self._unlisted = select_listed(Path(spec.lists[split]), photos, self.folders)
         self.photos = photos
+        for pseudo in self._pseudo.values():
+            pseudo.find(photos, self._photo_folders())
+        self.candidates = self._candidate_tables()
         if not spec.follow_links:
             files = (file for photo in photos for file in (photo.path, *photo.masks.values()) if file is not None)
             refuse_links(f"sources.{name}", files, self._roots)
@@ -87,6 +94,11 @@ class Source(ABC):
             own_maps, own_labels = annotation.annotate(photo, image.size)
             maps |= own_maps
             labels |= own_labels
+        if self.split == "train":
+            for level, pseudo in self._pseudo.items():
+                maps[level] = pseudo.fill(maps.get(level), photo, image.size)
+        else:
+            maps = {level: np.maximum(value, IGNORE) for level, value in maps.items()}
         inside = photo.path.is_relative_to(self.data_dir)  # not where the recipe gives an absolute path
         return Sample(
             # A view of H x W x 3: torchvision resizes this memory order fastest.
@@ -94,6 +106,7 @@ class Source(ABC):
             maps={level: tv_tensors.Mask(torch.as_tensor(value)) for level, value in maps.items()},
             labels=labels,
             implied=self.implied,
+            candidates=self.candidates,
             key=(photo.path.relative_to(self.data_dir) if inside else photo.path).as_posix(),
         )
 
@@ -108,6 +121,27 @@ class Source(ABC):
     @abstractmethod
     def _list(self) -> Sequence[Photo]:
         """Return all photos of `folders`, sorted, whatever the split."""
+
+    def _open_pseudo_labels(self) -> dict[str, PseudoLabels]:
+        opened: dict[str, PseudoLabels] = {}
+        for level, spec in self.spec.pseudo_labels.items():
+            own = self.annotations.get(level)
+            sets = own.candidates if own else CandidateSets()
+            where = f"sources.{self.name}.pseudo_labels.{level}"
+            opened[level] = PseudoLabels(where, self.taxonomy.level(level), spec, self.data_dir, self.split_names, sets)
+        return opened
+
+    def _candidate_tables(self) -> dict[str, Candidates]:
+        """Return the candidate sets of each level that has any, as tensors; none outside of training."""
+        if self.split != "train":
+            return {}
+        sets = {level: annotation.candidates for level, annotation in self.annotations.items()}
+        sets |= {level: pseudo.candidates for level, pseudo in self._pseudo.items()}
+        return {level: own.table(self.taxonomy.level(level).num_classes) for level, own in sets.items() if own.sets}
+
+    def _photo_folders(self) -> list[Path]:
+        """Return the folder of the photos in each of `folders`."""
+        return self.folders
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files as far as their names show, each with the fix."""
