@@ -55,12 +55,15 @@ def test_a_class_may_be_one_of_several(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["val", "test", "held_back"])
-def test_only_training_sees_candidate_sets(tmp_path, split):
+def test_in_scoring_the_first_class_of_a_set_stands_for_all(tmp_path, split):
     make_mask_folder(tmp_path, split if split != "held_back" else "train", count=12)
-    spec = source_spec(classes={"road": ["road", "person"]}, held_back=0.5)
+    classes = {"road": ["road", "tree"], "tree": ["person", "tree"], "person": ["sky", "road"], "sky": None}
+    spec = source_spec(classes=classes, elsewhere="none_of_these", held_back=0.5)
     source = open_split(tmp_path, spec, split)
     assert source.candidates == {}
-    assert {int(sample.maps["object"].min()) for sample in source} == {IGNORE}
+    assert {tuple(sample.maps["object"].unique().tolist()) for sample in source} == {(IGNORE, SKY, ROAD, PERSON)}
+    assert source.scored_labels() == {"object": {SKY, ROAD, PERSON}}
+    assert source.merged_labels()["object"].tolist() == [SKY, ROAD, ROAD, PERSON]
 
 
 def test_elsewhere_is_none_of_the_classes_that_the_source_maps_to(tmp_path):

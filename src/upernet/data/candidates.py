@@ -1,7 +1,7 @@
 """Candidate labels: what a pixel may be if its class is not known exactly.
 
 In partial-label learning, an example comes with a set of candidate labels, one of which is right. In a label map, a
-set is coded by a number below `IGNORE`. Such pixels are used in training only, and are never scored.
+set is coded by a number below `IGNORE`, in training only. In scoring, the first label of a set stands for all of them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class CandidateSets:
 
     def __init__(self) -> None:
         self.sets: list[tuple[frozenset[int], float]] = []
+        self._firsts: list[int] = []
         self.complement: int | None = None
         """The value that stands for "none of the classes that the source maps to", if it is used."""
 
@@ -31,11 +32,16 @@ class CandidateSets:
         entry = frozenset(labels), weight
         if entry not in self.sets:
             self.sets.append(entry)
+            self._firsts.append(next(iter(labels), IGNORE))
         return FIRST_CODE - self.sets.index(entry)
 
     def labels(self, code: int) -> frozenset[int]:
         """Return the labels that a value below `IGNORE` stands for."""
         return self.sets[FIRST_CODE - code][0]
+
+    def first(self, code: int) -> int:
+        """Return the first of the labels that a value below `IGNORE` stands for; `IGNORE` for "none of these"."""
+        return IGNORE if code == self.complement else self._firsts[FIRST_CODE - code]
 
     def table(self, num_classes: int) -> Candidates:
         """Return the sets as tensors, for a level with `num_classes` classes."""

@@ -8,7 +8,7 @@ from upernet.recipe.annotations import (
     TableColumnSpec,
     TableSpec,
 )
-from upernet.recipe.augmentation import Augmentation, Resize
+from upernet.recipe.augmentation import Augmentation, PasteSpec, Resize
 from upernet.recipe.model import ModelSpec, TextureSpec
 from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, load_recipe
 from upernet.recipe.sources import (
@@ -40,6 +40,7 @@ __all__ = [
     "MaskSpec",
     "MaskValueSpec",
     "ModelSpec",
+    "PasteSpec",
     "PolygonsSpec",
     "PseudoLabelSpec",
     "Recipe",

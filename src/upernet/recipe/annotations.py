@@ -29,8 +29,8 @@ class AnnotationSpec(Settings):
 
     classes: dict[Name, Name | Annotated[tuple[Name, ...], Field(min_length=2, max_length=1000)] | None] = {}
     """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. A list of taxonomy classes means
-    that the pixels of a mask are one of them; they are used in training only. A class that is not listed is mapped to
-    the taxonomy class of the same name; case is ignored."""
+    that the pixels of a mask are one of them; in scoring, the first stands for all of them. A class that is not listed
+    is mapped to the taxonomy class of the same name; case is ignored."""
     elsewhere: Literal["unknown", "none_of_these"] = "unknown"
     """What the source says about the pixels of a mask whose class is mapped to null: nothing, or that they are none of
     the classes that the source maps to. Then the sum of the probabilities of those classes is pushed down."""

@@ -96,6 +96,8 @@ class LevelMasks(LevelAnnotation):
         names: Names of the values.
         table: int16 table from values to labels of the level; `OUTSIDE` where a value is not mapped.
         tables: Level -> such a table, for the level and those that its pixels imply.
+        merged: The label that a prediction of each label counts as in scoring: int64, one per class of the level. A
+            class that the source knows only as one of several counts as the first of them.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class LevelMasks(LevelAnnotation):
         )
         through = {name: self._through(other) for name, other in self.implied.items()}
         self.tables = {level.name: self.table, **through}
+        self.merged = np.arange(level.num_classes)
         owner = LEVEL_KINDS[level.name].owned_by
         if owner in self.implied:
             check_owners(where, taxonomy, self.mapped_labels, self.implied[owner])
@@ -196,10 +199,40 @@ class LevelMasks(LevelAnnotation):
         return f"{called} ({self.names[value]})" if value in self.names else called
 
     @property
+    def _codes(self) -> list[int]:
+        """The values of the table that stand for one of several classes."""
+        return [code for code in self._codes_in(self.table) if code != self.candidates.complement]
+
+    def use_for_scoring(self) -> None:
+        """Label pixels that are one of several classes by the first of them, and those that are none as unknown."""
+        self.merged = self._merged()
+        self.table = self._with_first_labels(self.table)
+        self.tables[self.level.name] = self.table
+
+    def _with_first_labels(self, table: np.ndarray) -> np.ndarray:
+        firsts = np.array(table, dtype=np.int16)
+        for code in self._codes_in(table):
+            firsts[table == code] = self.candidates.first(code)
+        return firsts
+
+    @staticmethod
+    def _codes_in(table: np.ndarray) -> list[int]:
+        """Return the values of a table that stand for candidate sets."""
+        codes: list[int] = np.unique(table[(table < IGNORE) & (table != OUTSIDE)]).tolist()
+        return codes
+
+    def _merged(self) -> np.ndarray:
+        merged = np.arange(self.level.num_classes)
+        known = set(np.unique(self._with_first_labels(self.table)).tolist())
+        for code in self._codes:
+            for label in self.candidates.labels(code) - known:
+                merged[label] = self.candidates.first(code)
+        return merged
+
+    @property
     def mapped_labels(self) -> np.ndarray:
         """The labels that values are mapped to, alone or among others."""
-        codes = np.unique(self.table[(self.table < IGNORE) & (self.table != OUTSIDE)]).tolist()
-        several = [self.candidates.labels(code) for code in codes if code != self.candidates.complement]
+        several = [self.candidates.labels(code) for code in self._codes]
         return np.unique([*self.table[self.table >= 0], *frozenset[int]().union(*several)]).astype(np.int64)
 
     def _through(self, other: np.ndarray) -> np.ndarray:
@@ -208,9 +241,9 @@ class LevelMasks(LevelAnnotation):
         One of several labels implies a label that all of them imply; "none of these" implies nothing.
         """
         through = np.where(self.table >= 0, other[np.maximum(self.table, 0)], IGNORE).astype(np.int16)
-        for code in np.unique(self.table[(self.table < IGNORE) & (self.table != OUTSIDE)]).tolist():
+        for code in self._codes:
             implied = {int(other[label]) for label in self.candidates.labels(code)}
-            if code != self.candidates.complement and len(implied) == 1:
+            if len(implied) == 1:
                 through[self.table == code] = implied.pop()
         return through
 

@@ -22,7 +22,7 @@ from upernet.data.sources.lists import select_listed
 from upernet.data.sources.pseudo import PseudoLabels
 from upernet.errors import UpernetError
 from upernet.recipe import AnnotationSpec, SourceSpec
-from upernet.taxonomy import IGNORE, Level, Taxonomy
+from upernet.taxonomy import Level, Taxonomy
 from upernet.taxonomy.levels import LEVEL_KINDS
 
 
@@ -65,6 +65,9 @@ class Source(ABC):
         self._pseudo = self._open_pseudo_labels() if split == "train" else {}
         self.levels = tuple(dict.fromkeys((*self.levels, *self._pseudo)))
         self._check_owners()
+        if split != "train":
+            for annotation in self._masks():
+                annotation.use_for_scoring()
         photos = [photo for photo in self._list() if self._in_split(photo.path)]
         self._unlisted: list[str] = []
         if split in spec.lists:
@@ -97,8 +100,6 @@ class Source(ABC):
         if self.split == "train":
             for level, pseudo in self._pseudo.items():
                 maps[level] = pseudo.fill(maps.get(level), photo, image.size)
-        else:
-            maps = {level: np.maximum(value, IGNORE) for level, value in maps.items()}
         inside = photo.path.is_relative_to(self.data_dir)  # not where the recipe gives an absolute path
         return Sample(
             # A view of H x W x 3: torchvision resizes this memory order fastest.
@@ -138,6 +139,21 @@ class Source(ABC):
         sets = {level: annotation.candidates for level, annotation in self.annotations.items()}
         sets |= {level: pseudo.candidates for level, pseudo in self._pseudo.items()}
         return {level: own.table(self.taxonomy.level(level).num_classes) for level, own in sets.items() if own.sets}
+
+    def _masks(self) -> list[LevelMasks]:
+        return [annotation for annotation in self.annotations.values() if isinstance(annotation, LevelMasks)]
+
+    def scored_labels(self) -> dict[str, frozenset[int]]:
+        """Return the labels that masks of the source can have, by level; none of the levels without masks."""
+        found: dict[str, frozenset[int]] = {}
+        for annotation in self._masks():
+            for level, table in annotation.tables.items():
+                found[level] = frozenset(np.unique(table[table >= 0]).tolist())
+        return found
+
+    def merged_labels(self) -> dict[str, np.ndarray]:
+        """Return what a prediction of each label counts as in scoring, by level; see `LevelMasks.merged`."""
+        return {annotation.level.name: annotation.merged for annotation in self._masks()}
 
     def _photo_folders(self) -> list[Path]:
         """Return the folder of the photos in each of `folders`."""
