@@ -115,7 +115,8 @@ def _run(
     low, high = target.aminmax() if target.numel() else (-1, -1)
     if low < -1 - sets or high >= logits.shape[1]:
         raise ValueError(
-            f"resized_cross_entropy: labels from {int(low)} to {int(high)} do not fit {logits.shape[1]} classes and {sets} sets"
+            f"resized_cross_entropy: labels from {int(low)} to {int(high)} do not fit {logits.shape[1]} classes and "
+            f"{sets} sets"
         )
     return cpu.forward(logits, target, weights, members, set_weights, with_gradient)
 
