@@ -70,9 +70,8 @@ def calibrate(
     for level, names in negatives.items():
         for name in names:
             if name in skipped:
-                folder = recipe.sources[name].path
                 raise UpernetError(
-                    f"calibration.negatives.{level}: source {name} is missing in {data_dir}; put {folder} there."
+                    f"calibration.negatives.{level}: source {name} is missing in {data_dir}; put its folder there."
                 )
     labeled_counts: dict[str, list[Tensor]] = {level: [] for level in targets}
     negative_counts: dict[str, list[Tensor]] = {level: [] for level in targets}
@@ -102,7 +101,7 @@ def check_calibration(taxonomy: Taxonomy, recipe: Recipe) -> None:
             if name not in recipe.sources:
                 known = ", ".join(recipe.sources)
                 raise UpernetError(f"calibration.negatives.{level}: there is no source {name!r}; name one of {known}.")
-            if not recipe.sources[name].held_back and "held_back" not in recipe.sources[name].splits:
+            if "held_back" not in recipe.sources[name].split_names:
                 raise UpernetError(
                     f"calibration.negatives.{level}: source {name} holds no photos back; set its `held_back`."
                 )
