@@ -207,7 +207,7 @@ def _threshold(level: str, labeled: list[Tensor], negative: list[Tensor], target
 
 
 def _truth(sample: Sample, level: str, taxonomy: Taxonomy, like: Tensor) -> Tensor:
-    """Return the labels of `level` for the pixels of `like`; -1 where unknown or background, but not for "no part"."""
+    """Return the labels of `level` for the pixels of `like`; -1 where it, or a background's class, is unknown."""
     if level in sample.maps:
         mask = sample.maps[level].as_subclass(Tensor).to(like.device, torch.int64)
         rows, columns = (
@@ -217,6 +217,6 @@ def _truth(sample: Sample, level: str, taxonomy: Taxonomy, like: Tensor) -> Tens
         truth = mask[rows[:, None], columns]  # the label at the center of each pixel of `like`
     else:
         truth = torch.full_like(like, sample.labels.get(level, IGNORE))
-    if taxonomy.level(level).background and LEVEL_KINDS[level].owned_by is None:
+    if taxonomy.level(level).unknown_background and LEVEL_KINDS[level].owned_by is None:
         truth = torch.where(truth == 0, IGNORE, truth)
     return truth

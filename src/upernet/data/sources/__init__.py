@@ -93,8 +93,6 @@ def _open_collage(
     parts: dict[str, Source] = {}
     for part in (spec.textures, *spec.surroundings):
         if part not in others:
-            raise UpernetError(
-                f"source {name} needs source {part}, which is missing; pass the recipe's sources."
-            )
+            raise UpernetError(f"source {name} needs source {part}, which is missing; pass the recipe's sources.")
         parts[part] = open_source(part, others[part], taxonomy, data_dir, split)
     return Collage(name, spec, taxonomy, Path(data_dir), split, parts)
