@@ -1,6 +1,7 @@
 """Tests of upernet.training.losses."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from upernet.data.candidates import Candidates
 from upernet.data.sample import Batch
 from upernet.errors import UpernetError
 from upernet.models import AUXILIARY
@@ -197,3 +199,69 @@ def test_a_known_background_is_trained_like_a_class():
         ratio = losses({"texture": logits}, batch({"texture": torch.tensor([[[0, 2]]])}), {})["texture"]
         expected = np.mean([negative_log_probability(np.array([2.0, 0.0, 1.0]), label) for label in labels])
         assert value(ratio) == pytest.approx(expected, rel=1e-6)
+
+
+# candidate sets
+
+
+def written_out(scores: np.ndarray, members: np.ndarray) -> float:
+    probabilities = np.exp(scores - scores.max())
+    return -float(np.log((probabilities / probabilities.sum())[members].sum()))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31))
+def test_candidate_losses_written_out_pixel_by_pixel(seed):
+    rng = np.random.default_rng(seed)
+    members = rng.random((3, 3)) < 0.6
+    members[0] = [False, True, False]
+    weights = rng.uniform(0.1, 2, 3)
+    objects = rng.integers(-4, 3, (2, 3, 4))
+    logits = rng.normal(size=(2, 3, 3, 4))
+    candidates = {"object": Candidates(torch.tensor(members), torch.tensor(weights))}
+    data = replace(batch({"object": torch.tensor(objects)}), candidates=candidates)
+    spec = LossSpec(class_weights={"object": {"car": 3.0}})
+    ratio = LevelLosses(TAXONOMY, spec)({"object": torch.tensor(logits)}, data, {})["object"]
+    numerator = denominator = 0.0
+    for photo, row, column in np.ndindex(objects.shape):
+        label, scores = objects[photo, row, column], logits[photo, :, row, column]
+        if label >= 0:
+            weight, among = (3.0 if label == 1 else 1.0), np.arange(3) == label
+        elif label < IGNORE and members[-2 - label].any():
+            weight, among = weights[-2 - label], members[-2 - label]
+        else:
+            continue
+        numerator += weight * written_out(scores, among)
+        denominator += weight
+    assert float(ratio.numerator) == pytest.approx(numerator, rel=1e-5)
+    assert float(ratio.denominator) == pytest.approx(denominator)
+
+
+def test_candidates_among_the_parts_of_an_object():
+    # cat (object 0) has the parts head (1) and paw (2): channels none, head, paw
+    candidates = {"part": Candidates(torch.tensor([[False, True, True, False]]), torch.tensor([1.0]))}
+    maps = {"object": torch.tensor([[[0, 0, 1]]]), "part": torch.tensor([[[-2, 1, -2]]])}
+    scores = torch.arange(TAXONOMY.num_logits("part") * 3.0).view(1, -1, 1, 3).cos()
+    losses = LevelLosses(TAXONOMY)({"part": scores}, replace(batch(maps), candidates=candidates), {})
+    cat = scores[0, :3, 0].numpy()
+    expected = written_out(cat[:, 0], np.array([False, True, True])) + negative_log_probability(cat[:, 1], 1)
+    assert float(losses["part/cat"].numerator) == pytest.approx(expected)
+    # of the car's parts (wheel, head), only the head is a candidate
+    car = scores[0, 3:, 0, 2].numpy()
+    assert float(losses["part/car"].numerator) == pytest.approx(negative_log_probability(car, 2), rel=1e-5)
+
+
+def test_none_of_these_pushes_the_sum_of_the_probabilities_down():
+    candidates = {"object": Candidates(torch.tensor([[False, False, True]]), torch.tensor([1.0]))}
+    logits = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    data = replace(batch({"object": torch.full((1, 1, 1), -2)}), candidates=candidates)
+    LevelLosses(TAXONOMY).total({"object": logits}, data).backward()
+    assert logits.grad is not None
+    down, down_too, up = logits.grad.flatten().tolist()
+    assert down == pytest.approx(1 / 3) and down_too == pytest.approx(1 / 3) and up == pytest.approx(-2 / 3)
+
+
+def test_a_code_without_a_set_is_an_error():
+    data = Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), {"object": torch.full((1, 8, 8), -2)})
+    with pytest.raises(UpernetError, match="from -2 to -2"):
+        LevelLosses(TAXONOMY).total({"object": torch.zeros(1, 3, 8, 8)}, data)

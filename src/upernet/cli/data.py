@@ -158,8 +158,11 @@ def _shares(split: SplitReport, shown: int = 16) -> Iterator[str]:
     never = [name for name, count in ranked if not count]
     if never:
         yield f"Not in any label: {', '.join(never)}."
+    everything = total + split.unknown + split.partial
     if split.unknown:
-        yield f"Unknown: {_percent(split.unknown / (total + split.unknown))} of all {split.unit}."
+        yield f"Unknown: {_percent(split.unknown / everything)} of all {split.unit}."
+    if split.partial:
+        yield f"One of several classes: {_percent(split.partial / everything)} of all {split.unit}."
 
 
 def _percent(share: float) -> str:

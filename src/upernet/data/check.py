@@ -13,6 +13,7 @@ import numpy as np
 
 from upernet.data.sources import LevelLabels, LevelMasks, Source, SourceMissing, list_source
 from upernet.data.sources.annotation import size_problem
+from upernet.data.sources.mapping import OUTSIDE
 from upernet.errors import UpernetError
 from upernet.recipe import FolderSpec, Recipe
 from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
@@ -53,6 +54,8 @@ class SplitReport:
     """Class of the taxonomy -> count, for every class that the source maps to."""
     unknown: int = 0
     """Number of pixels or photos that are mapped to unknown; masks that do not exist are not counted."""
+    partial: int = 0
+    """Number of pixels that are mapped to several classes, or to none of the source's classes."""
     widths: tuple[int, int, int] | None = None
     """Smallest, median and largest width of the upright photos in pixels."""
     heights: tuple[int, int, int] | None = None
@@ -176,7 +179,7 @@ def _count_photos(split: _OpenedSplit, annotation: LevelLabels) -> None:
     names = annotation.level.names
     labels = [photo.labels.get(annotation.level.name, IGNORE) for photo in split.source.photos]
     counts = np.bincount([label for label in labels if label != IGNORE], minlength=len(names))
-    targets = set(annotation.spec.classes.values())
+    targets = {target for target in annotation.spec.classes.values() if isinstance(target, str)}
     level = split.levels[annotation.level.name]
     level.labels = {name: int(count) for name, count in zip(names, counts, strict=True) if count or name in targets}
     level.unknown = labels.count(IGNORE)
@@ -217,6 +220,7 @@ def _scan_masks(split: _OpenedSplit, annotation: LevelMasks, report: Report, cou
     level.unit = "pixels"
     level.labels = {names[label]: int(pixels[table == label].sum()) for label in np.unique(table[table >= 0]).tolist()}
     level.unknown = int(pixels[table == IGNORE].sum())
+    level.partial = int(pixels[(table < IGNORE) & (table != OUTSIDE)].sum())
 
 
 def _scan_photos(split: _OpenedSplit, report: Report, count: _Counter) -> None:

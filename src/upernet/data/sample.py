@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 
+from upernet.data.candidates import Candidates
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -17,13 +19,15 @@ class Sample:
     image: tv_tensors.Image
     """uint8 3 x H x W, RGB."""
     maps: dict[str, tv_tensors.Mask] = field(default_factory=dict[str, tv_tensors.Mask])
-    """Level -> int16 H x W; `part` holds global part labels."""
+    """Level -> int16 H x W; `part` holds global part labels. In training, values below `IGNORE` are candidate sets."""
     labels: dict[str, int] = field(default_factory=dict[str, int])
     """Level -> label of the whole photo."""
     implied: frozenset[str] = frozenset()
     """Levels whose labels are implied by the source or by another level."""
     key: str = ""
     """Path of the photo, below the data directory if it is there."""
+    candidates: dict[str, Candidates] = field(default_factory=dict[str, Candidates])
+    """Level -> the candidate sets that its map may refer to."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Batch:
     images: Tensor
     """uint8 N x 3 x H x W."""
     maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """Level -> int64 N x H x W; -1 is unknown."""
+    """Level -> int64 N x H x W; -1 is unknown, values below are candidate sets."""
     labels: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Level -> int64 N; -1 is unknown."""
     implied: frozenset[str] = frozenset()
@@ -41,6 +45,8 @@ class Batch:
     source: str = ""
     """Name of the source."""
     keys: tuple[str, ...] = ()
+    candidates: dict[str, Candidates] = field(default_factory=dict[str, Candidates])
+    """Level -> the candidate sets that its maps may refer to."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,6 +58,7 @@ class Batch:
             images=self.images.to(device),
             maps={level: value.to(device) for level, value in self.maps.items()},
             labels={level: value.to(device) for level, value in self.labels.items()},
+            candidates={level: value.to(device) for level, value in self.candidates.items()},
         )
 
     def widened(self) -> Batch:
@@ -82,6 +89,7 @@ def stack(samples: Sequence[Sample], source: str) -> Batch:
         },
         labels={level: torch.tensor([sample.labels[level] for sample in samples]) for level in first.labels},
         implied=frozenset[str]().union(*(sample.implied for sample in samples)),
+        candidates=first.candidates,
         source=source,
         keys=tuple(sample.key for sample in samples),
     )

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from upernet.data.mixing import Mixer
 from upernet.data.sample import Batch, Sample, stack
 from upernet.data.sources import Source
-from upernet.data.transforms import augment
 from upernet.errors import UpernetError
 
 
@@ -94,7 +94,7 @@ class TrainingSet(Dataset["Batch | UpernetError"]):
     """Data set whose item `i` is the batch of iteration `i`, or this process's share of it.
 
     Args:
-        sources: Name -> source, for every source of the sampler.
+        sources: Name -> source, for every source of the sampler and those that are mixed with them.
         sampler: Plans the batches.
         rank, world_size: This process takes photos `rank`, `rank + world_size`, ... of each batch.
     """
@@ -103,20 +103,20 @@ class TrainingSet(Dataset["Batch | UpernetError"]):
         self, sources: Mapping[str, Source], sampler: BatchSampler, rank: int = 0, world_size: int = 1
     ) -> None:
         check_batch_sizes(sampler, world_size)
-        self.sources = sources
+        self.mixers = {name: Mixer(sources[name], sources) for name in sampler.sources}
         self.sampler = sampler
         self.rank = rank
         self.world_size = world_size
 
     def __getitem__(self, iteration: int) -> Batch | UpernetError:
         name, indices, seeds = self.sampler.plan(iteration)
-        source = self.sources[name]
+        mixer = self.mixers[name]
         samples: list[Sample] = []
         # An exception that crosses a process boundary is buried in a traceback of the worker: return it instead.
         try:
             for index, seed in list(zip(indices, seeds, strict=True))[self.rank :: self.world_size]:
                 generator = torch.Generator().manual_seed(seed)
-                samples.append(augment(source[index], source.spec.augmentation, generator))
+                samples.append(mixer(index, generator))
         except UpernetError as error:
             return error
         return stack(samples, name)

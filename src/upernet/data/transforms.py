@@ -39,7 +39,7 @@ def augment(sample: Sample, spec: Augmentation, generator: torch.Generator) -> S
     Returns:
         A sample of the size `spec.crop`.
     """
-    random = _uniform(16, generator)
+    random = uniform(16, generator)
     height, width = sample.image.shape[-2:]
     scaled_height, scaled_width = _scaled_size(height, width, spec, random[0])
     top, rows, visible_rows, above, below = _window(height, scaled_height, spec.crop[0], random[1], random[2])
@@ -144,18 +144,19 @@ def _varied_corner(
         window, visible: Height and width of the window in the photo, and in the crop.
     """
     free = (labels.shape[0] - window[0] + 1, labels.shape[1] - window[1] + 1)
-    draws = iter(_uniform(20, generator))
+    draws = iter(uniform(20, generator))
     for down, right in zip(draws, draws, strict=True):
         top, left = corner
         shown = _nearest(labels[top : top + window[0], left : left + window[1]], *visible)
-        counts = np.bincount(shown.numpy().ravel() + 1)[1:]  # without IGNORE
+        counts = np.bincount(shown.numpy().ravel().clip(min=IGNORE) + 1)[1:]  # without unknown pixels
         if 0 < counts.max(initial=0) < max_share * counts.sum():
             break
         corner = int(down * free[0]), int(right * free[1])
     return corner
 
 
-def _uniform(count: int, generator: torch.Generator) -> list[float]:
+def uniform(count: int, generator: torch.Generator) -> list[float]:
+    """Return numbers from 0 to 1, without 1."""
     return [float(value) for value in torch.rand(count, generator=generator, dtype=torch.float64)]
 
 

@@ -64,11 +64,11 @@ def evaluate(
     implied_per_source: dict[str, dict[str, LevelMetrics]] = {}
     with eval_mode(model, device):
         for name, source in sources.items():
-            annotated = Scores(model.taxonomy, source.spec.supervision_by_level)
-            implied = Scores(model.taxonomy, source.spec.supervision_by_level)
+            annotated = Scores(model.taxonomy, source)
+            implied = Scores(model.taxonomy, source)
             for index, sample in samples_of_rank(source, progress, photos):
                 outputs, via_sizes = photo_outputs(model, sample, source.spec, device, tta)
-                photo = Scores(model.taxonomy, source.spec.supervision_by_level)
+                photo = Scores(model.taxonomy, source)
                 photo.update(outputs, sample, via_sizes=via_sizes, probabilities=tta.averages)
                 counter.add(Photo(name, index, sample.key, source.spec.scored), photo.confusions())
                 annotated += photo

@@ -42,6 +42,8 @@ class PixelScore:
 
     def __init__(self, level: Level) -> None:
         self.level = level
+        self.labels: frozenset[int] | None = None
+        """The labels that means run over; None: all."""
         self.matrix = ConfusionMatrix(level.num_classes)
         self.boundary = BoundaryCounts(level.num_classes)
         self.reliability = Reliability()
@@ -74,7 +76,7 @@ class PixelScore:
     def result(self) -> PixelMetrics | None:
         """Return the metrics; None if no pixel was labeled."""
         matrix = self.matrix
-        classes = scored_classes(self.level)
+        classes = [c for c in scored_classes(self.level) if self.labels is None or c in self.labels]
         if not matrix.support[classes].any():
             return None
         boundary = numbers(self.boundary.iou())

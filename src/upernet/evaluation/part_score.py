@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from upernet.evaluation.metrics import class_metrics, mean, number
 from upernet.evaluation.photo_counts import NOT_SCORED, Confusion, Kind
 from upernet.evaluation.reliability import Reliability
 from upernet.evaluation.results import ObjectMetrics, PartMetrics, PixelClassMetrics
-from upernet.taxonomy import IGNORE, LEVEL_KINDS, Taxonomy
+from upernet.taxonomy import IGNORE, LEVEL_KINDS, PartGroup, Taxonomy
 
 
 class PartScore:
@@ -39,6 +39,8 @@ class PartScore:
         self.level = taxonomy.level(level)
         self.owners = taxonomy.level(LEVEL_KINDS[level].owned_by or level)
         self.groups = taxonomy.part_groups
+        self.labels: frozenset[int] | None = None
+        """The part labels that means run over; None: all."""
         self.found = [ConfusionMatrix(len(group.parts)) for group in self.groups]
         self.given = [ConfusionMatrix(len(group.parts)) for group in self.groups]
         self.reliability = Reliability()
@@ -51,6 +53,7 @@ class PartScore:
         parts: Tensor,
         via_sizes: Sequence[Size] = (),
         probabilities: bool = False,
+        merge: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Add one photo.
 
@@ -61,6 +64,7 @@ class PartScore:
             parts: True parts as labels of the level, int H x W; -1: unknown.
             via_sizes: See `Scores.update`.
             probabilities: See `Scores.update`.
+            merge: Maps predicted part labels to what they count as; None: each counts as itself.
         """
         size = (parts.shape[-2], parts.shape[-1])
         for group, found, given in zip(self.groups, self.found, self.given, strict=True):
@@ -71,6 +75,8 @@ class PartScore:
             if not (local > 0).any():
                 continue
             most_probable, confidence = resized_prediction(logits[:, group.channels], size, via_sizes, probabilities)
+            if merge is not None:
+                most_probable = _local(merge(torch.tensor(group.parts, device=local.device)[most_probable]), group)
             given.update(most_probable, local)
             known = local != IGNORE
             self.reliability.update(confidence[known], (most_probable == local)[known])
@@ -107,13 +113,13 @@ class PartScore:
         per_object: dict[str, ObjectMetrics] = {}
         per_class: dict[str, PixelClassMetrics] = {}
         for group, found, given in zip(self.groups, self.found, self.given, strict=True):
-            listed = range(1, len(group.parts))
+            listed = [c for c in range(1, len(group.parts)) if self.labels is None or group.parts[c] in self.labels]
             if not found.support[1:].any():
                 continue
             owner = self.owners.names[group.owner]
             per_object[owner] = ObjectMetrics(
                 miou=number(found.mean_iou(listed)),
-                miou_with_background=number(found.mean_iou()),
+                miou_with_background=number(found.mean_iou([0, *listed])),
                 pixel_accuracy=number(found.pixel_accuracy(listed)),
                 mean_accuracy=number(found.mean_accuracy(listed)),
                 miou_given_object=number(given.mean_iou(listed)),
@@ -136,3 +142,11 @@ class PartScore:
             per_class=per_class,
             reliability=self.reliability.bins(),
         )
+
+
+def _local(parts: Tensor, group: PartGroup) -> Tensor:
+    """Return the index in a group of each part label; 0 for labels that it does not have."""
+    local = torch.zeros_like(parts)
+    for index, part in enumerate(group.parts):
+        local[parts == part] = index
+    return local

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from upernet.data.sample import Sample
+from upernet.data.sources import Source
 from upernet.decoding import Size, image_scores, resized_prediction
 from upernet.errors import UpernetError
 from upernet.evaluation.metrics import LabelScore, PixelScore, scores_are_probabilities
@@ -21,17 +24,23 @@ class Scores:
 
     Args:
         taxonomy: The taxonomy of the model.
-        supervision: Level -> how image labels train it in the scored source, see `image_scores`; pooled if unlisted.
+        source: The scored source. It says how image labels train a level, and which classes its masks can show: means
+            run over those, while all classes of the taxonomy compete. None: pooled supervision, and all classes.
     """
 
-    def __init__(self, taxonomy: Taxonomy, supervision: Mapping[str, str] | None = None) -> None:
+    def __init__(self, taxonomy: Taxonomy, source: Source | None = None) -> None:
         self.taxonomy = taxonomy
-        self.supervision = supervision or {}
+        self.supervision = source.spec.supervision_by_level if source else {}
+        self.merged = {
+            level: torch.as_tensor(table) for level, table in (source.merged_labels() if source else {}).items()
+        }
         owned = {name for name in taxonomy.levels if LEVEL_KINDS[name].owned_by}
         free = {name: level for name, level in taxonomy.levels.items() if name not in owned}
         self.pixels = {name: PixelScore(level) for name, level in free.items() if LEVEL_KINDS[name].dense}
         self.labels = {name: LabelScore(level) for name, level in free.items()}
         self.parts = {name: PartScore(taxonomy, name) for name in taxonomy.levels if name in owned}
+        for level, labels in (source.scored_labels() if source else {}).items():
+            {**self.pixels, **self.parts}[level].labels = labels
 
     def update(
         self,
@@ -64,7 +73,7 @@ class Scores:
                 found = resized_prediction(outputs[name], size, via_sizes, probabilities)
                 predictions[name] = found.labels
                 if name in scored:
-                    self.pixels[name].update(found.labels, truth, found.confidence)
+                    self.pixels[name].update(self._merge(name, found.labels), truth, found.confidence)
         for name in scored_parts:
             owner = LEVEL_KINDS[name].owned_by
             if owner is None or owner not in sample.maps:
@@ -74,12 +83,18 @@ class Scores:
                 )
             device = outputs[name].device
             objects, parts = (sample.maps[level].as_subclass(Tensor).to(device) for level in (owner, name))
-            self.parts[name].update(outputs[name], predictions[owner], objects, parts, via_sizes, probabilities)
+            merge = partial(self._merge, name)
+            self.parts[name].update(outputs[name], predictions[owner], objects, parts, via_sizes, probabilities, merge)
         for name, label in sample.labels.items():
             if name in self.labels and name in scored:
                 supervision = self.supervision.get(name, "pooled")
                 averaged = scores_are_probabilities(outputs[name], supervision, probabilities)
                 self.labels[name].update(image_scores(outputs[name], supervision), label, averaged)
+
+    def _merge(self, level: str, labels: Tensor) -> Tensor:
+        """Return what predicted labels count as; see `Source.merged_labels`."""
+        table = self.merged.get(level)
+        return labels if table is None else table.to(labels.device)[labels]
 
     def __iadd__(self, other: Scores) -> Scores:
         """Add the photos of `other`."""

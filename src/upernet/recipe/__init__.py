@@ -4,10 +4,11 @@ from upernet.recipe.annotations import (
     AnnotationSpec,
     MaskSpec,
     MaskValueSpec,
+    PseudoLabelSpec,
     TableColumnSpec,
     TableSpec,
 )
-from upernet.recipe.augmentation import Augmentation, Resize
+from upernet.recipe.augmentation import Augmentation, PasteSpec, Resize
 from upernet.recipe.model import ModelSpec, TextureSpec
 from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, load_recipe
 from upernet.recipe.sources import (
@@ -43,7 +44,9 @@ __all__ = [
     "MaskSpec",
     "MaskValueSpec",
     "ModelSpec",
+    "PasteSpec",
     "PolygonsSpec",
+    "PseudoLabelSpec",
     "Recipe",
     "Resize",
     "Size",

@@ -4,38 +4,43 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Discriminator, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
-from upernet.recipe.values import MaskValue, NamePattern, PathText
+from upernet.recipe.values import MaskValue, NamePattern, PathText, PositiveFactor
 from upernet.settings import Name, Settings
 from upernet.taxonomy import LevelName
+
+
+def values_are_names_too(classes: Any) -> Any:
+    """Turn the keys of a mapping into text: YAML reads the mask value `7` as a number."""
+    if classes is None:
+        return {}
+    if isinstance(classes, dict):
+        items = list(cast("dict[Any, Any]", classes).items())
+        for key, _ in items:
+            if isinstance(key, bool):
+                raise ValueError(f"YAML reads {str(key).lower()} (and yes, no, on, off) as a truth value; quote it")
+        return {str(key) if isinstance(key, int) else key: value for key, value in items}
+    return classes
 
 
 class AnnotationSpec(Settings):
     """How a source annotates one level."""
 
-    classes: dict[Name, Name | None] = {}
-    """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. A class that is not listed is
-    mapped to the taxonomy class of the same name; case is ignored."""
+    classes: dict[Name, Name | Annotated[tuple[Name, ...], Field(min_length=2, max_length=1000)] | None] = {}
+    """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. A list of taxonomy classes means
+    that the pixels of a mask are one of them; in scoring, the first stands for all of them. A class that is not listed
+    is mapped to the taxonomy class of the same name; case is ignored."""
+    elsewhere: Literal["unknown", "none_of_these"] = "unknown"
+    """What the source says about the pixels of a mask whose class is mapped to null: nothing, or that they are none of
+    the classes that the source maps to. Then the sum of the probabilities of those classes is pushed down."""
     supervision: Literal["broadcast", "pooled"] = "pooled"
     """How an image label trains a dense level: at every pixel, or through the mean of the logits."""
     implies: dict[LevelName, Name | dict[Name, Name]] = {}
     """Implied labels of other levels. A class name: all photos have it. A mapping `class -> class`: a taxonomy class of
     this level implies that class of the other level (`*`: any labeled pixel or photo does)."""
 
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _values_are_names_too(cls, classes: Any) -> Any:
-        """Turn keys into text: YAML reads the mask value `7` as a number."""
-        if classes is None:
-            return {}
-        if isinstance(classes, dict):
-            items = list(cast("dict[Any, Any]", classes).items())
-            for key, _ in items:
-                if isinstance(key, bool):
-                    raise ValueError(f"YAML reads {str(key).lower()} (and yes, no, on, off) as a truth value; quote it")
-            return {str(key) if isinstance(key, int) else key: value for key, value in items}
-        return classes
+    _values_are_names_too = field_validator("classes", mode="before")(values_are_names_too)
 
 
 class MaskValueSpec(AnnotationSpec):
@@ -46,6 +51,23 @@ class MaskValueSpec(AnnotationSpec):
     colors: dict[Name, Name | None] | Literal["taxonomy"] | None = None
     """For color masks: color (`"#rrggbb"` or `"r,g,b"`) -> source class; null: unknown. `taxonomy`: each class has
     its color in the taxonomy. None: the values of a mask are class numbers."""
+
+
+class PseudoLabelSpec(Settings):
+    """Masks that a network has made. They are used in training only, at pixels that the source does not label."""
+
+    folder: PathText
+    """Folder of the masks, below the data directory; `{split}` stands for the split's folder name. The mask of a photo
+    has the same path below it as the photo has below the split's folder of photos, with the suffix `.png`. A photo
+    without a mask has no pseudo-labels."""
+    classes: dict[Name, Name | Annotated[tuple[Name, ...], Field(min_length=2, max_length=1000)] | None] = {}
+    """As `classes` of the source; values go by the nearest `labels.txt` in `folder` or above."""
+    ignore: tuple[MaskValue, ...] = (0, 255)
+    """Values of a mask that mean unknown."""
+    weight: PositiveFactor = 1.0
+    """Factor of the loss of these pixels."""
+
+    _values_are_names_too = field_validator("classes", mode="before")(values_are_names_too)
 
 
 class MaskSpec(MaskValueSpec):

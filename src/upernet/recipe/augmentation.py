@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from upernet.recipe.values import Pixels, Range, Size
-from upernet.settings import Number, Settings, SettingsError, Whole
+from upernet.recipe.values import Pixels, Range, Share, Size
+from upernet.settings import Name, Number, Settings, SettingsError, Whole
 
 MAX_BATCH_PIXELS = 2**28
 """Pixels of the crops of a batch, over all processes: 3 GB of float32."""
@@ -25,6 +25,17 @@ class Resize(Settings):
     antialias: bool = True
     """Whether a photo is smoothed before it is reduced. The published ADE20K models use plain bilinear
     interpolation."""
+
+
+class PasteSpec(Settings):
+    """Copy-paste augmentation (Ghiasi et al., CVPR 2021) between photos of two sources, which label objects."""
+
+    sources: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1000)]
+    """The sources of the other photo, one of which is drawn."""
+    probability: Share = 0.5
+    """Probability that a crop is pasted."""
+    scale: Range | None = None
+    """Range of the random resize factor of the other photo. None: that of its source."""
 
 
 class Augmentation(Settings):
@@ -47,9 +58,19 @@ class Augmentation(Settings):
     labeled pixels. 1: never."""
     flip: bool = True
     """Whether half of the crops are flipped horizontally."""
+    paste: PasteSpec | None = None
+    """Pastes the labeled objects of photos of other sources onto the crops. None: none."""
+    paste_onto: PasteSpec | None = None
+    """Cuts the labeled objects out of the crops and pastes them onto photos of other sources. None: not done."""
     photometric: Literal["none", "yiq", "hsv"] = "yiq"
     """Distortion of brightness, contrast, saturation and hue: as one affine map of RGB, or step by step in HSV as
     published for ADE20K."""
+
+    @property
+    def partners(self) -> tuple[str, ...]:
+        """The sources whose photos are mixed with the crops."""
+        specs = (self.paste, self.paste_onto)
+        return tuple(dict.fromkeys(name for spec in specs if spec is not None for name in spec.sources))
 
     @model_validator(mode="after")
     def _limit_of_what(self) -> Augmentation:

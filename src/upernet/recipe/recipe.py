@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from upernet.errors import UpernetError, did_you_mean, shorten
-from upernet.recipe.augmentation import check_batch_size
+from upernet.recipe.augmentation import Augmentation, PasteSpec, check_batch_size
 from upernet.recipe.model import ModelSpec
 from upernet.recipe.sources import AnySourceSpec, CollageSpec, FolderSpec
 from upernet.recipe.training import CalibrationSpec, LossSpec, TrainingSpec
@@ -55,6 +55,7 @@ class Recipe(Settings):
                         message = f"stage {stage.name} names unknown source {source} (sources: {known})"
                         raise SettingsError(message, *place, key)
             for name, augmentation in stage.augmentation.items():
+                self._check_partners(augmentation, *place, "augmentation", name)
                 check_batch_size(self.sources[name].batch_size, augmentation, *place, "augmentation", name, "crop")
         return self
 
@@ -75,6 +76,20 @@ class Recipe(Settings):
                 message = f"{spec.textures} does not annotate level {spec.level}; name a source with its image labels"
                 raise SettingsError(message, "sources", name, "textures")
         return self
+
+    @model_validator(mode="after")
+    def _pastes_name_sources(self) -> Recipe:
+        for name, source in self.sources.items():
+            self._check_partners(source.augmentation, "sources", name, "augmentation")
+        return self
+
+    def _check_partners(self, augmentation: Augmentation, *place: str | int) -> None:
+        for key in ("paste", "paste_onto"):
+            spec: PasteSpec | None = getattr(augmentation, key)
+            for name in spec.sources if spec else ():
+                if name not in self.sources:
+                    known = ", ".join(self.sources)[:1000]
+                    raise SettingsError(f"there is no source {name} (sources: {known})", *place, key, "sources")
 
 
 def list_recipes() -> list[str]:

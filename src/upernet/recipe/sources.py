@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field, model_validator
 
-from upernet.recipe.annotations import AnnotationSpec, MaskFolderAnnotation, MaskSpec, MaskValueSpec, TableColumnSpec
+from upernet.recipe.annotations import (
+    AnnotationSpec,
+    MaskFolderAnnotation,
+    MaskSpec,
+    MaskValueSpec,
+    PseudoLabelSpec,
+    TableColumnSpec,
+)
 from upernet.recipe.augmentation import Augmentation, Resize, check_batch_size
 from upernet.recipe.values import NamePattern, PathText, PositiveFactor, Probability, Range, Share, Split
 from upernet.settings import Name, Settings, SettingsError, Whole
@@ -67,6 +74,8 @@ class FolderSpec(SourceSpec):
     starts with, which may be a link itself)."""
     held_back: Probability = 0.0
     """Fraction of the `train` photos that form the split `held_back` instead (chosen by a hash of the file name)."""
+    pseudo_labels: dict[LevelName, PseudoLabelSpec] = {}
+    """Level -> masks made by a network, which are used in training at pixels that the source does not label."""
     level: LevelName | None = None
     """The level that the source annotates, if it is only one."""
 

@@ -72,7 +72,9 @@ def find_learning_rate(
         live = LiveLine(iterations, 0, quiet or not world.is_main)
         losses: list[Point] = []
         first: dict[str, float] = {}
-        stream = batches(stage.sources, stage.sampler, 0, iterations, training.workers, world.rank, world.size)
+        stream = batches(
+            {**stage.partners, **stage.sources}, stage.sampler, 0, iterations, training.workers, world.rank, world.size
+        )
         live.start()
         for iteration, batch in enumerate(stream):
             rate = RANGE[0] * (RANGE[1] / RANGE[0]) ** (iteration / max(1, iterations - 1))

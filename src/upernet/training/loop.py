@@ -10,6 +10,7 @@ from pathlib import Path
 from upernet.data.sampling import batches
 from upernet.distributed import join_world, leave_world
 from upernet.errors import UpernetError
+from upernet.ops.runtime.heap import kept_heap
 from upernet.recipe import Recipe
 from upernet.training.interruption import StopRequest, exit_of
 from upernet.training.loggers import Logger
@@ -99,6 +100,7 @@ def _train_stages(run: Run, quiet: bool) -> None:
         KeyboardInterrupt, SystemExit: A signal stopped the run; its state is saved.
     """
     with (
+        kept_heap(),
         run.open_log(quiet) if run.world.is_main else nullcontext() as run_log,
         StopRequest(quiet or not run.world.is_main) as stop,
     ):
@@ -122,7 +124,7 @@ def _train_stage(run: Run, stage: Stage, run_log: RunLog | None, stop: StopReque
         run.end_early(stage)
     first, last = run.progress.position.iteration, run.progress.lengths[stage.number]
     workers, world = run.training.workers if first < last else 0, run.world
-    stream = batches(stage.sources, stage.sampler, first, last, workers, world.rank, world.size)
+    stream = batches({**stage.partners, **stage.sources}, stage.sampler, first, last, workers, world.rank, world.size)
     start = time.perf_counter()
     for iteration, batch in enumerate(stream, first):
         rate = learning_rate(stage.spec, iteration)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upernet.data.candidates import FIRST_CODE, Candidates
 from upernet.data.sample import Batch
 from upernet.errors import UpernetError
 from upernet.models import AUXILIARY
@@ -116,7 +117,8 @@ class LevelLosses:
                         f"torch.int64 {_product(shape)}."
                     )
                 low, high = (int(value) for value in labels.aminmax())
-                if low < IGNORE or high >= classes:
+                sets = len(batch.candidates[level]) if level in batch.candidates else 0
+                if low < IGNORE - sets or high >= classes:
                     raise UpernetError(
                         f"the labels of level {level} go from {low} to {high}; they must be from 0 to {classes - 1}, "
                         f"or {IGNORE} where unknown."
@@ -136,14 +138,14 @@ class LevelLosses:
             if level not in logits:
                 continue
             resized = resize_like(logits[level], target)
+            candidates = batch.candidates.get(level)
             if owner_level := LEVEL_KINDS[level].owned_by:
-                losses.update(self._parts(level, resized, target, owner_level, maps[owner_level]))
+                losses.update(self._parts(level, resized, target, owner_level, maps[owner_level], candidates))
             else:
-                losses[level] = self._cross_entropy(resized, target, level)
+                losses[level] = self._pixels(resized, target, level, candidates)
             if level == "object" and AUXILIARY in logits:
-                losses[f"object/{AUXILIARY}"] = self._cross_entropy(
-                    resize_like(logits[AUXILIARY], target), target, level
-                )
+                resized = resize_like(logits[AUXILIARY], target)
+                losses[f"object/{AUXILIARY}"] = self._pixels(resized, target, level, candidates)
         for level, label in batch.labels.items():
             if level in logits and level not in maps:
                 losses[level] = self._image_label(logits[level], label, level, supervision.get(level, "pooled"))
@@ -167,20 +169,42 @@ class LevelLosses:
         denominator = known.sum().float() if weights is None else weights[target.clamp(min=0)][known].sum()
         return Ratio(numerator, denominator)
 
-    def _parts(self, level: str, logits: Tensor, target: Tensor, owner_level: str, owners: Tensor) -> dict[str, Ratio]:
+    def _pixels(self, logits: Tensor, target: Tensor, level: str, candidates: Candidates | None) -> Ratio:
+        """Return the loss of a label map that may refer to candidate sets."""
+        exact = self._cross_entropy(logits, target.clamp(min=IGNORE), level)
+        if candidates is None:
+            return exact
+        partial = _candidate_loss(logits, target, candidates)
+        if self.spec.average == "all":
+            return Ratio(exact.numerator + partial.numerator, exact.denominator)
+        return Ratio(exact.numerator + partial.numerator, exact.denominator + partial.denominator)
+
+    def _parts(
+        self,
+        level: str,
+        logits: Tensor,
+        target: Tensor,
+        owner_level: str,
+        owners: Tensor,
+        candidates: Candidates | None,
+    ) -> dict[str, Ratio]:
         """Return one loss per object that owns parts: over the pixels of the object, among its parts (section 4.1)."""
         losses = {}
         for group in self.taxonomy.part_groups:
-            inside = (owners == group.owner) & (target != IGNORE)
-            if not inside.any():
+            labels = torch.where(owners == group.owner, target, IGNORE)
+            inside = labels >= 0
+            if not (labels != IGNORE).any():
                 continue
-            local = torch.where(inside, self.local_labels[group][target.clamp(min=0)], IGNORE)
+            local = torch.where(inside, self.local_labels[group][labels.clamp(min=0)], IGNORE)
             weights = self.class_weights.get(level)
             weights = None if weights is None else weights[list(group.parts)]
-            numerator = F.cross_entropy(
-                logits[:, group.channels].float(), local, weights, ignore_index=IGNORE, reduction="sum"
-            )
+            own = logits[:, group.channels].float()
+            numerator = F.cross_entropy(own, local, weights, ignore_index=IGNORE, reduction="sum")
             denominator = inside.sum().float() if weights is None else weights[local[inside]].sum()
+            if candidates is not None:
+                among = Candidates(candidates.members[:, list(group.parts)], candidates.weights)
+                partial = _candidate_loss(own, labels, among)
+                numerator, denominator = numerator + partial.numerator, denominator + partial.denominator
             name = self.taxonomy.level(owner_level).names[group.owner]
             losses[f"{level}/{name}"] = Ratio(numerator, denominator)
         return losses
@@ -192,6 +216,26 @@ class LevelLosses:
         elif logits.ndim == 4:
             logits = logits.float().mean(dim=(2, 3))
         return self._cross_entropy(logits, label, level, smoothing)
+
+
+def _candidate_loss(logits: Tensor, target: Tensor, candidates: Candidates) -> Ratio:
+    """Return the loss of the pixels that refer to candidate sets: -log of the sum of the candidates' probabilities.
+
+    This is the classifier-consistent loss of Feng et al., "Provably Consistent Partial-Label Learning", NeurIPS 2020.
+
+    Args:
+        logits: N x K x H x W.
+        target: int64 N x H x W; values of at least `IGNORE` are not counted.
+        candidates: The sets; those without any of the K classes are not counted.
+    """
+    sets = (FIRST_CODE - target).clamp(min=-1)
+    counted = (target < IGNORE) & candidates.members.any(dim=1)[sets]
+    chosen = sets[counted]
+    pixels = logits.movedim(1, -1)[counted].float()
+    among = pixels.masked_fill(~candidates.members[chosen], -torch.inf)
+    likelihood = among.logsumexp(dim=1) - pixels.logsumexp(dim=1)
+    weights = candidates.weights[chosen]
+    return Ratio(-(weights * likelihood).sum(), weights.sum())
 
 
 def _product(shape: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from upernet.data.mixing import Mixer
 from upernet.data.sampling import BatchSampler, check_batch_sizes
 from upernet.data.sources import Source, SourceMissing, open_source
 from upernet.distributed import World
@@ -25,6 +26,7 @@ class Stage:
         number: Number of the stage, from 0.
         spec: Settings of the stage.
         sources: Sources by name, with the augmentation of this stage.
+        partners: Sources whose photos are mixed with those of `sources`, by name.
         sampler: Source and photos of every iteration.
         losses: Losses of a batch.
     """
@@ -32,6 +34,7 @@ class Stage:
     number: int
     spec: StageSpec
     sources: Mapping[str, Source]
+    partners: Mapping[str, Source]
     sampler: BatchSampler
     losses: LevelLosses
 
@@ -57,13 +60,20 @@ def open_stages(recipe: Recipe, training: TrainingSpec, model: UPerNet, data_dir
     stages: list[Stage] = []
     for number, spec in enumerate(map(_with_warmup, training.stages, planned)):
         sources = {name: _open_source(name, spec, recipe, model, data_dir) for name in spec.sources}
+        partners = {
+            partner: _open_source(partner, spec, recipe, model, data_dir)
+            for source in sources.values()
+            for partner in source.spec.augmentation.partners
+        }
+        for source in sources.values():
+            Mixer(source, partners)  # raises if they do not go together
         _check_levels(spec, sources)
         _check_batch_norms(spec, sources)
         sampler = _sampler(spec, sources, sampling_seed(training.seed, number))
         check_batch_sizes(sampler, world.size)
         trained_parameters(model, spec)  # raises if there are none
         losses = LevelLosses(model.taxonomy, spec.loss or recipe.loss, world.device)
-        stages.append(Stage(number, spec, sources, sampler, losses))
+        stages.append(Stage(number, spec, sources, partners, sampler, losses))
     return stages
 
 

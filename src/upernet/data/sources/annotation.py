@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from upernet.data.candidates import CandidateSets
 from upernet.data.images import read_color_mask, read_mask
 from upernet.data.sources.colors import UNLISTED, read_colors
 from upernet.data.sources.mapping import (
@@ -44,6 +45,7 @@ class LevelAnnotation(ABC):
         where: Key of the recipe that describes it, for errors.
         level: The level.
         spec: Its settings.
+        candidates: The candidate sets of its pixels.
         image_labels: Level -> label that every photo has.
         implied: Level -> int16 table from labels of `level` to labels of that level.
     """
@@ -54,6 +56,7 @@ class LevelAnnotation(ABC):
         self.spec = spec
         if level.name in spec.implies:
             raise UpernetError(f"{where}.implies: {level.name} is the source's own level; remove it.")
+        self.candidates = CandidateSets()
         self.image_labels: dict[str, int] = {}
         self.implied: dict[str, np.ndarray] = {}
         for name, implied in spec.implies.items():
@@ -93,6 +96,8 @@ class LevelMasks(LevelAnnotation):
         names: Names of the values.
         table: int16 table from values to labels of the level; `OUTSIDE` where a value is not mapped.
         tables: Level -> such a table, for the level and those that its pixels imply.
+        merged: The label that a prediction of each label counts as in scoring: int64, one per class of the level. A
+            class that the source knows only as one of several counts as the first of them.
     """
 
     def __init__(
@@ -119,12 +124,16 @@ class LevelMasks(LevelAnnotation):
         self.optional = optional
         self.colors = read_colors(where, spec, level) if isinstance(spec, MaskValueSpec) else None
         self.names = self.colors.names if self.colors else names
-        self.table = value_table(where, spec, level, self.names, self._ignored_values())
+        none_of_these = spec.elsewhere == "none_of_these"
+        self.table = value_table(
+            where, spec.classes, level, self.names, self._ignored_values(), self.candidates, none_of_these=none_of_these
+        )
         through = {name: self._through(other) for name, other in self.implied.items()}
         self.tables = {level.name: self.table, **through}
+        self.merged = np.arange(level.num_classes)
         owner = LEVEL_KINDS[level.name].owned_by
         if owner in self.implied:
-            check_owners(where, taxonomy, self.table, self.implied[owner])
+            check_owners(where, taxonomy, self.mapped_labels, self.implied[owner])
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -189,9 +198,54 @@ class LevelMasks(LevelAnnotation):
         called = str(value) if self.colors is None else self.colors.name_of(value)
         return f"{called} ({self.names[value]})" if value in self.names else called
 
+    @property
+    def _codes(self) -> list[int]:
+        """The values of the table that stand for one of several classes."""
+        return [code for code in self._codes_in(self.table) if code != self.candidates.complement]
+
+    def use_for_scoring(self) -> None:
+        """Label pixels that are one of several classes by the first of them, and those that are none as unknown."""
+        self.merged = self._merged()
+        self.table = self._with_first_labels(self.table)
+        self.tables[self.level.name] = self.table
+
+    def _with_first_labels(self, table: np.ndarray) -> np.ndarray:
+        firsts = np.array(table, dtype=np.int16)
+        for code in self._codes_in(table):
+            firsts[table == code] = self.candidates.first(code)
+        return firsts
+
+    @staticmethod
+    def _codes_in(table: np.ndarray) -> list[int]:
+        """Return the values of a table that stand for candidate sets."""
+        codes: list[int] = np.unique(table[(table < IGNORE) & (table != OUTSIDE)]).tolist()
+        return codes
+
+    def _merged(self) -> np.ndarray:
+        merged = np.arange(self.level.num_classes)
+        known = set(np.unique(self._with_first_labels(self.table)).tolist())
+        for code in self._codes:
+            for label in self.candidates.labels(code) - known:
+                merged[label] = self.candidates.first(code)
+        return merged
+
+    @property
+    def mapped_labels(self) -> np.ndarray:
+        """The labels that values are mapped to, alone or among others."""
+        several = [self.candidates.labels(code) for code in self._codes]
+        return np.unique([*self.table[self.table >= 0], *frozenset[int]().union(*several)]).astype(np.int64)
+
     def _through(self, other: np.ndarray) -> np.ndarray:
-        """Chain the table from values to labels with a table from labels to those of another level."""
-        return np.where(self.table >= 0, other[np.maximum(self.table, 0)], IGNORE).astype(np.int16)
+        """Chain the table from values to labels with a table from labels to those of another level.
+
+        One of several labels implies a label that all of them imply; "none of these" implies nothing.
+        """
+        through = np.where(self.table >= 0, other[np.maximum(self.table, 0)], IGNORE).astype(np.int16)
+        for code in self._codes:
+            implied = {int(other[label]) for label in self.candidates.labels(code)}
+            if len(implied) == 1:
+                through[self.table == code] = implied.pop()
+        return through
 
 
 class LevelLabels(LevelAnnotation):
@@ -211,7 +265,12 @@ class LevelLabels(LevelAnnotation):
         super().__init__(where, level, spec, taxonomy)
         if LEVEL_KINDS[level.name].owned_by is not None:
             raise UpernetError(f"{where}: {level.name}s need masks; use kind: mask_folder.")
-        self.labels = name_to_label(where, spec, level, known)
+        self.labels = name_to_label(where, spec.classes, level, known, self.candidates)
+        if self.candidates.sets or spec.elsewhere != "unknown":
+            key = "classes" if self.candidates.sets else "elsewhere"
+            raise UpernetError(
+                f"{where}.{key}: a photo's label is one class; only the pixels of masks can be one of several."
+            )
         self._unmapped: dict[str, str] = {}
 
     @property

@@ -73,7 +73,8 @@ class Collage(Source):
                 f"sources.{name}.level: level {level.name} has no label for the pixels around the patches; give it a "
                 "`background` in the taxonomy."
             )
-        self.annotations, self.levels, self.implied, self.photos = {}, (level.name,), frozenset(), ()
+        self.annotations, self.levels, self.implied = {}, (level.name,), frozenset()
+        self.photos, self.candidates = (), {}
         self._textures = parts[spec.textures]
         self._backgrounds = [(parts[other], _MEANINGS[meaning]) for other, meaning in spec.surroundings.items()]
         if not isinstance(self._textures.annotations.get(level.name), LevelLabels):

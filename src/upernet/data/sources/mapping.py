@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from upernet.data.candidates import CandidateSets
 from upernet.errors import UpernetError, shorten
 from upernet.files import read_limited
-from upernet.recipe import AnnotationSpec
 from upernet.taxonomy import IGNORE, Level, Taxonomy
 
-OUTSIDE = -2
+OUTSIDE = -(2**15)
 """Entry of a table for a value that the source does not map."""
 MAX_BYTES = 2**24
 """Bytes of the largest labels.txt."""
@@ -22,6 +22,9 @@ MAX_NAME = 200
 """Characters of the longest name of a class."""
 MAX_VALUE = 65535
 """Largest value in a mask."""
+
+Classes = Mapping[str, "str | tuple[str, ...] | None"]
+"""Source class -> class of the taxonomy, several of them (one of which is right), or None (unknown)."""
 
 
 def read_label_names(folders: Sequence[Path]) -> dict[int, str]:
@@ -68,14 +71,18 @@ def _read_labels_file(file: Path) -> dict[int, str]:
     return names
 
 
-def name_to_label(where: str, spec: AnnotationSpec, level: Level, known: Sequence[str] | None) -> dict[str, int]:
-    """Map source classes (case-folded) to labels of `level`: by `spec.classes`, and those not listed by equal names.
+def name_to_label(
+    where: str, classes: Classes, level: Level, known: Sequence[str] | None, sets: CandidateSets, weight: float = 1.0
+) -> dict[str, int]:
+    """Map source classes (case-folded) to labels of `level`: by `classes`, and those not listed by equal names.
 
     Args:
         where: Key of the recipe that describes the annotation, for errors.
-        spec: Settings of the annotation.
+        classes: The mapping of the recipe.
         level: Level of the labels.
         known: The source's own class names, if it has a list of them; keys may then be numbers, too.
+        sets: Receives the candidate sets of classes that are mapped to several.
+        weight: Factor of the loss of these sets.
 
     Raises:
         UpernetError: The mapping names a class that the source or the taxonomy does not have.
@@ -83,42 +90,60 @@ def name_to_label(where: str, spec: AnnotationSpec, level: Level, known: Sequenc
     by_name = {own.casefold(): label for label, own in reversed(list(enumerate(level.names)))}
     folded = {own.casefold() for own in known or ()}
     labels: dict[str, int] = {}
-    for key, target in spec.classes.items():
+    for key, target in classes.items():
         place = f"{where}.classes.{key}"
         if known is not None and key.casefold() not in folded and not _is_value(key):
             raise UpernetError(f"{place}: the source has no class {key!r}{_suggestion(key, known)}.")
         if key.casefold() in labels:
             raise UpernetError(f"{place}: the class appears twice, in different letter case; keep one.")
-        labels[key.casefold()] = IGNORE if target is None else _label(place, level, target)
+        if target is None:
+            labels[key.casefold()] = IGNORE
+        elif isinstance(target, str):
+            labels[key.casefold()] = _label(place, level, target)
+        else:
+            labels[key.casefold()] = sets.code([_label(place, level, name) for name in target], weight)
     return by_name | labels
 
 
 def value_table(
-    where: str, spec: AnnotationSpec, level: Level, names: Mapping[int, str], ignore: Collection[int]
+    where: str,
+    classes: Classes,
+    level: Level,
+    names: Mapping[int, str],
+    ignore: Collection[int],
+    sets: CandidateSets,
+    weight: float = 1.0,
+    none_of_these: bool = False,
 ) -> np.ndarray:
     """Return the table from values of a mask to labels of `level`: int16, `OUTSIDE` where a value is not mapped.
 
-    A value goes by its name in `names` or, in the keys of `spec.classes`, by the number itself. Those of `ignore` are
-    unknown.
+    A value goes by its name in `names` or, in the keys of `classes`, by the number itself. Those of `ignore` are
+    unknown. Values that are mapped to null are unknown, too, or none of the mapped classes if `none_of_these` is set.
+    The other arguments are those of `name_to_label`.
 
     Raises:
         UpernetError: As `name_to_label`, or neither names nor a mapping are given.
     """
-    if not names and not spec.classes:
+    if not names and not classes:
         raise UpernetError(
             f"{where}: the mask values have no names; put a labels.txt (lines `id<TAB>name`) beside the folder of the "
             f"photos, or map the values under {where}.classes."
         )
-    labels = name_to_label(where, spec, level, list(names.values()))
+    labels = name_to_label(where, classes, level, list(names.values()), sets, weight)
     table = np.full(MAX_VALUE + 1, OUTSIDE, dtype=np.int16)
     for value, own in names.items():
         table[value] = labels.get(own.casefold(), OUTSIDE)
     named = set(names.values())
-    for key in spec.classes:
+    for key in classes:
         if _is_value(key) and key not in named:
-            if str(int(key)) != key and str(int(key)) in spec.classes:
+            if str(int(key)) != key and str(int(key)) in classes:
                 raise UpernetError(f"{where}.classes.{key}: the value {int(key)} appears twice; keep one of the keys.")
             table[int(key)] = labels[key]
+    if none_of_these:
+        exact = set(np.unique(table[table >= 0]).tolist())
+        mapped = exact.union(*(labels for labels, _ in sets.sets))
+        sets.complement = sets.code(set(range(level.num_classes)) - mapped)
+        table[table == IGNORE] = sets.complement
     for value in ignore:
         if 0 <= value <= MAX_VALUE:
             table[value] = IGNORE

@@ -158,7 +158,6 @@ class MaskFolder(FolderSource):
         return names, folders
 
     def _photo_folders(self) -> list[Path]:
-        """Return the folder of the photos in each of `folders`."""
         photos = self.spec.photos if isinstance(self.spec, MaskFolderSpec) else "images"
         return [
             folder / photos.replace("{split}", name)

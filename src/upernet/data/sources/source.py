@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 
+from upernet.data.candidates import Candidates, CandidateSets
 from upernet.data.images import read_image
 from upernet.data.sample import Sample
 from upernet.data.sources.annotation import LevelAnnotation, LevelMasks, Photo
 from upernet.data.sources.links import files_below, refuse_links
 from upernet.data.sources.lists import select_listed
+from upernet.data.sources.pseudo import PseudoLabels
 from upernet.errors import UpernetError
 from upernet.recipe import AnnotationSpec, FolderSpec, SourceSpec
 from upernet.taxonomy import Level, Taxonomy
@@ -40,13 +42,15 @@ class Source(ABC):
         annotations: Level -> how the files of the source annotate it.
         levels: Levels of its samples: the annotated ones, then the implied ones.
         implied: Levels whose labels follow from those of another level, or are the same for all photos.
-        photos: The listed photos; `source[i]` reads `photos[i]`. None if the source makes its photos.
+        photos: The listed photos; `source[i]` reads `photos[i]`. Empty if the source makes its photos.
+        candidates: Level -> candidate sets that its label maps refer to.
     """
 
     annotations: Mapping[str, LevelAnnotation]
     levels: tuple[str, ...]
     implied: frozenset[str]
     photos: Sequence[Photo]
+    candidates: dict[str, Candidates]
 
     def __init__(self, name: str, spec: SourceSpec, taxonomy: Taxonomy, data_dir: Path, split: str) -> None:
         self.name = name
@@ -74,6 +78,14 @@ class Source(ABC):
     def read_photo(self, photo: Photo) -> Image.Image:
         """Decode the photo alone. Raises the errors of `read_image`."""
         return read_image(photo.path)
+
+    def scored_labels(self) -> dict[str, frozenset[int]]:
+        """Return the labels that masks of the source can have, by level; none of the levels that have all labels."""
+        return {}
+
+    def merged_labels(self) -> dict[str, np.ndarray]:
+        """Return what a prediction of each label counts as in scoring, by level; see `LevelMasks.merged`."""
+        return {}
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files as far as their names show, each with the fix."""
@@ -107,15 +119,28 @@ class FolderSource(Source):
         }
         self.levels = (*self.annotations, *self._implied_levels())
         self.implied = frozenset(self.levels) - frozenset(self.annotations)
+        self._pseudo = self._open_pseudo_labels() if split == "train" else {}
+        self.levels = tuple(dict.fromkeys((*self.levels, *self._pseudo)))
         self._check_owners()
+        if split != "train":
+            for annotation in self._masks():
+                annotation.use_for_scoring()
         photos = [photo for photo in self._list() if self._in_split(photo.path)]
         self._unlisted: list[str] = []
         if split in spec.lists:
             photos, self._unlisted = select_listed(Path(spec.lists[split]), photos, self.folders)
         self.photos = photos
+        for pseudo in self._pseudo.values():
+            pseudo.find(photos, self._photo_folders())
+        self.candidates = self._candidate_tables()
         if not spec.follow_links:
             files = (file for photo in photos for file in (photo.path, *photo.masks.values()) if file is not None)
             refuse_links(f"sources.{name}", files, self._roots)
+
+    @property
+    def annotated_levels(self) -> tuple[str, ...]:
+        """The levels that files of the source annotate."""
+        return tuple(self.annotations)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -134,6 +159,9 @@ class FolderSource(Source):
             own_maps, own_labels = annotation.annotate(photo, image.size)
             maps |= own_maps
             labels |= own_labels
+        if self.split == "train":
+            for level, pseudo in self._pseudo.items():
+                maps[level] = pseudo.fill(maps.get(level), photo, image.size)
         inside = photo.path.is_relative_to(self.data_dir)  # not where the recipe gives an absolute path
         return Sample(
             # A view of H x W x 3: torchvision resizes this memory order fastest.
@@ -141,6 +169,7 @@ class FolderSource(Source):
             maps={level: tv_tensors.Mask(torch.as_tensor(value)) for level, value in maps.items()},
             labels=labels,
             implied=self.implied,
+            candidates=self.candidates,
             key=(photo.path.relative_to(self.data_dir) if inside else photo.path).as_posix(),
         )
 
@@ -151,6 +180,42 @@ class FolderSource(Source):
     @abstractmethod
     def _list(self) -> Sequence[Photo]:
         """Return all photos of `folders`, sorted, whatever the split."""
+
+    def _open_pseudo_labels(self) -> dict[str, PseudoLabels]:
+        opened: dict[str, PseudoLabels] = {}
+        for level, spec in self.spec.pseudo_labels.items():
+            own = self.annotations.get(level)
+            sets = own.candidates if own else CandidateSets()
+            where = f"sources.{self.name}.pseudo_labels.{level}"
+            opened[level] = PseudoLabels(where, self.taxonomy.level(level), spec, self.data_dir, self.split_names, sets)
+        return opened
+
+    def _candidate_tables(self) -> dict[str, Candidates]:
+        """Return the candidate sets of each level that has any, as tensors; none outside of training."""
+        if self.split != "train":
+            return {}
+        sets = {level: annotation.candidates for level, annotation in self.annotations.items()}
+        sets |= {level: pseudo.candidates for level, pseudo in self._pseudo.items()}
+        return {level: own.table(self.taxonomy.level(level).num_classes) for level, own in sets.items() if own.sets}
+
+    def _masks(self) -> list[LevelMasks]:
+        return [annotation for annotation in self.annotations.values() if isinstance(annotation, LevelMasks)]
+
+    def scored_labels(self) -> dict[str, frozenset[int]]:
+        """Return the labels that masks of the source can have, by level; none of the levels without masks."""
+        found: dict[str, frozenset[int]] = {}
+        for annotation in self._masks():
+            for level, table in annotation.tables.items():
+                found[level] = frozenset(np.unique(table[table >= 0]).tolist())
+        return found
+
+    def merged_labels(self) -> dict[str, np.ndarray]:
+        """Return what a prediction of each label counts as in scoring, by level; see `LevelMasks.merged`."""
+        return {annotation.level.name: annotation.merged for annotation in self._masks()}
+
+    def _photo_folders(self) -> list[Path]:
+        """Return the folder of the photos in each of `folders`."""
+        return self.folders
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files as far as their names show, each with the fix."""
