@@ -214,6 +214,9 @@ class CollageSpec(SourceSpec):
     """Sources of the photos that the patches are pasted into, drawn equally often. As a mapping, with the meaning of
     the pixels around the patches: `none` of the classes (the default), or `unknown`, if such photos have textures of
     their own."""
+    unknown: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
+    """Classes of any level that often have a texture (brick buildings, knitwear): where a label map of a background
+    photo shows them, it is unknown whether there is one."""
     photos: dict[Split, Annotated[Whole, Field(ge=1, le=1_000_000)]] = {"train": 2000, "held_back": 200, "test": 200}
     """Split -> number of collages, made from the photos of that split of the other sources."""
     patches: tuple[Annotated[Whole, Field(ge=0, le=16)], Annotated[Whole, Field(ge=0, le=16)]] = (1, 3)
