@@ -266,10 +266,17 @@ class Parser:
         return maps
 
     def _hide_unsure(self, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Set labels below the threshold of their level to -1, and with an unsure object its parts."""
-        owners = [group.owner for group in self.model.taxonomy.part_groups]
+        """Set labels below the threshold of their level to -1, and with an unsure object its parts.
+
+        At a level with a known background, they become background: such a level shows only what it is sure of.
+        """
+        taxonomy = self.model.taxonomy
+        owners = [group.owner for group in taxonomy.part_groups]
         for level, (labels, confidence) in found.items():
             below = confidence < self.thresholds.get(level, 0)
+            if taxonomy.levels[level].known_background:
+                labels[below] = 0
+                continue
             if owner_level := LEVEL_KINDS[level].owned_by:
                 below &= np.isin(found[owner_level][0], owners)
             labels[below] = UNSURE

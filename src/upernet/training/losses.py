@@ -156,8 +156,8 @@ class LevelLosses:
         return target[..., stride // 2 :: stride, stride // 2 :: stride]
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, level: str, smoothing: float = 0.0) -> Ratio:
-        """Return the cross-entropy; background (label 0, if the level has one) is unknown, as published."""
-        if self.taxonomy.level(level).background:
+        """Return the cross-entropy; background (label 0) is unknown, as published, unless the level knows it."""
+        if self.taxonomy.level(level).unknown_background:
             target = torch.where(target == 0, IGNORE, target)
         weights = self.class_weights.get(level)
         numerator = F.cross_entropy(
