@@ -136,7 +136,7 @@ def test_each_level_has_its_supervision(tmp_path: Path) -> None:
         (
             MASKS | {"kind": "mask_foldr"},
             7,
-            "kind: expected one of mask_folder, camvid, polygons, label_folder, label_table (did you mean",
+            "kind: expected one of mask_folder, camvid, polygons, label_folder, label_table, collage (did you mean",
         ),
         (
             MASKS | {"level": "object", "clases": {}},
