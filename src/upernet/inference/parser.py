@@ -145,6 +145,7 @@ class Parser:
         probabilities: bool = False,
         out: str | os.PathLike[str] | None = None,
         kinds: Collection[str] = KINDS,
+        alpha: float | None = None,
         on_error: Callable[[PhotoLike, UpernetError], object] | None = None,
     ) -> Iterator[Parse]:
         """Parse many photos, and yield their parses in order.
@@ -159,6 +160,7 @@ class Parser:
             out: Folder in which each parse is saved, as by `Parse.save`; `parse.folder` says where. Default: nothing is
                 saved.
             kinds: What is saved; see `Parse.save`.
+            alpha: How overlays are saved; see `Parse.save`.
             on_error: Called with each photo that cannot be parsed or saved, and the error; the photo is left out, and
                 the others go on. Default: the error is raised in the place of the parse.
 
@@ -172,7 +174,7 @@ class Parser:
             ...     print(parse.path, parse.scene[0])
         """
         folder = None if out is None else Path(out)
-        found = outcomes(self, photos, levels, probabilities=probabilities, out=folder, kinds=kinds)
+        found = outcomes(self, photos, levels, probabilities=probabilities, out=folder, kinds=kinds, alpha=alpha)
         with closing(found):
             for outcome in found:
                 if isinstance(outcome.result, Parse):
