@@ -29,6 +29,10 @@ class ModelCard(BaseModel):
     """Pixels that the short side of larger photos is reduced to before parsing; None: photos keep their size."""
     thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     """Level -> probability below which a label is unsure."""
+    class_thresholds: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]] = {}
+    """Level -> class -> probability below which the label is unsure; other classes have the threshold of the level."""
+    temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Level -> divisor of the logits before the softmax; 1 for other levels."""
     origin: str | None = None
     """Format of the file that the model was loaded from, if it was not the native one."""
 
@@ -38,7 +42,13 @@ class ModelCard(BaseModel):
         """Accept null for values that are not known, and whole numbers as floats, which earlier versions wrote."""
         if not isinstance(values, dict):
             return values
-        defaults: dict[Any, Any] = {"name": "", "description": "", "thresholds": {}}
+        defaults: dict[Any, Any] = {
+            "name": "",
+            "description": "",
+            "thresholds": {},
+            "class_thresholds": {},
+            "temperatures": {},
+        }
         read = {
             key: defaults.get(key) if value is None else value for key, value in cast("dict[Any, Any]", values).items()
         }

@@ -32,7 +32,7 @@ class PixelLabel(NamedTuple):
     """What one level says about a pixel."""
 
     name: str
-    """Name of the class; "unsure" where its probability is below the threshold of the level."""
+    """Name of the class; "unsure" where its probability is below the threshold."""
     confidence: float
     """Probability of the most probable class."""
     of: str | None = None
@@ -51,6 +51,7 @@ class Parse:
         maps: level -> label map, at the size of the photo.
         rankings: level -> all classes with their probability, most probable first, for levels with one label per photo.
         thresholds: level -> probability below which a label is unsure; already applied to `maps`.
+        class_thresholds: level -> class -> the same, for classes that differ from their level.
         part_groups: The objects that own parts.
         model: Name of the model.
         path: The file of the photo, as it was given.
@@ -73,6 +74,7 @@ class Parse:
         rankings: Mapping[str, Ranking] | None = None,
         *,
         thresholds: Mapping[str, float] | None = None,
+        class_thresholds: Mapping[str, Mapping[str, float]] | None = None,
         part_groups: Sequence[PartGroup] = (),
         model: str = "",
         path: str | None = None,
@@ -84,6 +86,7 @@ class Parse:
         }
         self.rankings = {level: list(ranking) for level, ranking in (rankings or {}).items()}
         self.thresholds = dict(thresholds or {})
+        self.class_thresholds = {level: dict(own) for level, own in (class_thresholds or {}).items()}
         self.part_groups = tuple(part_groups)
         self.model = model
         self.path = path
@@ -150,8 +153,13 @@ class Parse:
         return self.rankings[level]
 
     def is_sure(self, level: str) -> bool:
-        """Return whether the first label of a ranked level reaches the threshold of the level."""
-        return self.ranking(level)[0][1] >= self.thresholds.get(level, 0)
+        """Return whether the first label of a ranked level reaches its threshold."""
+        name, probability = self.ranking(level)[0]
+        return probability >= self.threshold(level, name)
+
+    def threshold(self, level: str, name: str) -> float:
+        """Return the probability below which a class of a level is unsure."""
+        return self.class_thresholds.get(level, {}).get(name, self.thresholds.get(level, 0.0))
 
     def at(self, x: int, y: int) -> dict[str, PixelLabel]:
         """Return what all levels say about a pixel: level -> name, confidence and, for parts, the object.
@@ -235,12 +243,14 @@ class Parse:
                     {"name": name, "probability": _finite(probability)} for name, probability in ranking[:RANKED]
                 ],
                 "threshold": _finite(self.thresholds.get(level, 0.0)),
+                "class_thresholds": self.class_thresholds.get(level, {}),
             }
         for level, label_map in self.maps.items():
             result[level] = {
                 "shares": label_map.shares(),
                 "mean_confidence": _finite(float(label_map.confidence.mean())),
                 "threshold": _finite(self.thresholds.get(level, 0.0)),
+                "class_thresholds": self.class_thresholds.get(level, {}),
                 "unsure": saving.unsure_value(label_map),
                 "names": list(label_map.names),
             }

@@ -37,8 +37,8 @@ class Parser:
     Args:
         model: The model; it is put into eval mode and moved to `device`. What runs may be a copy with folded batch
             norms, which does not follow later changes of the weights.
-        card: The card of the checkpoint, or its keys. `name`, `short_side` and `thresholds` (level -> probability below
-            which a label is unsure) are used.
+        card: The card of the checkpoint, or its keys. `name`, `short_side`, `thresholds`, `class_thresholds` (the
+            probabilities below which a label is unsure) and `temperatures` are used.
         device: A device name of torch: "cpu", "cuda", "cuda:1", "mps".
         short_side: Photos with a longer short side, in pixels, are resized to it before they go through the network,
             because a network recognizes things best at the size that they had in training. None: photos keep their
@@ -47,8 +47,8 @@ class Parser:
             support it, and slightly less exact.
 
     Raises:
-        UpernetError: The card is not valid, the device is unavailable or does not support `precision`, or `short_side`
-            is less than 1.
+        UpernetError: The card is not valid or names classes that the model does not have, the device is unavailable or
+            does not support `precision`, or `short_side` is less than 1.
     """
 
     def __init__(
@@ -68,6 +68,11 @@ class Parser:
         self.model = model.eval().to(self.device)
         self._network = prepare_for_inference(self.model, precision)
         self.thresholds: dict[str, float] = dict(self.card.thresholds)
+        self.class_thresholds: dict[str, dict[str, float]] = {
+            level: dict(thresholds) for level, thresholds in self.card.class_thresholds.items()
+        }
+        for level in self.levels:
+            self._thresholds_of(level)
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -215,6 +220,7 @@ class Parser:
             maps,
             rankings,
             thresholds={level: value for level, value in self.thresholds.items() if level in levels},
+            class_thresholds={level: value for level, value in self.class_thresholds.items() if level in levels},
             part_groups=self.model.taxonomy.part_groups,
             model=self.card.name,
             path=path,
@@ -244,6 +250,7 @@ class Parser:
     def _ranking(self, photo: Image.Image, level: str) -> list[tuple[str, float]]:
         view = _reduced(photo, IMAGE_LABEL_SHORT_SIDE, PIXEL_BUDGET)
         logits = image_logits(self._network, np.asarray(view), level, self.device)
+        logits = logits / self.card.temperatures.get(level, 1)
         probabilities = [float(value) for value in logits.softmax(dim=0).unbind()]
         names = self.model.taxonomy.levels[level].names
         return sorted(zip(names, probabilities, strict=True), key=lambda pair: -pair[1])
@@ -254,6 +261,9 @@ class Parser:
         needed = [*levels, *(owner for owner in owners if owner and owner not in levels)]
         view = photo if self.short_side is None else _reduced(photo, self.short_side)
         logits = dense_logits(self._network, np.asarray(view), needed, self.device)
+        for level, temperature in self.card.temperatures.items():
+            if level in logits:
+                logits[level] = logits[level] / temperature
         sizes = (view.height, view.width), (photo.height, photo.width)
         found = label_maps(logits, *sizes, taxonomy.part_groups)
         self._hide_unsure(found)
@@ -268,14 +278,14 @@ class Parser:
         return maps
 
     def _hide_unsure(self, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Set labels below the threshold of their level to -1, and with an unsure object its parts.
+        """Set labels below their threshold to -1, and with an unsure object its parts.
 
         At a level with a known background, they become background: such a level shows only what it is sure of.
         """
         taxonomy = self.model.taxonomy
         owners = [group.owner for group in taxonomy.part_groups]
         for level, (labels, confidence) in found.items():
-            below = confidence < self.thresholds.get(level, 0)
+            below = confidence < self._thresholds_of(level)[labels]
             if taxonomy.levels[level].known_background:
                 labels[below] = 0
                 continue
@@ -285,6 +295,14 @@ class Parser:
         for level, (labels, _) in found.items():
             if owner_level := LEVEL_KINDS[level].owned_by:
                 labels[found[owner_level][0] == UNSURE] = UNSURE
+
+    def _thresholds_of(self, level: str) -> np.ndarray:
+        """Return the threshold of each label of a level: float32 K."""
+        classes = self.model.taxonomy.levels[level]
+        thresholds = np.full(classes.num_classes, self.thresholds.get(level, 0), np.float32)
+        for name, value in self.class_thresholds.get(level, {}).items():
+            thresholds[classes.index(name)] = value
+        return thresholds
 
 
 def load(

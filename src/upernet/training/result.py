@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -11,7 +12,7 @@ from upernet.checkpoints import card_of, save_checkpoint
 from upernet.data.sources import SourceMissing, open_source
 from upernet.distributed import World, broadcast_from_main
 from upernet.errors import UpernetError
-from upernet.evaluation.calibration import calibrate, check_calibration
+from upernet.evaluation.calibration import Calibration, calibrate, check_calibration
 from upernet.models import UPerNet
 from upernet.recipe import Recipe
 from upernet.training.run_folder import LAST, MODEL
@@ -81,20 +82,20 @@ class ResultWriter:
         """
         self.model.eval()
         if has_best:
-            self._write(self.last_path, {}, half)
+            self._write(self.last_path, half)
             if self.world.is_main:
                 self.model.load_state_dict(load_file(self.path), strict=False)  # without the auxiliary head
             broadcast_from_main(self.model.state_dict().values())
-        self._write(self.path, {}, half)
+        self._write(self.path, half)
         if self.recipe.calibration.target_precision:
-            thresholds = calibrate(self.model, self.recipe, self.data_dir, device=str(self.world.device))
-            self._write(self.path, thresholds, half)
+            found = calibrate(self.model, self.recipe, self.data_dir, device=str(self.world.device))
+            self._write(self.path, half, found)
         self.log(f"Wrote {self.path}")
         return self.path
 
-    def _write(self, path: Path, thresholds: dict[str, float], half: bool) -> None:
+    def _write(self, path: Path, half: bool, calibration: Calibration | None = None) -> None:
         if self.world.is_main:
             card = card_of(self.recipe)
-            if thresholds:
-                card = card.model_copy(update={"thresholds": thresholds})
+            if calibration is not None:
+                card = card.model_copy(update=asdict(calibration))
             save_checkpoint(path, self.model, card, half)
