@@ -18,6 +18,7 @@ from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_che
 from upernet.decoding import class_probabilities, label_maps
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable
+from upernet.inference.edges import follow_edges
 from upernet.inference.inputs import PhotoLike, is_batch, read_photo
 from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
@@ -256,6 +257,7 @@ class Parser:
         logits = dense_logits(self._network, np.asarray(view), needed, self.device)
         sizes = (view.height, view.width), (photo.height, photo.width)
         found = label_maps(logits, *sizes, taxonomy.part_groups)
+        follow_edges(found, logits, photo, view, taxonomy.part_groups)
         self._hide_unsure(found)
         maps: dict[str, LabelMap] = {}
         for name in levels:
