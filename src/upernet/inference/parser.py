@@ -18,7 +18,9 @@ from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_che
 from upernet.decoding import class_probabilities, label_maps
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable
+from upernet.inference.edges import follow_edges
 from upernet.inference.inputs import PhotoLike, is_batch, read_photo
+from upernet.inference.islands import merge_islands
 from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
 from upernet.inference.saving import KINDS
@@ -266,7 +268,9 @@ class Parser:
                 logits[level] = logits[level] / temperature
         sizes = (view.height, view.width), (photo.height, photo.width)
         found = label_maps(logits, *sizes, taxonomy.part_groups)
+        follow_edges(found, logits, photo, view, taxonomy.part_groups)
         self._hide_unsure(found)
+        merge_islands(found, logits, sizes[0], taxonomy.part_groups)
         maps: dict[str, LabelMap] = {}
         for name in levels:
             level = taxonomy.levels[name]
