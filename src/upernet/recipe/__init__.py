@@ -20,6 +20,7 @@ from upernet.recipe.sources import (
     PolygonsSpec,
     SourceSpec,
 )
+from upernet.recipe.terms import TermsSpec
 from upernet.recipe.training import CalibrationSpec, LossSpec, StageSpec, TrainingSpec, ValidationSpec
 from upernet.recipe.values import (
     Size,
@@ -51,6 +52,7 @@ __all__ = [
     "StageSpec",
     "TableColumnSpec",
     "TableSpec",
+    "TermsSpec",
     "TextureSpec",
     "TrainingSpec",
     "ValidationSpec",
