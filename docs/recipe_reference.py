@@ -17,6 +17,7 @@ HEADINGS = {
     "ModelSpec": "`model`",
     "TextureSpec": "`model.texture`",
     "SourceSpec": "`sources.NAME`: keys of every source",
+    "FolderSpec": "`sources.NAME`: keys of every source but a `collage`",
     "AnnotationSpec": "`sources.NAME.annotations.LEVEL`: keys of every level",
 }
 """Class -> heading of its section, for the sections that come first."""
@@ -33,7 +34,7 @@ LATER_HEADINGS = {
     "CalibrationSpec": "`calibration`",
 }
 """Class -> heading of its section, for the sections after those of the kinds of sources."""
-SHARED = (recipe.SourceSpec, recipe.AnnotationSpec)
+SHARED = (recipe.SourceSpec, recipe.FolderSpec, recipe.AnnotationSpec)
 """Classes whose keys a section does not repeat."""
 NOT_WRITTEN = {("Recipe", "name")}
 """Fields that a file does not set."""

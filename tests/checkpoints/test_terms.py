@@ -78,9 +78,9 @@ def test_the_package_and_every_shipped_card_name_the_terms_of_the_weights():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_terms_of_all_training_data_are_known_and_listed(name: str):
     recipe, terms = load_recipe(name), (ROOT / "LICENSE-WEIGHTS").read_text(encoding="utf-8")
-    assert recipe.trained_sources
-    for source in recipe.trained_sources:
-        stated = recipe.sources[source].terms
+    assert recipe.training_data
+    for source, spec in recipe.training_data.items():
+        stated = spec.terms
         assert stated.name and stated.license, f"{name}: source {source}"
         assert stated.name.partition(" (")[0] in terms, f"{name}: source {source}"
     assert recipe.research_only == card_of(recipe).research_only is True

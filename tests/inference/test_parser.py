@@ -20,7 +20,7 @@ from upernet.errors import UpernetError
 from upernet.inference import Parse, Parser, load
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec
-from upernet.taxonomy import load_taxonomy
+from upernet.taxonomy import Level, Taxonomy, load_taxonomy
 
 
 def painted_parser(card: dict[str, Any] | None = None, sharpness: float = 1.0, **options: Any) -> Parser:
@@ -133,6 +133,16 @@ def test_labels_below_the_threshold_are_unsure() -> None:
     assert parse.material.shares() == {"unsure": 1.0}
     assert parse.scene_is_sure
     assert -1 not in parse.object.labels
+
+
+def test_below_the_threshold_a_known_background_wins() -> None:
+    textures = Level("texture", ("none", "banded", "bumpy"), ((0, 0, 0),) * 3, background=True, known_background=True)
+    network = PaintedNetwork(Taxonomy("textures", "", {"texture": textures}), sharpness=0.2)
+    photo = paint(four_quarters(), materials=four_quarters() // 2 * 2)
+    photo[:, :, 2] -= np.minimum(photo[:, :, 2], 18)  # bumpy, nearly as likely as banded
+    for threshold, shares in ((0.4, {"none": 0.5, "bumpy": 0.5}), (0.9, {"none": 1.0})):
+        parse = Parser(cast(UPerNet, network), {"thresholds": {"texture": threshold}})(photo)
+        assert parse.texture.shares() == shares
 
 
 def test_an_unsure_scene_keeps_its_ranking() -> None:

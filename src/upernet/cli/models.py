@@ -98,7 +98,7 @@ def _details(reference: str) -> dict[str, Any]:
 
     if reference in list_models():
         recipe = load_recipe(reference)
-        sources = {name: recipe.sources[name].terms.model_dump() for name in recipe.trained_sources}
+        sources = {name: spec.terms.model_dump() for name, spec in recipe.training_data.items()}
         return _row(reference) | {"classes": _classes(recipe.taxonomy), "training_data": sources}
     path = find_checkpoint(reference)
     card = card_in(path)

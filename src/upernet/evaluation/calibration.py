@@ -70,9 +70,8 @@ def calibrate(
     for level, names in negatives.items():
         for name in names:
             if name in skipped:
-                folder = recipe.sources[name].path
                 raise UpernetError(
-                    f"calibration.negatives.{level}: source {name} is missing in {data_dir}; put {folder} there."
+                    f"calibration.negatives.{level}: source {name} is missing in {data_dir}; put its folder there."
                 )
     labeled_counts: dict[str, list[Tensor]] = {level: [] for level in targets}
     negative_counts: dict[str, list[Tensor]] = {level: [] for level in targets}
@@ -102,7 +101,7 @@ def check_calibration(taxonomy: Taxonomy, recipe: Recipe) -> None:
             if name not in recipe.sources:
                 known = ", ".join(recipe.sources)
                 raise UpernetError(f"calibration.negatives.{level}: there is no source {name!r}; name one of {known}.")
-            if not recipe.sources[name].held_back and "held_back" not in recipe.sources[name].splits:
+            if "held_back" not in recipe.sources[name].split_names:
                 raise UpernetError(
                     f"calibration.negatives.{level}: source {name} holds no photos back; set its `held_back`."
                 )
@@ -208,7 +207,7 @@ def _threshold(level: str, labeled: list[Tensor], negative: list[Tensor], target
 
 
 def _truth(sample: Sample, level: str, taxonomy: Taxonomy, like: Tensor) -> Tensor:
-    """Return the labels of `level` for the pixels of `like`; -1 where unknown or background, but not for "no part"."""
+    """Return the labels of `level` for the pixels of `like`; -1 where it, or a background's class, is unknown."""
     if level in sample.maps:
         mask = sample.maps[level].as_subclass(Tensor).to(like.device, torch.int64)
         rows, columns = (
@@ -218,6 +217,6 @@ def _truth(sample: Sample, level: str, taxonomy: Taxonomy, like: Tensor) -> Tens
         truth = mask[rows[:, None], columns]  # the label at the center of each pixel of `like`
     else:
         truth = torch.full_like(like, sample.labels.get(level, IGNORE))
-    if taxonomy.level(level).background and LEVEL_KINDS[level].owned_by is None:
+    if taxonomy.level(level).unknown_background and LEVEL_KINDS[level].owned_by is None:
         truth = torch.where(truth == 0, IGNORE, truth)
     return truth

@@ -184,8 +184,20 @@ class Parse:
             found[level] = PixelLabel(name, float(label_map.confidence[where]), of)
         return found
 
-    def overlay(self, level: str) -> Image.Image:
-        """Draw the labels of `level` over the photo, with a legend; the photo's long side has 480 to 1024 pixels."""
+    def overlay(self, level: str, alpha: float | None = None) -> Image.Image:
+        """Draw the labels of `level` over the photo.
+
+        Args:
+            level: A dense level.
+            alpha: Weight of the colors, from 0 (the photo alone) to 1, in a plain overlay, which has the photo's own
+                size, and neither names, borders nor a legend. Default: an overlay for people, with region names and a
+                legend; the long side of its photo has 480 to 1024 pixels.
+
+        Raises:
+            UpernetError: The parse has no map of the level, or `alpha` is not in 0..1.
+        """
+        if alpha is not None:
+            return render.blended(self.photo, self.label_map(level), alpha)
         return render.overlay(self._overlay_photo, self.label_map(level))
 
     @cached_property
@@ -277,7 +289,14 @@ class Parse:
         """Return the outlines of the regions as a GeoJSON `FeatureCollection`, in pixels: x to the right, y down."""
         return exporting.geojson(self, levels, min_area=min_area)
 
-    def save(self, directory: str | Path, name: str | None = None, *, kinds: Collection[str] = KINDS) -> Path:
+    def save(
+        self,
+        directory: str | Path,
+        name: str | None = None,
+        *,
+        kinds: Collection[str] = KINDS,
+        alpha: float | None = None,
+    ) -> Path:
         """Write the parse to a folder of its own in `directory`.
 
         The folder is called `name`; the default is the file name of the photo without its suffix. If the folder holds
@@ -285,7 +304,8 @@ class Parse:
         the same photo is replaced, and its other files removed. Either all files appear or, on any error, none changes.
         The folder contains:
 
-        * labels: `LEVEL.png`, 8-bit gray with 255 = unsure; 16-bit with 65535 if the level has more than 255 classes
+        * labels: `LEVEL.png`, whose values are the labels: 8 bits with 255 = unsure, and a palette of the class colors;
+          16 bits with 65535 = unsure, and no palette, if the level has more than 255 classes
         * confidence: `LEVEL_confidence.png`, the probability of the most probable class, 8-bit gray, 255 = 1
         * overlay: `LEVEL_overlay.png`, what `overlay` draws
         * sheet: `sheet.jpg`, the contact sheet
@@ -295,14 +315,16 @@ class Parse:
             directory: Where the folder is created.
             name: Name of the folder.
             kinds: What to save. `parse.json` always is, because the next parse of the photo knows its folder by it.
+            alpha: What `overlay` takes; a number makes the overlays plain, in the photo's own size.
 
         Returns:
             The folder.
 
         Raises:
-            UpernetError: The folder cannot be written, the disk is full, or `kinds` has an unknown name.
+            UpernetError: The folder cannot be written, the disk is full, `kinds` has an unknown name, or `alpha` is not
+                in 0..1.
         """
-        self.folder = saving.save(self, Path(directory), name, kinds)
+        self.folder = saving.save(self, Path(directory), name, kinds, alpha)
         return self.folder
 
     def _missing(self, level: str) -> UpernetError:

@@ -145,6 +145,7 @@ class Parser:
         probabilities: bool = False,
         out: str | os.PathLike[str] | None = None,
         kinds: Collection[str] = KINDS,
+        alpha: float | None = None,
         on_error: Callable[[PhotoLike, UpernetError], object] | None = None,
     ) -> Iterator[Parse]:
         """Parse many photos, and yield their parses in order.
@@ -159,6 +160,7 @@ class Parser:
             out: Folder in which each parse is saved, as by `Parse.save`; `parse.folder` says where. Default: nothing is
                 saved.
             kinds: What is saved; see `Parse.save`.
+            alpha: How overlays are saved; see `Parse.save`.
             on_error: Called with each photo that cannot be parsed or saved, and the error; the photo is left out, and
                 the others go on. Default: the error is raised in the place of the parse.
 
@@ -172,7 +174,7 @@ class Parser:
             ...     print(parse.path, parse.scene[0])
         """
         folder = None if out is None else Path(out)
-        found = outcomes(self, photos, levels, probabilities=probabilities, out=folder, kinds=kinds)
+        found = outcomes(self, photos, levels, probabilities=probabilities, out=folder, kinds=kinds, alpha=alpha)
         with closing(found):
             for outcome in found:
                 if isinstance(outcome.result, Parse):
@@ -266,10 +268,17 @@ class Parser:
         return maps
 
     def _hide_unsure(self, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Set labels below the threshold of their level to -1, and with an unsure object its parts."""
-        owners = [group.owner for group in self.model.taxonomy.part_groups]
+        """Set labels below the threshold of their level to -1, and with an unsure object its parts.
+
+        At a level with a known background, they become background: such a level shows only what it is sure of.
+        """
+        taxonomy = self.model.taxonomy
+        owners = [group.owner for group in taxonomy.part_groups]
         for level, (labels, confidence) in found.items():
             below = confidence < self.thresholds.get(level, 0)
+            if taxonomy.levels[level].known_background:
+                labels[below] = 0
+                continue
             if owner_level := LEVEL_KINDS[level].owned_by:
                 below &= np.isin(found[owner_level][0], owners)
             labels[below] = UNSURE

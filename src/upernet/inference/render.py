@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from upernet.errors import UpernetError
 from upernet.inference.fonts import shortened, sized_font
 from upernet.inference.label_map import UNSURE, UNSURE_NAME, LabelMap
 from upernet.inference.wording import percent, readable, words
@@ -58,6 +59,34 @@ def overlay(photo: Image.Image, label_map: LabelMap) -> Image.Image:
     draw.text((left, margin - text // 4), label_map.level.capitalize(), INK, title)
     legend.draw(draw, (left, margin + 2 * text))
     return canvas
+
+
+def blended(photo: Image.Image, label_map: LabelMap, alpha: float) -> Image.Image:
+    """Blend the photo with the colors of the classes, in the photo's own size.
+
+    Pixels that are unsure or of the background class show the bare photo.
+
+    Args:
+        photo: The photo as an RGB image of the size of the label map.
+        label_map: The labels.
+        alpha: Weight of the colors, from 0 to 1.
+
+    Raises:
+        UpernetError: `alpha` is outside of 0..1.
+    """
+    check_alpha(alpha)
+    pixels, labels = np.asarray(photo), label_map.labels
+    colors = np.asarray([*label_map.colors, (0, 0, 0)], np.float32)  # label -1 takes the last row
+    tints = np.take(np.rint(255 * alpha * colors).astype(np.uint16), labels, axis=0)
+    tints += pixels * np.uint16(round(255 * (1 - alpha)))
+    shown = labels > 0 if label_map.background else labels != UNSURE
+    return Image.fromarray(np.where(shown[..., None], (tints // 255).astype(np.uint8), pixels))
+
+
+def check_alpha(alpha: float | None) -> None:
+    """Raise UpernetError for a weight of colors that is not in 0..1 (None is allowed)."""
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise UpernetError(f"alpha {alpha}: give a number from 0 (the photo alone) to 1 (the colors alone).")
 
 
 def overlay_size(photo: Image.Image) -> tuple[int, int]:

@@ -112,7 +112,7 @@ class UPerNet(nn.Module):
             kind, num_logits = LEVEL_KINDS[level], taxonomy.num_logits(level)
             if kind.reads == "backbone":
                 in_channels = [channels[index] for index in self.texture_features]
-                self.heads[level] = TextureHead(in_channels, spec.texture.channels, spec.texture.depth, num_logits)
+                self.heads[level] = TextureHead(in_channels, spec.texture, num_logits)
             else:
                 head = PixelHead if kind.dense else ImageHead
                 self.heads[level] = head(width, head_width, num_logits, spec.dropout)

@@ -9,6 +9,7 @@ The functions `dcnv3`, `lateral` and `linear` have the names of their folders: i
 """
 
 from upernet.ops.conv3x3 import choose_upsample_conv3x3, upsample_conv3x3
+from upernet.ops.cross_entropy import choose_resized_cross_entropy, resized_cross_entropy
 from upernet.ops.dcnv3 import choose_dcnv3, dcnv3
 from upernet.ops.dispatch import Choice, Decision, recorded_decisions, use_kernel
 from upernet.ops.lateral import choose_lateral, lateral
@@ -27,6 +28,7 @@ PLAIN = {
     "mlp": "torch",
     "upsample_conv3x3": "concat",
     "lateral": "torch",
+    "resized_cross_entropy": "torch",
 }
 """Kernels of the published implementation, which benchmarks compare with: `with use_kernel(**PLAIN): ...`."""
 
@@ -45,6 +47,7 @@ __all__ = [
     "choose_grouped_softmax",
     "choose_lateral",
     "choose_linear",
+    "choose_resized_cross_entropy",
     "choose_upsample_conv3x3",
     "conv1x1",
     "dcnv3",
@@ -56,6 +59,7 @@ __all__ = [
     "release_memory",
     "resize",
     "resize_like",
+    "resized_cross_entropy",
     "set_threads",
     "upsample_conv3x3",
     "usable_cores",

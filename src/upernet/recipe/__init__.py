@@ -14,6 +14,8 @@ from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, lo
 from upernet.recipe.sources import (
     AnySourceSpec,
     CamvidSpec,
+    CollageSpec,
+    FolderSpec,
     LabelFolderSpec,
     LabelTableSpec,
     MaskFolderSpec,
@@ -34,6 +36,8 @@ __all__ = [
     "Augmentation",
     "CalibrationSpec",
     "CamvidSpec",
+    "CollageSpec",
+    "FolderSpec",
     "LabelFolderSpec",
     "LabelTableSpec",
     "LossSpec",

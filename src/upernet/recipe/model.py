@@ -19,6 +19,19 @@ class TextureSpec(Settings):
     """Number of channels of each convolution."""
     depth: Whole = Field(default=4, ge=1, le=64)
     """Number of convolutions."""
+    windows: tuple[Annotated[Whole, Field(ge=3, le=63)], ...] = Field(default=(), max_length=8)
+    """Sides of windows, in pixels of the head. The means of the features over them join the features, through a 1x1
+    convolution, before the classifier: a texture shows in the statistics of a region, not in its layout."""
+    stride: Literal[4, 8] = 4
+    """Photo pixels per pixel of the convolutions. 8: C2 is averaged over 2 x 2 pixels, and the logits are resized to
+    stride 4, which takes a quarter of the time."""
+
+    @field_validator("windows")
+    @classmethod
+    def _have_a_center(cls, windows: tuple[int, ...]) -> tuple[int, ...]:
+        if any(window % 2 == 0 for window in windows):
+            raise ValueError("a window has a pixel in its middle; give odd numbers")
+        return windows
 
     @field_validator("features")
     @classmethod

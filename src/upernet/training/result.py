@@ -48,9 +48,12 @@ class ResultWriter:
             return
         levels: set[str] = set()
         for name, spec in self.recipe.sources.items():
-            if spec.held_back or "held_back" in spec.splits:
+            if "held_back" in spec.split_names:
                 try:
-                    levels |= {*open_source(name, spec, self.model.taxonomy, self.data_dir, "held_back").levels}
+                    source = open_source(
+                        name, spec, self.model.taxonomy, self.data_dir, "held_back", self.recipe.sources
+                    )
+                    levels |= {*source.levels}
                 except SourceMissing:
                     continue
         for level in targets:

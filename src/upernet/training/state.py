@@ -101,6 +101,9 @@ def identify_run(recipe: Recipe, taxonomy: Taxonomy, photos: Mapping[str, int], 
         },
     )
     for source in settings["sources"].values():
+        if source["kind"] == "collage":
+            source["photos"] = source["photos"].get("train")
+            continue
         source["splits"] = source["splits"].get("train")
         source["lists"] = Path(source["lists"].get("train", "")).name
     content = {"recipe": settings, "taxonomy": taxonomy.to_dict(), "photos": dict(photos), "initial": initial}
@@ -223,7 +226,8 @@ class SavedState:
 
 
 def _held_back(identity: Identity) -> list[float]:
-    return [source["held_back"] for source in identity["recipe"]["sources"].values()]
+    """Return the share that each source holds back; 0 for sources without photos of their own."""
+    return [source.get("held_back", 0.0) for source in identity["recipe"]["sources"].values()]
 
 
 def _without_photos(identity: Identity) -> Identity:
@@ -231,5 +235,5 @@ def _without_photos(identity: Identity) -> Identity:
     copy: Identity = json.loads(json.dumps(identity))
     del copy["photos"]
     for source in copy["recipe"]["sources"].values():
-        del source["held_back"]
+        source.pop("held_back", None)
     return copy
