@@ -23,6 +23,7 @@ HEADINGS = {
 """Class -> heading of its section, for the sections that come first."""
 LATER_HEADINGS = {
     "Augmentation": "`augmentation` of a source or a stage",
+    "TermsSpec": "`terms` of a source",
     "PasteSpec": "`paste` and `paste_onto` of an augmentation",
     "PseudoLabelSpec": "`sources.NAME.pseudo_labels.LEVEL`",
     "Resize": "`test_resize` of a source",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of
+from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of, zoo_entry
 from upernet.decoding import class_probabilities, label_maps
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable
@@ -338,6 +338,9 @@ def load(
     path = find_checkpoint(name_or_path)
     model, card = load_checkpoint(path, recipe_of(name_or_path))
     card = card.with_default_name(path.stem)
+    entry = zoo_entry(os.fspath(name_or_path))
+    if entry is not None:
+        card = card.with_terms(entry.license, entry.research_only)
     return Parser(model, card, device=device, short_side=short_side, precision=precision)
 
 

@@ -22,6 +22,7 @@ from upernet.recipe.sources import (
     PolygonsSpec,
     SourceSpec,
 )
+from upernet.recipe.terms import TermsSpec
 from upernet.recipe.training import CalibrationSpec, LossSpec, StageSpec, TrainingSpec, ValidationSpec
 from upernet.recipe.values import (
     Size,
@@ -55,6 +56,7 @@ __all__ = [
     "StageSpec",
     "TableColumnSpec",
     "TableSpec",
+    "TermsSpec",
     "TextureSpec",
     "TrainingSpec",
     "ValidationSpec",

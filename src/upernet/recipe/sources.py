@@ -15,6 +15,7 @@ from upernet.recipe.annotations import (
     TableColumnSpec,
 )
 from upernet.recipe.augmentation import Augmentation, Resize, check_batch_size
+from upernet.recipe.terms import TermsSpec
 from upernet.recipe.values import NamePattern, PathText, PositiveFactor, Probability, Range, Share, Split
 from upernet.settings import Name, Settings, SettingsError, Whole
 from upernet.taxonomy import LevelName
@@ -76,6 +77,8 @@ class FolderSpec(SourceSpec):
     """Fraction of the `train` photos that form the split `held_back` instead (chosen by a hash of the file name)."""
     pseudo_labels: dict[LevelName, PseudoLabelSpec] = {}
     """Level -> masks made by a network, which are used in training at pixels that the source does not label."""
+    terms: TermsSpec = TermsSpec()
+    """Whose data it is, and how it may be used."""
     level: LevelName | None = None
     """The level that the source annotates, if it is only one."""
 
