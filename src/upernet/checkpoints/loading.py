@@ -28,7 +28,8 @@ from upernet.checkpoints.native import is_auxiliary, read_info
 from upernet.checkpoints.shapes import compare_shapes, is_counter, is_optional, shape_error
 from upernet.errors import UpernetError
 from upernet.models import Preprocess, UPerNet
-from upernet.models.backbones import backbone_normalization, build_backbone
+from upernet.models.backbones import backbone_normalization, build_backbone, feature_info
+from upernet.models.familiarity import Familiarity
 from upernet.recipe import ModelSpec, Recipe, load_recipe
 
 
@@ -128,14 +129,16 @@ def _check_agreement(file: NamedWeights, info: ModelInfo, recipe: Recipe) -> Non
 def _instantiate(file: NamedWeights, info: ModelInfo) -> UPerNet:
     """Return the model on the meta device: whatever size a file claims, no memory is taken.
 
-    It has an auxiliary head if both the file and the spec have one.
+    It has an auxiliary head if both the file and the spec have one, and a familiarity if the file has one.
     """
     spec = info.spec
     if not any(map(is_auxiliary, file.tensors)):
         spec = spec.model_copy(update={"auxiliary_channels": None})
     try:
         with torch.device("meta"):
-            return UPerNet(spec, info.taxonomy)
+            model = UPerNet(spec, info.taxonomy)
+            model.familiarity = Familiarity.like(file.tensors, feature_info(model.backbone).channels())
+            return model
     except (UpernetError, RuntimeError, TypeError, MemoryError, OverflowError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UpernetError(f"{file.path}: {info.name} describes a network that cannot be built ({reason}).") from error

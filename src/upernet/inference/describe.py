@@ -50,6 +50,11 @@ def describe(
     return "\n".join(lines)
 
 
+def caution(is_familiar: bool | None) -> list[str]:
+    """Return a line for a photo that is unlike the training photos, or nothing."""
+    return ["This photo is unlike the training photos, so expect mistakes."] if is_familiar is False else []
+
+
 def _image_label(level: str, ranking: Sequence[tuple[str, float]], is_sure: bool) -> str:
     if not is_sure:
         guesses = " or ".join(f"{readable(name)} ({percent(probability)})" for name, probability in ranking[:2])
