@@ -10,6 +10,7 @@ import torch
 
 from upernet.errors import UpernetError
 from upernet.evaluation.confidences import TEMPERATURES, UNCHANGED, absent_labels, count_confidences
+from upernet.evaluation.familiarity import check_familiar
 from upernet.evaluation.loop import PhotoProgress
 from upernet.evaluation.thresholds import SHOW_NOTHING, choose_temperature, class_thresholds, smallest_threshold
 from upernet.models import UPerNet
@@ -100,6 +101,7 @@ def check_calibration(taxonomy: Taxonomy, recipe: Recipe) -> None:
         UpernetError: The settings name a level or class that the taxonomy lacks, or a source that does not exist or
             holds no photos back.
     """
+    check_familiar(recipe)
     for level in recipe.calibration.target_precision:
         taxonomy.level(level)
     for level, sources in recipe.calibration.negatives.items():

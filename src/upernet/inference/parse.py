@@ -21,6 +21,8 @@ from upernet.inference.saving import KINDS
 from upernet.inference.wording import percent, readable
 from upernet.taxonomy import LEVEL_KINDS, PartGroup
 
+UNFAMILIAR = 0.02
+"""Familiarity below which a photo is unlike the training photos: the share of false alarms on photos like them."""
 RANKED = 5
 """Number of candidates per image label in the JSON file."""
 
@@ -53,6 +55,7 @@ class Parse:
         thresholds: level -> probability below which a label is unsure; already applied to `maps`.
         class_thresholds: level -> class -> the same, for classes that differ from their level.
         part_groups: The objects that own parts.
+        familiarity: Share of familiar photos that look as unusual as this one.
         model: Name of the model.
         path: The file of the photo, as it was given.
 
@@ -76,6 +79,7 @@ class Parse:
         thresholds: Mapping[str, float] | None = None,
         class_thresholds: Mapping[str, Mapping[str, float]] | None = None,
         part_groups: Sequence[PartGroup] = (),
+        familiarity: float | None = None,
         model: str = "",
         path: str | None = None,
     ):
@@ -88,6 +92,9 @@ class Parse:
         self.thresholds = dict(thresholds or {})
         self.class_thresholds = {level: dict(own) for level, own in (class_thresholds or {}).items()}
         self.part_groups = tuple(part_groups)
+        self.familiarity = familiarity
+        """Share of photos like the training photos that look as unusual as this one, in 0..1; None if the model has no
+        statistics of its training photos. See `is_familiar`."""
         self.model = model
         self.path = path
         self.folder: Path | None = None
@@ -119,6 +126,15 @@ class Parse:
     def scene_is_sure(self) -> bool:
         """Whether the first scene is probable enough to be the answer."""
         return self.is_sure("scene")
+
+    @property
+    def is_familiar(self) -> bool | None:
+        """Whether the photo looks like the training photos; None if the model cannot tell.
+
+        Of photos like the training photos, a share of `UNFAMILIAR` (2 %) is not called familiar. Expect mistakes in the
+        parse of a photo that is not.
+        """
+        return None if self.familiarity is None else self.familiarity >= UNFAMILIAR
 
     @property
     def object(self) -> LabelMap:
@@ -221,9 +237,14 @@ class Parse:
         return sheet.contact_sheet(self.photo, maps, title, "\n".join(lines), self.rankings, name)
 
     def describe(self) -> str:
-        """Describe the parse in sentences, one line per subject; percentages are rounded shares of pixels."""
+        """Describe the parse in sentences, one line per subject; percentages are rounded shares of pixels.
+
+        After the image labels, a line says so if the photo is unlike the training photos.
+        """
         sure = [level for level in self.rankings if self.is_sure(level)]
-        return describe.describe(self.rankings, sure, self.maps, self.part_groups)
+        lines = describe.describe(self.rankings, sure, self.maps, self.part_groups).splitlines()
+        lines[len(self.rankings) : len(self.rankings)] = describe.caution(self.is_familiar)
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parse without its pixels, as values that JSON can hold.
@@ -236,6 +257,7 @@ class Parse:
             "model": self.model,
             "width": self.photo.width,
             "height": self.photo.height,
+            "familiarity": self.familiarity if self.familiarity is None else _finite(self.familiarity),
             "description": self.describe(),
         }
         for level, ranking in self.rankings.items():

@@ -23,14 +23,13 @@ from upernet.inference.inputs import PhotoLike, is_batch, read_photo
 from upernet.inference.islands import merge_islands
 from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
+from upernet.inference.resizing import image_view, reduced
 from upernet.inference.saving import KINDS
 from upernet.inference.streaming import outcomes
-from upernet.inference.tiling import PIXEL_BUDGET, dense_logits, image_logits
+from upernet.inference.tiling import dense_logits, image_logits
 from upernet.models import Precision, UPerNet, prepare_for_inference
+from upernet.models.familiarity import FAMILIARITY
 from upernet.taxonomy import LEVEL_KINDS
-
-IMAGE_LABEL_SHORT_SIDE = 256
-"""Longest short side, in pixels, of the photo that image labels (the scene) are read from, as in training."""
 
 
 class Parser:
@@ -204,8 +203,8 @@ class Parser:
         """
         name = "the photo" if path is None else path
         try:
-            rankings = {level: self._ranking(photo, level) for level in levels if not LEVEL_KINDS[level].dense}
             dense = [level for level in levels if LEVEL_KINDS[level].dense]
+            rankings, familiarity = self._image_labels(photo, [level for level in levels if level not in dense])
             maps = self._maps(photo, dense, probabilities) if dense else {}
         except (torch.OutOfMemoryError, MemoryError):
             raise UpernetError(
@@ -224,6 +223,7 @@ class Parser:
             thresholds={level: value for level, value in self.thresholds.items() if level in levels},
             class_thresholds={level: value for level, value in self.class_thresholds.items() if level in levels},
             part_groups=self.model.taxonomy.part_groups,
+            familiarity=familiarity,
             model=self.card.name,
             path=path,
         )
@@ -249,19 +249,27 @@ class Parser:
                 raise UpernetError(f"this model has no level {level!r}; it has {', '.join(self.levels)}.")
         return [level for level in self.levels if level in asked]
 
-    def _ranking(self, photo: Image.Image, level: str) -> list[tuple[str, float]]:
-        view = _reduced(photo, IMAGE_LABEL_SHORT_SIDE, PIXEL_BUDGET)
-        logits = image_logits(self._network, np.asarray(view), level, self.device)
-        logits = logits / self.card.temperatures.get(level, 1)
-        probabilities = [float(value) for value in logits.softmax(dim=0).unbind()]
-        names = self.model.taxonomy.levels[level].names
-        return sorted(zip(names, probabilities, strict=True), key=lambda pair: -pair[1])
+    def _image_labels(
+        self, photo: Image.Image, levels: Sequence[str]
+    ) -> tuple[dict[str, list[tuple[str, float]]], float | None]:
+        """Return the ranked classes of the levels with one label per photo, and the familiarity of the photo."""
+        judged = [] if self.model.familiarity is None else [FAMILIARITY]
+        if not levels and not judged:
+            return {}, None
+        outputs = image_logits(self._network, np.asarray(image_view(photo)), [*levels, *judged], self.device)
+        rankings: dict[str, list[tuple[str, float]]] = {}
+        for level in levels:
+            logits = outputs[level] / self.card.temperatures.get(level, 1)
+            probabilities = [float(value) for value in logits.softmax(dim=0).unbind()]
+            named = zip(self.model.taxonomy.levels[level].names, probabilities, strict=True)
+            rankings[level] = sorted(named, key=lambda pair: -pair[1])
+        return rankings, float(outputs[FAMILIARITY]) if judged else None
 
     def _maps(self, photo: Image.Image, levels: list[str], probabilities: bool) -> dict[str, LabelMap]:
         taxonomy = self.model.taxonomy
         owners = (LEVEL_KINDS[level].owned_by for level in levels)
         needed = [*levels, *(owner for owner in owners if owner and owner not in levels)]
-        view = photo if self.short_side is None else _reduced(photo, self.short_side)
+        view = photo if self.short_side is None else reduced(photo, self.short_side)
         logits = dense_logits(self._network, np.asarray(view), needed, self.device)
         for level, temperature in self.card.temperatures.items():
             if level in logits:
@@ -342,12 +350,3 @@ def load(
     if entry is not None:
         card = card.with_terms(entry.license, entry.research_only)
     return Parser(model, card, device=device, short_side=short_side, precision=precision)
-
-
-def _reduced(photo: Image.Image, short_side: int, pixels: float = math.inf) -> Image.Image:
-    """Shrink the photo if its short side or its number of pixels exceeds the limit."""
-    factor = min(1.0, short_side / min(photo.size), math.sqrt(pixels / (photo.width * photo.height)))
-    if factor == 1:
-        return photo
-    width, height = (max(1, round(side * factor)) for side in photo.size)
-    return photo.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from upernet.errors import UpernetError
 from upernet.models.backbones import backbone_normalization, build_backbone, feature_info
 from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
+from upernet.models.familiarity import FAMILIARITY, Familiarity
 from upernet.models.heads import ImageHead, PixelHead, TextureHead
 from upernet.models.initialization import initialize
 from upernet.recipe import ModelSpec
@@ -124,6 +125,8 @@ class UPerNet(nn.Module):
         if spec.auxiliary_channels and "object" in taxonomy.levels:
             num_logits = taxonomy.num_logits("object")
             self.auxiliary = PixelHead(channels[-2], spec.auxiliary_channels, num_logits, spec.dropout)
+        self.familiarity: Familiarity | None = None
+        """How familiar photos are; None until `upernet.evaluation.fit_familiarity` has been called."""
         for name, module in self.named_children():
             if name != "backbone":
                 initialize(module, _initialize)
@@ -143,21 +146,22 @@ class UPerNet(nn.Module):
 
         Args:
             images: float32 N x 3 x H x W, as `preprocess` returns them.
-            levels: The levels to compute. Default: all.
+            levels: The levels to compute, and `FAMILIARITY`, if the model has `familiarity`. Default: all levels.
 
         Returns:
-            level -> logits. In training mode, the key `AUXILIARY` has the object logits of the auxiliary head
-            (stride 16), if the model has one.
+            level -> logits, and `FAMILIARITY` -> N values in 0..1. In training mode, the key `AUXILIARY` has the object
+            logits of the auxiliary head (stride 16), if the model has one.
 
         Raises:
             UpernetError: The taxonomy of the model does not have one of the levels.
         """
         wanted = self.levels if levels is None else tuple(levels)
+        judged = FAMILIARITY in wanted and self.familiarity is not None
         for level in wanted:
-            if level not in self.heads:
+            if level not in self.heads and not (judged and level == FAMILIARITY):
                 raise UpernetError(f"this model has no level {level!r}; it has {', '.join(self.levels)}.")
 
-        needed = {self._reads(level) for level in wanted}
+        needed = {self._reads(level) for level in wanted if level in self.heads}
         features = self.backbone(images)  # [C2, C3, C4, C5] at strides 4, 8, 16, 32
         inputs: dict[str, Tensor | list[Tensor]] = {"backbone": [features[index] for index in self.texture_features]}
         inputs["c5"] = features[-1]
@@ -173,6 +177,8 @@ class UPerNet(nn.Module):
             for level in self.levels:
                 if level in wanted and self._reads(level) == reads:
                     logits[level] = self.heads[level](maps)
+        if judged and self.familiarity is not None:
+            logits[FAMILIARITY] = self.familiarity(features)
         if self.training and self.auxiliary is not None and "object" in wanted:
             logits[AUXILIARY] = self.auxiliary(features[-2])
         return logits

@@ -134,6 +134,10 @@ class CalibrationSpec(Settings):
     """Level -> source -> classes that its photos do not contain, so that their labels are wrong there; `*` stands for
     all classes. A list of sources means all classes of the level."""
 
+    familiar: tuple[Name, ...] = ()
+    """Sources whose training photos say which photos are familiar; see `Parse.familiarity`. None: a parse does not say
+    how familiar a photo is."""
+
     @field_validator("negatives", mode="before")
     @classmethod
     def _lists_and_stars_mean_all_classes(cls, negatives: Any) -> Any:
