@@ -68,8 +68,9 @@ def contact_sheet(
     silent = [label_map.level for label_map in maps if not _says_something(label_map)]
     pictures = [_with_heading(photo, name, width)]
     pictures += [_with_heading(painted(photo, drawn, size, 15), drawn.level, width, drawn) for drawn in shown]
-    facts = _facts(width, title, sentences, rankings or {}, silent)
-    layouts = [_laid_out(pictures, facts, width, across) for across in range(1, len(pictures) + 1)]
+    story = _story(width, title, sentences, silent)
+    bars = _bars(width, rankings) if rankings else None
+    layouts = [_laid_out(pictures, story, bars, width, across) for across in range(1, len(pictures) + 1)]
     cells = min(layouts, key=_cost)
     right, bottom = _extent(cells)
     sheet = Image.new("RGB", (right + 2 * MARGIN, bottom + 2 * MARGIN), PAPER)
@@ -90,17 +91,28 @@ def _says_something(label_map: LabelMap) -> bool:
     return sum(counts.values()) - nothing >= LEAST_SHOWN * label_map.labels.size
 
 
-def _laid_out(pictures: Sequence[Image.Image], facts: Image.Image, width: int, across: int) -> list[Cell]:
-    """Return the cells with `across` pictures in a row, and the facts in an empty one, or in a column of their own."""
+def _laid_out(
+    pictures: Sequence[Image.Image], story: Image.Image, bars: Image.Image | None, width: int, across: int
+) -> list[Cell]:
+    """Return the cells with `across` pictures in a row, and the words in an empty place, or in a column of their own.
+
+    The bars are below the words: in a column of their own, at the height of the second row.
+    """
     cells: list[Cell] = []
-    top = bottom = 0
+    top = second = bottom = 0
     for first in range(0, len(pictures), across):
         top = bottom + (GAP if first else 0)
+        second = top if first == across else second
         row = pictures[first : first + across]
         cells += [Cell(picture, place * (width + GAP), top) for place, picture in enumerate(row)]
         bottom = top + max(picture.height for picture in row)
     free = len(pictures) % across
-    return [*cells, Cell(facts, (free or across) * (width + GAP), top if free else 0)]
+    left, start = (free or across) * (width + GAP), top if free else 0
+    cells.append(Cell(story, left, start))
+    if bars is not None:
+        below = start + story.height + GAP
+        cells.append(Cell(bars, left, below if free else max(below, second)))
+    return cells
 
 
 def _extent(cells: Sequence[Cell]) -> tuple[int, int]:
@@ -131,25 +143,16 @@ def _with_heading(picture: Image.Image, heading: str, width: int, label_map: Lab
     return cell
 
 
-def _facts(
-    width: int,
-    title: str,
-    sentences: str,
-    rankings: Mapping[str, Sequence[tuple[str, float]]],
-    silent: Sequence[str],
-) -> Image.Image:
-    """Return the description, the bars of the image labels, and a line about levels without a panel."""
+def _story(width: int, title: str, sentences: str, silent: Sequence[str]) -> Image.Image:
+    """Return the description, and a line about levels without a panel."""
     paragraphs = sentences.splitlines()
     if silent:
         paragraphs.append(f"No panel, for lack of certain labels: {', '.join(silent)}.")
     heading, body = sized_font(1.45 * TEXT, [title]), sized_font(TEXT, paragraphs)
     title_lines = _wrapped(title, heading, width)
     lines = [_wrapped(paragraph, body, width) for paragraph in paragraphs]
-    bars = [(level, ranking[:MOST_BARS]) for level, ranking in rankings.items()]
     line, space = round(1.5 * TEXT), round(0.6 * TEXT)
-    height = 2 * TEXT * len(title_lines) + space
-    height += sum(line * len(paragraph) + space for paragraph in lines)
-    height += sum(line * (len(ranking) + 1) + 2 * space for _, ranking in bars)
+    height = 2 * TEXT * len(title_lines) + space + sum(line * len(paragraph) + space for paragraph in lines)
     cell = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(cell)
     top = 0
@@ -162,11 +165,21 @@ def _facts(
             draw.text((0, top), text, INK, body)
             top += line
         top += space
-    for level, ranking in bars:
-        draw.text((0, top + space), level.capitalize(), INK, sized_font(1.15 * TEXT))
-        top += line + 2 * space
-        _draw_bars(draw, ranking, top, width, line)
-        top += line * len(ranking)
+    return cell
+
+
+def _bars(width: int, rankings: Mapping[str, Sequence[tuple[str, float]]]) -> Image.Image:
+    """Return the most probable candidates of each image label, with a bar each."""
+    line = round(1.5 * TEXT)
+    heights = [2 * TEXT + line * min(len(ranking), MOST_BARS) + GAP for ranking in rankings.values()]
+    cell = Image.new("RGB", (width, sum(heights) - GAP), PAPER)
+    draw = ImageDraw.Draw(cell)
+    top = 0
+    for (level, ranking), height in zip(rankings.items(), heights, strict=True):
+        heading = f"{level.capitalize()}, most probable first"
+        draw.text((0, top + TEXT - 5), heading, INK, sized_font(1.15 * TEXT), anchor="lm")
+        _draw_bars(draw, ranking[:MOST_BARS], top + 2 * TEXT, width, line)
+        top += height
     return cell
 
 

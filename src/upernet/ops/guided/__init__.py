@@ -1,8 +1,8 @@
 """Labels that follow the edges of the photo, where neighboring cells of a coarse map have different labels.
 
 Joint bilateral upsampling (Kopf et al., SIGGRAPH 2007) of the probabilities of the classes that win in the four cells
-around a pixel: a cell's weight falls with its distance, and with the difference between its color and that of the
-pixel.
+around a pixel: a cell's weight is the root of its bilinear weight, times a factor that falls with the difference
+between its mean color and that of the pixel.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from upernet.ops.dispatch import OVERRIDDEN, Choice, decide, override
 from upernet.ops.guided import reference
 from upernet.ops.runtime.availability import numba_unavailable
 
-SIGMA_SPACE = 0.8
-"""Distance, in cells, by which a weight falls to exp(-1/2). Both values are from `benchmarks/boundaries.py`."""
-SIGMA_COLOR = 12.0
-"""Difference of color, as the root mean square over the channels of 0..255, by which it does so."""
+SIGMA_COLOR = 15.0
+"""Difference of color, as the root mean square over the channels of 0..255, by which a weight falls to exp(-1/2)."""
 
 
 class Axis(NamedTuple):
@@ -65,9 +63,8 @@ def guided_labels(
         from upernet.ops.guided.cpu import guide as compute
     else:
         raise ValueError(f"guided_labels has no kernel {kernel}: choose from torch, numba")
-    falls = 1 / (2 * SIGMA_SPACE**2), 1 / (2 * 3 * SIGMA_COLOR**2)
     winners = probabilities.argmax(dim=2)
-    compute(probabilities, winners, colors, photo, rows, columns, which, names, falls, labels, confidence)
+    compute(probabilities, winners, colors, photo, rows, columns, which, names, SIGMA_COLOR, labels, confidence)
 
 
 def choose_guided_labels(probabilities: Tensor) -> Choice:

@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
 
 @jit
-def _guide(counter, probabilities, winners, colors, photo, rows, columns, which, names, falls, labels, confidence):
+def _guide(counter, probabilities, winners, colors, photo, rows, columns, which, names, fall, labels, confidence):
     above, below, y_part = rows
     before, after, x_part = columns
-    space, color = falls
     height, width = labels.shape
     cell_y, cell_x = np.empty(4, np.int64), np.empty(4, np.int64)
-    weights = np.empty(4, np.float32)
+    bilinear, weights = np.empty(4, np.float32), np.empty(4, np.float32)
     while True:
         y = take(counter)
         if y >= height:
@@ -40,19 +39,24 @@ def _guide(counter, probabilities, winners, colors, photo, rows, columns, which,
             cell_x[0] = cell_x[2] = left
             cell_x[1] = cell_x[3] = right
             across = x_part[x]
-            least = np.float32(np.inf)
+            nearest = np.float32(np.inf)
             for i in range(4):
                 difference = np.float32(0)
                 for channel in range(3):
                     step = colors[cell_y[i], cell_x[i], channel] - np.float32(photo[y, x, channel])
                     difference += step * step
-                vertical = down if i < 2 else np.float32(1) - down
-                horizontal = across if i % 2 == 0 else np.float32(1) - across
-                weights[i] = space * (vertical * vertical + horizontal * horizontal) + color * difference
-                least = min(least, weights[i])
+                vertical = np.float32(1) - down if i < 2 else down
+                horizontal = np.float32(1) - across if i % 2 == 0 else across
+                bilinear[i] = vertical * horizontal
+                weights[i] = difference
+                if bilinear[i] > 0:
+                    nearest = min(nearest, difference)
             total = np.float32(0)
             for i in range(4):
-                weights[i] = np.exp(least - weights[i])
+                if bilinear[i] > 0:
+                    weights[i] = np.sqrt(bilinear[i]) * np.exp((nearest - weights[i]) * fall)
+                else:
+                    weights[i] = 0
                 total += weights[i]
             best, chosen = np.float32(-1), one
             for candidate in (one, two, three, four):
@@ -79,14 +83,14 @@ def guide(
     columns: Axis,
     which: Tensor,
     names: Tensor,
-    falls: tuple[float, float],
+    sigma: float,
     labels: Tensor,
     confidence: Tensor,
 ) -> None:
     """Compute what `upernet.ops.guided.reference.guide` does."""
     arrays = [tensor.numpy() for tensor in (probabilities, winners, colors, photo)]
     axes = [tuple(tensor.numpy() for tensor in axis) for axis in (rows, columns)]
-    rest = (which.numpy(), names.numpy(), tuple(np.float32(fall) for fall in falls))
+    rest = (which.numpy(), names.numpy(), np.float32(1 / (6 * sigma**2)))
     run(_guide, _guide_team, len(labels), *arrays, *axes, *rest, labels.numpy(), confidence.numpy())
 
 
@@ -99,4 +103,4 @@ def warm_up() -> None:
     which, names = torch.full((1, 1), 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int16)
     labels, confidence = torch.zeros(1, 1, dtype=torch.int16), torch.zeros(1, 1)
     winners = torch.zeros(1, 1, dtype=torch.int64)
-    guide(cell, winners, cell, pixel, axis, axis, which, names, (1.0, 1.0), labels, confidence)
+    guide(cell, winners, cell, pixel, axis, axis, which, names, 1.0, labels, confidence)

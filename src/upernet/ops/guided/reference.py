@@ -20,7 +20,7 @@ def guide(
     columns: Axis,
     which: Tensor,
     names: Tensor,
-    falls: tuple[float, float],
+    sigma: float,
     labels: Tensor,
     confidence: Tensor,
 ) -> None:
@@ -35,7 +35,7 @@ def guide(
         columns: See there.
         which: See there.
         names: See there.
-        falls: Factors of the squared distance in cells, and of the squared difference of color, in the exponent.
+        sigma: See `SIGMA_COLOR` there.
         labels: Changed.
         confidence: Changed.
     """
@@ -50,9 +50,9 @@ def guide(
     y, x = torch.nonzero(((which == 1) & differ) | (which == 2), as_tuple=True)
     cells = torch.stack([corner[y, x] for corner in corners], dim=1)  # N x 4
     down, right = rows.part[y], columns.part[x]
-    distances = torch.stack([a**2 + b**2 for a in (down, 1 - down) for b in (right, 1 - right)], dim=1)
+    bilinear = torch.stack([a * b for a in (1 - down, down) for b in (1 - right, right)], dim=1)
     difference = ((colors.reshape(-1, 3)[cells] - photo[y, x, None].float()) ** 2).sum(dim=2)
-    weights = (-falls[0] * distances - falls[1] * difference).softmax(dim=1)
+    weights = (bilinear.log() / 2 - difference / (6 * sigma**2)).softmax(dim=1)
     candidates = flat[cells]
     values = probabilities.reshape(-1, probabilities.shape[2])[cells[:, :, None], candidates[:, None, :]]
     scores = (weights[:, :, None] * values).sum(dim=1)
