@@ -18,6 +18,7 @@ from PIL import Image
 
 from upernet.errors import UpernetError
 from upernet.inference import LabelMap, Parse
+from upernet.inference.saving import UNSURE_COLOR
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
 
@@ -193,8 +194,10 @@ def test_saved_files(tmp_path: Path) -> None:
     assert set(contents(folder)) == names | {"sheet.jpg", "parse.json"}
     for level, label_map in parse.maps.items():
         image = Image.open(folder / f"{level}.png")
-        assert image.mode == "L"
+        assert image.mode == "P"
         labels = np.asarray(image).astype(int)
+        shown = np.array([*label_map.colors, UNSURE_COLOR])  # label -1 takes the last row
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), shown[label_map.labels])
         np.testing.assert_array_equal(np.where(labels == 255, -1, labels), label_map.labels)
         assert (np.asarray(Image.open(folder / f"{level}_confidence.png")) == 204).all()  # 0.8
     result = json.loads((folder / "parse.json").read_text())

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from upernet.errors import UpernetError
 from upernet.inference import LabelMap
-from upernet.inference.render import Legend, contact_sheet, legend_entries, overlay, painted
+from upernet.inference.render import Legend, blended, contact_sheet, legend_entries, overlay, painted
 
 NAMES = ("sky", "a_rather_long_name_of_a_class", "person")
 COLORS = ((0, 90, 255), (255, 160, 0), (20, 140, 20))
@@ -39,6 +40,23 @@ def test_background_keeps_the_photo() -> None:
     photo = Image.new("RGB", (120, 60), (120, 100, 80))
     pixels = np.asarray(painted(photo, label_map(thirds(), background=True), (120, 60)))
     assert np.abs(pixels[:, :35].astype(int) - (120, 100, 80)).max() <= 20
+
+
+@given(alpha=st.floats(0, 1), background=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_plain_overlays_blend_colors_in_the_size_of_the_photo(alpha: float, background: bool) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 120, 3), dtype=np.uint8))
+    drawn = label_map(thirds(), background)
+    pixels, before = np.asarray(blended(photo, drawn, alpha)).astype(float), np.asarray(photo).astype(float)
+    wanted = (1 - alpha) * before + alpha * np.array([*COLORS, (0, 0, 0)])[drawn.labels]
+    bare = drawn.labels <= 0 if background else drawn.labels < 0
+    assert np.abs(pixels - np.where(bare[..., None], before, wanted)).max() < 2
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_weights_of_colors_are_checked(alpha: float) -> None:
+    with pytest.raises(UpernetError, match="give a number from 0"):
+        blended(Image.new("RGB", (120, 60)), label_map(thirds()), alpha)
 
 
 def test_legend_lists_classes_by_area_then_background_and_unsure() -> None:

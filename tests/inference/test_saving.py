@@ -66,6 +66,15 @@ def test_what_is_saved(tmp_path: Path, kinds: list[str] | str, files: set[str]) 
     assert folder.name == "p0" and names(folder) == {"parse.json", *files}
 
 
+def test_overlays_are_plain_if_the_weight_of_the_colors_is_given(tmp_path: Path) -> None:
+    parse = parse_of()
+    with Image.open(parse.save(tmp_path, kinds=["overlay"], alpha=0.5) / "object_overlay.png") as plain:
+        assert plain.size == parse.photo.size
+        np.testing.assert_array_equal(np.asarray(plain), np.asarray(parse.overlay("object", 0.5)))
+    with pytest.raises(UpernetError, match="give a number from 0"):
+        parse.save(tmp_path, kinds=["overlay"], alpha=2)
+
+
 def test_unknown_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UpernetError, match=r"'labels\.png' cannot be saved; choose from sheet, overlay, labels"):
         parse_of().save(tmp_path, kinds=["labels.png"])

@@ -51,6 +51,16 @@ def parse(
             "for all photos); or none. The first five save parse.json in any case.",
         ),
     ] = "sheet,overlay,labels,confidence,json",
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            metavar="A",
+            min=0,
+            max=1,
+            help="Save plain overlays in the photo's own size, without legend, with the colors' weight A from 0 to 1.",
+            show_default="overlays with region names and a legend",
+        ),
+    ] = None,
     levels: Annotated[
         str | None,
         typer.Option(
@@ -117,7 +127,7 @@ def parse(
             make_output_folder(folder)
         if left_out:
             print(f"upernet: {left_out}", file=sys.stderr)
-        outcomes = parse_photos(parser, found.photos, wanted, folder, what)
+        outcomes = parse_photos(parser, found.photos, wanted, folder, what, alpha)
         try:
             with _terminable(), closing(outcomes), _progress(quiet) as bar:
                 for outcome in bar.track(outcomes, total=len(found.photos), description="parsing"):

@@ -10,18 +10,11 @@ from PIL import Image, ImageDraw
 
 from upernet.evaluation.figures import RIGHT, WRONG, short_percent
 from upernet.inference import LabelMap
-from upernet.inference.describe import readable
+from upernet.inference.colors import INK, PAPER, UNSURE_GRAY
 from upernet.inference.fonts import shortened, sized_font
-from upernet.inference.render import (
-    INK,
-    PAPER,
-    UNSURE_GRAY,
-    Legend,
-    LegendEntry,
-    fitted,
-    hatching,
-    painted,
-)
+from upernet.inference.legend import Legend, LegendEntry
+from upernet.inference.render import fitted, hatching, painted
+from upernet.inference.wording import readable
 from upernet.taxonomy import IGNORE, LEVEL_KINDS, Level
 
 PANEL_BOX = (520, 520)
@@ -98,12 +91,12 @@ def draw_label(photo: Image.Image, truth: int, probabilities: np.ndarray, names:
 
 
 def counted_pixels(truth: np.ndarray, level: Level) -> NDArray[np.bool_]:
-    """Return the pixels whose truth counts in scores, bool H x W: it is known, and not the background of the level.
+    """Return the pixels whose truth counts in scores, bool H x W: it is known, and not an unknown background.
 
     "No part" counts, because a part that is predicted there is wrong.
     """
     scored = truth != IGNORE
-    return scored & (truth != 0) if level.background and LEVEL_KINDS[level.name].owned_by is None else scored
+    return scored & (truth != 0) if level.unknown_background and LEVEL_KINDS[level.name].owned_by is None else scored
 
 
 def _as_label_map(labels: np.ndarray, level: Level) -> LabelMap:

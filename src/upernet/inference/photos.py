@@ -73,6 +73,7 @@ def parse_photos(
     levels: Sequence[str],
     folder: Path | None,
     what: Collection[str] = WHAT,
+    alpha: float | None = None,
 ) -> Generator[Outcome, None, None]:
     """Parse photos, and save each parse, and files about all of them; a photo that fails does not stop the others.
 
@@ -82,6 +83,7 @@ def parse_photos(
         levels: The levels to parse.
         folder: Folder of the results; None: nothing is saved.
         what: What is saved, names of `WHAT`.
+        alpha: How overlays are saved; see `Parse.save`.
 
     Yields:
         One outcome per photo, in order. The files about all photos are written at the end, also if the generator is
@@ -96,7 +98,7 @@ def parse_photos(
     summary = Summary(coco)
     kinds = set(what) - {"coco"}
     try:
-        for outcome in outcomes(parser, photos, levels, out=folder if kinds else None, kinds=kinds):
+        for outcome in outcomes(parser, photos, levels, out=folder if kinds else None, kinds=kinds, alpha=alpha):
             summary.add(outcome)
             yield outcome
     finally:

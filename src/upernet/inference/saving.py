@@ -42,6 +42,8 @@ OWN_FILES = frozenset(f"{level}{end}.png" for level in LEVELS for end in ("", "_
     RESULT_FILE,
 }
 """The files that the folder of a parse can have."""
+UNSURE_COLOR = (160, 160, 160)
+"""Color of unsure pixels in the label PNGs: lighter than that of the background."""
 ABANDONED = 24 * 3600
 """Age in seconds from which on the hidden folder of a process that cannot be looked up counts as left behind."""
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
@@ -50,9 +52,9 @@ _START = time.time()
 Writer = Callable[[Path], None]
 
 
-def save(parse: Parse, directory: Path, name: str | None, kinds: Collection[str]) -> Path:
+def save(parse: Parse, directory: Path, name: str | None, kinds: Collection[str], alpha: float | None = None) -> Path:
     """Write a parse to a folder of its own, as `Parse.save` says, and return the folder."""
-    files = _files(parse, check_kinds(kinds))
+    files = _files(parse, check_kinds(kinds), alpha)
     place = directory / (name or _stem(parse))
     with hidden_folder(place.parent) as hidden:
         for file, write in files.items():
@@ -114,16 +116,16 @@ def check_kinds(kinds: Collection[str]) -> set[str]:
     return kinds
 
 
-def _files(parse: Parse, kinds: set[str]) -> dict[str, Writer]:
+def _files(parse: Parse, kinds: set[str], alpha: float | None) -> dict[str, Writer]:
     """Return the files of a parse without parse.json: name -> function that writes the file."""
     files: dict[str, Writer] = {}
     for level, label_map in parse.maps.items():
         if "labels" in kinds:
-            files[f"{level}.png"] = lambda path, shown=label_map: _write_png(path, _label_image(shown))
+            files[f"{level}.png"] = lambda path, shown=label_map: _write_png(path, label_image(shown))
         if "confidence" in kinds:
             files[f"{level}_confidence.png"] = lambda path, shown=label_map: _write_png(path, _confidence_image(shown))
         if "overlay" in kinds:
-            files[f"{level}_overlay.png"] = lambda path, name=level: _write_png(path, parse.overlay(name))
+            files[f"{level}_overlay.png"] = lambda path, name=level: _write_png(path, parse.overlay(name, alpha))
     if "sheet" in kinds:
         files[SHEET_FILE] = lambda path: parse.sheet().save(path, quality=92, subsampling=0)
     return files
@@ -200,10 +202,21 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="")
 
 
-def _label_image(label_map: LabelMap) -> Image.Image:
+def label_image(label_map: LabelMap) -> Image.Image:
+    """Return a label map as an image whose pixel values are the labels, and `unsure_value` where unsure.
+
+    With up to 255 classes, the image has 8 bits and a palette (mode P) with the colors of the classes, so that viewers
+    show them while `numpy.asarray` returns the labels. With more, it has 16 bits (mode I;16), which no palette can
+    color: viewers show it black or gray.
+    """
     unsure = unsure_value(label_map)
     labels = np.where(label_map.labels == UNSURE, unsure, label_map.labels)
-    return Image.fromarray(labels.astype(np.uint8 if unsure == 255 else np.uint16))
+    if unsure != 255:
+        return Image.fromarray(labels.astype(np.uint16))
+    image = Image.fromarray(labels.astype(np.uint8))
+    colors = bytes(channel for color in label_map.colors for channel in color)
+    image.putpalette(colors.ljust(3 * unsure, b"\0") + bytes(UNSURE_COLOR))
+    return image
 
 
 def _confidence_image(label_map: LabelMap) -> Image.Image:

@@ -14,6 +14,7 @@ from PIL import Image
 from upernet.errors import UpernetError
 from upernet.inference.inputs import PhotoLike, check_several, read_photo
 from upernet.inference.parse import Parse
+from upernet.inference.render import check_alpha
 from upernet.inference.saving import KINDS, check_kinds, remove_leftovers
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def outcomes(
     probabilities: bool = False,
     out: Path | None = None,
     kinds: Collection[str] = KINDS,
+    alpha: float | None = None,
 ) -> Generator[Outcome, None, None]:
     """Parse photos one after another, and yield an outcome for each, in order.
 
@@ -56,12 +58,15 @@ def outcomes(
         probabilities: As `Parser` takes it.
         out: Folder in which each parse is saved (see `Parse.save`). Default: nothing is saved.
         kinds: What is saved.
+        alpha: How overlays are saved; see `Parse.save`.
 
     Raises:
-        UpernetError: The model does not have one of the levels, `kinds` has an unknown name, or `photos` is one photo.
+        UpernetError: The model does not have one of the levels, `kinds` has an unknown name, `alpha` is not in 0..1, or
+            `photos` is one photo.
     """
     wanted = parser.select_levels(levels)
     kinds = check_kinds(kinds)
+    check_alpha(alpha)
     check_several(photos)
     if out is not None:
         remove_leftovers(out)
@@ -79,7 +84,7 @@ def outcomes(
 
     def save(parse: Parse) -> Parse:
         if out is not None:
-            parse.save(out, kinds=kinds)
+            parse.save(out, kinds=kinds, alpha=alpha)
         return parse
 
     def parse_next() -> None:

@@ -156,9 +156,9 @@ class LevelLosses:
     def _pixels(self, logits: Tensor, target: Tensor, level: str, candidates: Candidates | None) -> Ratio:
         """Return the loss of a label map that may refer to candidate sets.
 
-        Background (label 0, if the level has one) is unknown, as published.
+        Background (label 0) is unknown, as published, unless the level knows it.
         """
-        if self.taxonomy.level(level).background:
+        if self.taxonomy.level(level).unknown_background:
             target = torch.where(target == 0, IGNORE, target)
         ratio = _cross_entropy(logits, target, self.class_weights.get(level), candidates)
         if self.spec.average == "all":
@@ -193,7 +193,7 @@ class LevelLosses:
             label = label[:, None, None].expand(-1, *logits.shape[-2:])
         elif logits.ndim == 4:
             logits = logits.float().mean(dim=(2, 3))
-        if self.taxonomy.level(level).background:
+        if self.taxonomy.level(level).unknown_background:
             label = torch.where(label == 0, IGNORE, label)
         weights, smoothing = self.class_weights.get(level), self.spec.label_smoothing
         numerator = F.cross_entropy(
