@@ -15,6 +15,7 @@ from upernet.recipe import Recipe
 HEADINGS = {
     "Recipe": "The recipe",
     "ModelSpec": "`model`",
+    "ImageHeadSpec": "`model.image_head`",
     "TextureSpec": "`model.texture`",
     "SourceSpec": "`sources.NAME`: keys of every source",
     "FolderSpec": "`sources.NAME`: keys of every source but a `collage`",
@@ -23,6 +24,7 @@ HEADINGS = {
 """Class -> heading of its section, for the sections that come first."""
 LATER_HEADINGS = {
     "Augmentation": "`augmentation` of a source or a stage",
+    "TermsSpec": "`terms` of a source",
     "PasteSpec": "`paste` and `paste_onto` of an augmentation",
     "PseudoLabelSpec": "`sources.NAME.pseudo_labels.LEVEL`",
     "Resize": "`test_resize` of a source",

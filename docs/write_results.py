@@ -100,6 +100,16 @@ def texture_heads() -> list[str]:
     return lines
 
 
+def texture_pixels() -> list[str]:
+    """Return a table of the results of `python -m benchmarks.texture_pixels`."""
+    titles = "head", "mIoU of collages", "top-1 of whole photos", "shown on plain photos", "parameters"
+    lines = [f"| {' | '.join(titles)} |", "| --- | --- | --- | --- | --- |"]
+    for head, values in read("texture_pixels").items():
+        scores = f"{values['miou']:.3f} | {values['top1']:.3f} | {values['shown_on_plain_photos']:.1%}"
+        lines.append(f"| {head} | {scores} | {values['parameters']:,} |")
+    return lines
+
+
 def own_masks() -> list[str]:
     """Return the result of fifteen minutes of training with the recipe of `upernet init` for the frames of CamVid."""
     lines = (ROOT / "docs" / "results" / "own_masks.log.jsonl").read_text(encoding="utf-8").splitlines()
@@ -147,6 +157,7 @@ def update(text: str) -> str:
         pages = {
             "summary": summary,
             "texture_heads": texture_heads,
+            "texture_pixels": texture_pixels,
             "camvid_val": camvid_val,
             "ade20k": ade20k,
             "own_masks": own_masks,

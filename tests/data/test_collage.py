@@ -173,3 +173,14 @@ def test_mistakes_that_the_taxonomy_shows_are_explained(data: Path) -> None:
         open_collage(data, "held_back", photos={"held_back": 3})
     with pytest.raises(UpernetError, match="needs source dtd, which is missing"):
         open_source("collage", recipe().sources["collage"], taxonomy(), data, "train")
+
+
+def test_classes_that_often_have_a_texture_are_unknown(data: Path) -> None:
+    source = open_collage(data, unknown=["floor"], patches=[0, 0])
+    labels = source[0].maps["texture"].numpy()
+    assert (labels[:20] == 0).all() and (labels[20:] == IGNORE).all()
+    decoys = open_collage(data, unknown=["floor"], patches=[1, 1], decoys=1.0, area=[1.0, 1.0])
+    seen = [np.unique(decoys[i].maps["texture"].numpy()).tolist() for i in range(10)]
+    assert [IGNORE, 0] in seen and all(set(values) <= {IGNORE, 0} for values in seen)
+    with pytest.raises(UpernetError, match=r"sources\.collage\.unknown: no level of the taxonomy has a class 'flor'"):
+        open_collage(data, unknown=["flor"])

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from upernet.inference import LabelMap
 from upernet.errors import UpernetError
+from upernet.inference import LabelMap
 from upernet.inference.render import Legend, blended, contact_sheet, legend_entries, overlay, painted
 
 NAMES = ("sky", "a_rather_long_name_of_a_class", "person")

@@ -33,6 +33,10 @@ class ModelCard(BaseModel):
     """Level -> class -> probability below which the label is unsure; other classes have the threshold of the level."""
     temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Level -> divisor of the logits before the softmax; 1 for other levels."""
+    license: str = ""
+    """Terms of the weights: an SPDX license expression, or words; "": not known."""
+    research_only: bool = False
+    """Whether the terms allow research or non-commercial use only."""
     origin: str | None = None
     """Format of the file that the model was loaded from, if it was not the native one."""
 
@@ -48,6 +52,8 @@ class ModelCard(BaseModel):
             "thresholds": {},
             "class_thresholds": {},
             "temperatures": {},
+            "license": "",
+            "research_only": False,
         }
         read = {
             key: defaults.get(key) if value is None else value for key, value in cast("dict[Any, Any]", values).items()
@@ -59,6 +65,10 @@ class ModelCard(BaseModel):
         """Return the keys that were given, as JSON can hold them."""
         return self.model_dump(mode="json", exclude_unset=True)
 
+    def with_terms(self, license: str, research_only: bool) -> ModelCard:
+        """Return this card with these terms."""
+        return self.model_copy(update={"license": license, "research_only": research_only})
+
     def with_default_name(self, name: str) -> ModelCard:
         """Return this card, called `name` if it gives no name."""
         return self if "name" in self.model_fields_set else self.model_copy(update={"name": name})
@@ -66,7 +76,13 @@ class ModelCard(BaseModel):
 
 def card_of(recipe: Recipe, origin: str | None = None) -> ModelCard:
     """Return the card of a model of `recipe`, read from a file of the format `origin` (None: the native one)."""
-    card = ModelCard(name=recipe.name, description=recipe.description, short_side=recipe.parse_short_side)
+    card = ModelCard(
+        name=recipe.name,
+        description=recipe.description,
+        short_side=recipe.parse_short_side,
+        license=recipe.license,
+        research_only=recipe.research_only,
+    )
     return card if origin is None else card.model_copy(update={"origin": origin})
 
 

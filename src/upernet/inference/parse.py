@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from upernet.errors import UpernetError, printable
-from upernet.inference import describe, exporting, render, saving
+from upernet.inference import describe, exporting, render, saving, sheet
 from upernet.inference.label_map import UNSURE_NAME, LabelMap
 from upernet.inference.saving import KINDS
 from upernet.inference.wording import percent, readable
@@ -229,10 +229,12 @@ class Parse:
         return render.reduced(self.photo, render.overlay_size(self.photo))
 
     def sheet(self) -> Image.Image:
-        """Draw the contact sheet: the photo, its description, and a panel with a legend per level."""
+        """Draw the contact sheet: the photo, a panel for each level that says something, and the description."""
         lines = self.describe().splitlines()
-        title = lines.pop(0) if self.rankings else Path(self.path or "Photo").name
-        return render.contact_sheet(self.photo, list(self.maps.values()), title.removesuffix("."), "\n".join(lines))
+        name = printable(Path(self.path or "Photo").name)
+        title = lines.pop(0).removesuffix(".") if lines else name
+        maps = list(self.maps.values())
+        return sheet.contact_sheet(self.photo, maps, title, "\n".join(lines), self.rankings, name)
 
     def describe(self) -> str:
         """Describe the parse in sentences, one line per subject; percentages are rounded shares of pixels.

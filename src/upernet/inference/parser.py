@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of
+from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of, zoo_entry
 from upernet.decoding import class_probabilities, label_maps
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable
+from upernet.inference.edges import follow_edges
 from upernet.inference.inputs import PhotoLike, is_batch, read_photo
+from upernet.inference.islands import merge_islands
 from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
 from upernet.inference.resizing import image_view, reduced
@@ -274,7 +276,9 @@ class Parser:
                 logits[level] = logits[level] / temperature
         sizes = (view.height, view.width), (photo.height, photo.width)
         found = label_maps(logits, *sizes, taxonomy.part_groups)
+        follow_edges(found, logits, photo, view, taxonomy.part_groups)
         self._hide_unsure(found)
+        merge_islands(found, logits, sizes[0], taxonomy.part_groups)
         maps: dict[str, LabelMap] = {}
         for name in levels:
             level = taxonomy.levels[name]
@@ -342,4 +346,7 @@ def load(
     path = find_checkpoint(name_or_path)
     model, card = load_checkpoint(path, recipe_of(name_or_path))
     card = card.with_default_name(path.stem)
+    entry = zoo_entry(os.fspath(name_or_path))
+    if entry is not None:
+        card = card.with_terms(entry.license, entry.research_only)
     return Parser(model, card, device=device, short_side=short_side, precision=precision)

@@ -52,9 +52,7 @@ _START = time.time()
 Writer = Callable[[Path], None]
 
 
-def save(
-    parse: Parse, directory: Path, name: str | None, kinds: Collection[str], alpha: float | None = None
-) -> Path:
+def save(parse: Parse, directory: Path, name: str | None, kinds: Collection[str], alpha: float | None = None) -> Path:
     """Write a parse to a folder of its own, as `Parse.save` says, and return the folder."""
     files = _files(parse, check_kinds(kinds), alpha)
     place = directory / (name or _stem(parse))

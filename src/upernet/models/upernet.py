@@ -102,7 +102,7 @@ class UPerNet(nn.Module):
         width = spec.decoder_channels
         head_width = width if spec.head_channels is None else spec.head_channels
 
-        reads = {LEVEL_KINDS[level].reads for level in taxonomy.levels}
+        reads = {self._reads(level) for level in taxonomy.levels}
         self.ppm = PyramidPooling(channels[-1], width, spec.pool_scales)
         self.fpn = FeaturePyramid(channels[:-1], width) if reads & {"p2", "fused"} else None
         self.fusion = Fusion(width, len(channels)) if "fused" in reads else None
@@ -114,9 +114,13 @@ class UPerNet(nn.Module):
             if kind.reads == "backbone":
                 in_channels = [channels[index] for index in self.texture_features]
                 self.heads[level] = TextureHead(in_channels, spec.texture, num_logits)
+            elif kind.dense:
+                self.heads[level] = PixelHead(width, head_width, num_logits, spec.dropout)
             else:
-                head = PixelHead if kind.dense else ImageHead
-                self.heads[level] = head(width, head_width, num_logits, spec.dropout)
+                image_width = head_width if spec.image_head.channels is None else spec.image_head.channels
+                of_c5 = spec.image_head.features == "C5"
+                in_width, size = (channels[-1], 1) if of_c5 else (width, 3)
+                self.heads[level] = ImageHead(in_width, image_width, num_logits, spec.dropout, size)
         self.auxiliary = None
         if spec.auxiliary_channels and "object" in taxonomy.levels:
             num_logits = taxonomy.num_logits("object")
@@ -131,6 +135,11 @@ class UPerNet(nn.Module):
     def levels(self) -> tuple[str, ...]:
         """The levels of the taxonomy, in the order of `LEVELS`."""
         return tuple(self.taxonomy.levels)
+
+    def _reads(self, level: str) -> str:
+        """Return the input of the head of `level`: that of its kind or, for one label per image, the spec's."""
+        kind = LEVEL_KINDS[level]
+        return "c5" if not kind.dense and self.spec.image_head.features == "C5" else kind.reads
 
     def forward(self, images: Tensor, levels: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Compute the logits of `levels` for normalized images, and nothing that they do not need.
@@ -152,10 +161,11 @@ class UPerNet(nn.Module):
             if level not in self.heads and not (judged and level == FAMILIARITY):
                 raise UpernetError(f"this model has no level {level!r}; it has {', '.join(self.levels)}.")
 
-        needed = {LEVEL_KINDS[level].reads for level in wanted if level in self.heads}
+        needed = {self._reads(level) for level in wanted if level in self.heads}
         features = self.backbone(images)  # [C2, C3, C4, C5] at strides 4, 8, 16, 32
         inputs: dict[str, Tensor | list[Tensor]] = {"backbone": [features[index] for index in self.texture_features]}
-        if needed - {"backbone"}:
+        inputs["c5"] = features[-1]
+        if needed - {"backbone", "c5"}:
             inputs["ppm"] = p5 = self.ppm(features[-1])
             if self.fpn is not None and needed & {"p2", "fused"}:
                 pyramid = self.fpn(features[:-1], p5)  # [P2, P3, P4, P5]
@@ -165,7 +175,7 @@ class UPerNet(nn.Module):
         logits: dict[str, Tensor] = {}
         for reads, maps in inputs.items():
             for level in self.levels:
-                if level in wanted and LEVEL_KINDS[level].reads == reads:
+                if level in wanted and self._reads(level) == reads:
                     logits[level] = self.heads[level](maps)
         if judged and self.familiarity is not None:
             logits[FAMILIARITY] = self.familiarity(features)

@@ -11,6 +11,7 @@ from upernet.errors import UpernetError, did_you_mean, shorten
 from upernet.recipe.augmentation import Augmentation, PasteSpec, check_batch_size
 from upernet.recipe.model import ModelSpec
 from upernet.recipe.sources import AnySourceSpec, CollageSpec, FolderSpec
+from upernet.recipe.terms import TermsText
 from upernet.recipe.training import CalibrationSpec, LossSpec, TrainingSpec
 from upernet.recipe.values import PathText
 from upernet.settings import Name, Settings, SettingsError, Whole, read_settings
@@ -25,6 +26,8 @@ class Recipe(Settings):
     """Name of the recipe; set from the file name."""
     description: str
     """One sentence about the model, for people."""
+    license: TermsText = ""
+    """Terms of the trained weights, which their card states: an SPDX license expression, or words."""
     taxonomy: PathText
     """Name of a bundled taxonomy, or the path of a YAML file relative to the recipe."""
     model: ModelSpec
@@ -41,6 +44,22 @@ class Recipe(Settings):
     """The training. None: the recipe describes a model that it does not train."""
     calibration: CalibrationSpec = CalibrationSpec()
     """How the confidence thresholds are set."""
+
+    @property
+    def training_data(self) -> dict[str, FolderSpec]:
+        """The sources whose photos the stages train on, by themselves or in collages, in the order of the recipe."""
+        stages = self.training.stages if self.training else ()
+        trained = {name for stage in stages for name in stage.sources}
+        for name in tuple(trained):
+            spec = self.sources[name]
+            if isinstance(spec, CollageSpec):
+                trained |= {spec.textures, *spec.surroundings}
+        return {name: spec for name, spec in self.sources.items() if name in trained and isinstance(spec, FolderSpec)}
+
+    @property
+    def research_only(self) -> bool:
+        """Whether the terms of the training data allow research or non-commercial use only."""
+        return any(spec.terms.research_only for spec in self.training_data.values())
 
     @model_validator(mode="after")
     def _stages_name_sources(self) -> Recipe:

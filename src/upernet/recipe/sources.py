@@ -15,6 +15,7 @@ from upernet.recipe.annotations import (
     TableColumnSpec,
 )
 from upernet.recipe.augmentation import Augmentation, Resize, check_batch_size
+from upernet.recipe.terms import TermsSpec
 from upernet.recipe.values import NamePattern, PathText, PositiveFactor, Probability, Range, Share, Split
 from upernet.settings import Name, Settings, SettingsError, Whole
 from upernet.taxonomy import LevelName
@@ -76,6 +77,8 @@ class FolderSpec(SourceSpec):
     """Fraction of the `train` photos that form the split `held_back` instead (chosen by a hash of the file name)."""
     pseudo_labels: dict[LevelName, PseudoLabelSpec] = {}
     """Level -> masks made by a network, which are used in training at pixels that the source does not label."""
+    terms: TermsSpec = TermsSpec()
+    """Whose data it is, and how it may be used."""
     level: LevelName | None = None
     """The level that the source annotates, if it is only one."""
 
@@ -214,6 +217,9 @@ class CollageSpec(SourceSpec):
     """Sources of the photos that the patches are pasted into, drawn equally often. As a mapping, with the meaning of
     the pixels around the patches: `none` of the classes (the default), or `unknown`, if such photos have textures of
     their own."""
+    unknown: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
+    """Classes of any level that often have a texture (brick buildings, knitwear): where a label map of a background
+    photo shows them, it is unknown whether there is one."""
     photos: dict[Split, Annotated[Whole, Field(ge=1, le=1_000_000)]] = {"train": 2000, "held_back": 200, "test": 200}
     """Split -> number of collages, made from the photos of that split of the other sources."""
     patches: tuple[Annotated[Whole, Field(ge=0, le=16)], Annotated[Whole, Field(ge=0, le=16)]] = (1, 3)

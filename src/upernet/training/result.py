@@ -35,6 +35,7 @@ class ResultWriter:
         self, folder: Path, recipe: Recipe, data_dir: Path, model: UPerNet, world: World, log: Callable[[str], None]
     ) -> None:
         self.recipe, self.data_dir, self.model, self.world, self.log = recipe, data_dir, model, world, log
+        self.card = card_of(recipe)
         self.path, self.last_path = folder / MODEL, folder / LAST
 
     def check(self) -> None:
@@ -64,10 +65,14 @@ class ResultWriter:
                     "level; set `held_back: 0.1` in a source that annotates it, or take the level out."
                 )
 
+    def start_from(self, research_only: bool) -> None:
+        """Note whether the weights that the run started from are for research or non-commercial use only."""
+        self.card = self.card.with_terms(self.card.license, self.card.research_only or research_only)
+
     def keep_best(self) -> None:
         """Write the current weights as the best so far."""
         if self.world.is_main:
-            save_checkpoint(self.path, self.model, card_of(self.recipe))
+            save_checkpoint(self.path, self.model, self.card)
 
     def finish(self, has_best: bool, half: bool) -> Path:
         """Write the models, calibrate the thresholds of the result, and fit its familiarity, if the recipe asks for it.
@@ -99,7 +104,7 @@ class ResultWriter:
 
     def _write(self, path: Path, half: bool, calibration: Calibration | None = None) -> None:
         if self.world.is_main:
-            card = card_of(self.recipe)
+            card = self.card
             if calibration is not None:
                 card = card.model_copy(update=asdict(calibration))
             save_checkpoint(path, self.model, card, half)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors  # pyright: ignore[reportMissingTypeStubs]
 
+from upernet.data.candidates import FIRST_CODE
 from upernet.data.sample import Sample
 from upernet.data.sources.annotation import LevelLabels
 from upernet.data.sources.source import Source
@@ -22,6 +23,7 @@ from upernet.recipe import CollageSpec
 from upernet.taxonomy import IGNORE, LEVEL_KINDS, Taxonomy
 
 Mask = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int16]
 
 NONE = 0
 """Label of pixels that show none of the classes."""
@@ -82,6 +84,7 @@ class Collage(Source):
                 f"sources.{name}.textures: {spec.textures} has no image labels of level {level.name}; name a source "
                 "whose photos show one texture each."
             )
+        self._unknown = _labels_of(spec.unknown, taxonomy, f"sources.{name}.unknown")
         self._by_class: dict[int, list[int]] = {}
         for index, photo in enumerate(self._textures.photos):
             if (label := photo.labels[level.name]) not in (IGNORE, NONE):
@@ -95,37 +98,42 @@ class Collage(Source):
         if not 0 <= index < len(self):
             raise IndexError(index)
         random = np.random.default_rng(_seed(f"{self.spec.seed}/{self.split}/{index}"))
-        sample, surroundings = self._background(random)
+        sample, labels = self._background(random)
         image = sample.image.as_subclass(Tensor).float()
         height, width = image.shape[-2:]
-        labels = np.full((height, width), surroundings, np.int16)
         low, high = self.spec.patches
         for _ in range(low + int(random.random() * (high - low + 1))):
             shape = self._shape(sample, random)
-            patch, label = self._patch((height, width), random)
+            patch, beneath = self._patch((height, width), random)
             image = _pasted(image, patch, shape, random)
-            labels[shape] = label
+            labels = np.where(shape, beneath, labels)
         return Sample(
             image=tv_tensors.Image(image.add(0.5).to(torch.uint8)),
             maps={self.spec.level: tv_tensors.Mask(torch.as_tensor(labels))},
             key=f"{self.name}/{self.split}/{index}",
         )
 
-    def _background(self, random: np.random.Generator) -> tuple[Sample, int]:
-        """Draw a background photo, and return it and the label of its pixels."""
+    def _background(self, random: np.random.Generator) -> tuple[Sample, Labels]:
+        """Draw a background photo, and return it and the labels of its pixels."""
         source, label = self._backgrounds[int(random.random() * len(self._backgrounds))]
-        return source[int(random.random() * len(source))], label
+        sample = source[int(random.random() * len(source))]
+        labels = np.full(sample.image.shape[-2:], label, np.int16)
+        for level, unknown in self._unknown.items():
+            if level in sample.maps:
+                labels[_shows(sample, level, unknown)] = IGNORE
+        return sample, labels
 
-    def _patch(self, size: tuple[int, int], random: np.random.Generator) -> tuple[Tensor, int]:
-        """Draw a patch that fills a photo of `size` (height, width): float32 3 x H x W, and its label."""
+    def _patch(self, size: tuple[int, int], random: np.random.Generator) -> tuple[Tensor, Labels]:
+        """Draw a patch that fills a photo of `size` (height, width): float32 3 x H x W, and its labels."""
         if random.random() < self.spec.decoys:
-            sample, label = self._background(random)
+            sample, labels = self._background(random)
         else:
             label = sorted(self._by_class)[int(random.random() * len(self._by_class))]
             photos = self._by_class[label]
             sample = self._textures[photos[int(random.random() * len(photos))]]
+            labels = np.full(sample.image.shape[-2:], label, np.int16)
         low, high = self.spec.scale
-        return _warped(sample.image.as_subclass(Tensor), size, low * (high / low) ** random.random(), random), label
+        return _warped(sample.image.as_subclass(Tensor), labels, size, low * (high / low) ** random.random(), random)
 
     def _shape(self, sample: Sample, random: np.random.Generator) -> Mask:
         """Draw the shape of a patch: a region of a label map of the photo, a blob, or a quadrangle."""
@@ -159,11 +167,14 @@ def random_shape(height: int, width: int, share: float, random: np.random.Genera
     return distance <= inside
 
 
-def _warped(photo: Tensor, size: tuple[int, int], scale: float, random: np.random.Generator) -> Tensor:
-    """Resize a photo, turn it, perhaps tilt it, and continue it by its mirror images: float32 3 x H x W.
+def _warped(
+    photo: Tensor, labels: Labels, size: tuple[int, int], scale: float, random: np.random.Generator
+) -> tuple[Tensor, Labels]:
+    """Resize a photo, turn it, perhaps tilt it, and continue it by its mirror images: float32 3 x H x W, and labels.
 
     Args:
         photo: uint8 3 x h x w.
+        labels: h x w.
         size: H and W.
         scale: Factor of the size of the photo.
         random: The source of randomness.
@@ -177,7 +188,10 @@ def _warped(photo: Tensor, size: tuple[int, int], scale: float, random: np.rando
     x = (math.cos(angle) * right - math.sin(angle) * down[:, None]) / depth + float(shift[1]) * columns
     y = (math.sin(angle) * right + math.cos(angle) * down[:, None]) / depth + float(shift[0]) * rows
     grid = torch.stack([2 * x / columns - 1, 2 * y / rows - 1], dim=-1)
-    return F.grid_sample(resized, grid[None], padding_mode="reflection", align_corners=False)[0].clamp(0, 255)
+    warped = F.grid_sample(resized, grid[None], padding_mode="reflection", align_corners=False)[0].clamp(0, 255)
+    found = torch.as_tensor(labels, dtype=torch.float32)[None, None]
+    found = F.grid_sample(found, grid[None], mode="nearest", padding_mode="reflection", align_corners=False)[0, 0]
+    return warped, found.round().to(torch.int16).numpy()
 
 
 def _pasted(image: Tensor, patch: Tensor, shape: Mask, random: np.random.Generator) -> Tensor:
@@ -191,6 +205,32 @@ def _pasted(image: Tensor, patch: Tensor, shape: Mask, random: np.random.Generat
         patch = patch * (light / light[mask > 0].mean()).clamp(0.5, 1.5)
     alpha = F.avg_pool2d(mask, 3, stride=1, padding=1, count_include_pad=False)
     return torch.lerp(image, patch.clamp(0, 255), alpha)
+
+
+def _labels_of(names: Sequence[str], taxonomy: Taxonomy, where: str) -> dict[str, list[int]]:
+    """Return the labels of the named classes at each level that has any.
+
+    Raises:
+        UpernetError: No level has a class of that name.
+    """
+    found: dict[str, list[int]] = {}
+    for name in names:
+        levels = [level for level in taxonomy.levels.values() if name in level.names]
+        if not levels:
+            raise UpernetError(f"{where}: no level of the taxonomy has a class {name!r}; correct it.")
+        for level in levels:
+            found.setdefault(level.name, []).append(level.index(name))
+    return found
+
+
+def _shows(sample: Sample, level: str, labels: Sequence[int]) -> Mask:
+    """Return the pixels that have one of `labels`, or may have it as one of several: bool H x W."""
+    found = sample.maps[level].numpy()
+    wanted = [*labels]
+    if level in sample.candidates:
+        members = sample.candidates[level].members[:, list(labels)].any(dim=1)
+        wanted += [FIRST_CODE - number for number, is_member in enumerate(members) if is_member]
+    return np.isin(found, wanted)
 
 
 def _seed(text: str) -> int:
