@@ -104,9 +104,9 @@ def page() -> str:
     lines = [
         "# Gallery",
         "",
-        f"All photos in [examples/](../examples/CREDITS.md), parsed by the bundled model [`{MODEL}`](models/{MODEL}.md), "
-        "failures included; the model has not seen them in training. `make gallery` writes this page, and "
-        "`upernet parse examples --out parsed/` the full-size pictures.",
+        "All photos in [examples/](../examples/CREDITS.md), parsed by the bundled model "
+        f"[`{MODEL}`](models/{MODEL}.md), failures included; the model has not seen them in training. "
+        "`make gallery` writes this page, and `upernet parse examples --out parsed/` the full-size pictures.",
     ]
     for name, description in result["photos"].items():
         shows, author, license = about[name]
