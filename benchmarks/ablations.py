@@ -75,8 +75,9 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=60, help="held-back photos per source")
     arguments = parser.parse_args()
     done: list[dict[str, Any]] = json.loads(arguments.json.read_text()) if arguments.json.is_file() else []
-    for choice in yaml.safe_load(CHOICES.read_text(encoding="utf-8")):
-        name, changes = choice["name"], choice["changes"]
+    choices = yaml.safe_load(CHOICES.read_text(encoding="utf-8"))
+    for choice in choices["runs"]:
+        name, changes = choice["name"], choices["common"] | choice["changes"]
         if (arguments.names and name not in arguments.names) or any(entry["name"] == name for entry in done):
             continue
         result = run(short_recipe(arguments.recipe, changes, arguments.iterations), arguments.data, arguments.photos)

@@ -49,6 +49,19 @@ HEADS = {
 }
 
 
+class Head(nn.Module):
+    """A texture head that takes its features from C2..C5 in float16."""
+
+    def __init__(self, channels: list[int], spec: TextureSpec, num_logits: int):
+        super().__init__()
+        self.count = len(spec.features)
+        self.head = TextureHead(channels[: self.count], spec, num_logits)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return the logits."""
+        return self.head([feature.float() for feature in maps[: self.count]])
+
+
 class Features(NamedTuple):
     """Features C2..C5 of photos in float16, and labels: int8 N x h x w at the stride of C2, or N."""
 
@@ -79,7 +92,7 @@ def training_features(model: UPerNet, source: Source, level: str, count: int) ->
     return Features([torch.cat(parts) for parts in zip(*maps, strict=True)], torch.stack(labels))
 
 
-def train_head(head: TextureHead, collages: Features, whole: Features, iterations: int, share: float) -> None:
+def train_head(head: Head, collages: Features, whole: Features, iterations: int, share: float) -> None:
     """Train a head on collages (`share` of the batches) and whole texture photos."""
     random = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(head.parameters(), RATE, weight_decay=0.01)
@@ -89,7 +102,7 @@ def train_head(head: TextureHead, collages: Features, whole: Features, iteration
             group["lr"] = RATE * (1 - iteration / iterations) ** 0.9 * min(1.0, (iteration + 1) / 30)
         features = collages if random.random() < share else whole
         chosen = torch.as_tensor(random.integers(0, len(features.labels), BATCH))
-        logits = head([feature[chosen].float() for feature in features.maps])
+        logits = head([feature[chosen] for feature in features.maps])
         labels = features.labels[chosen].long()
         if labels.ndim == 1:
             labels = labels[:, None, None].expand(-1, *logits.shape[-2:])
@@ -109,22 +122,22 @@ class Scored(NamedTuple):
 
 
 @torch.inference_mode()
-def score(head: TextureHead, level: Level, photos: Scored) -> dict[str, float]:
+def score(head: Head, level: Level, photos: Scored) -> dict[str, float]:
     """Return the scores of a head."""
 
     def logits(features: list[Tensor], size: tuple[int, int]) -> Tensor:
-        return F.interpolate(head.eval()([feature.float() for feature in features]), size, mode="bilinear")[0]
+        return F.interpolate(head.eval()(features), size, mode="bilinear")[0]
 
     pixels, labels = PixelScore(level), LabelScore(level)
     for features, truth in photos.collages:
         pixels.update(logits(features, (truth.shape[0], truth.shape[1])).argmax(0), truth)
     for features, label in photos.whole:
-        shares = head.eval()([feature.float() for feature in features]).softmax(1).mean((2, 3))[0]
+        shares = head.eval()(features).softmax(1).mean((2, 3))[0]
         labels.update(shares, label, probabilities=True)
     found, named = pixels.result(), labels.result()
     assert found is not None and named is not None
     shown = {
-        name: float(np.mean([(head([x.float() for x in maps]).argmax(1) > 0).float().mean().item() for maps in photos]))
+        name: float(np.mean([(head(maps).argmax(1) > 0).float().mean().item() for maps in photos]))
         for name, photos in photos.plain.items()
     }
     return {
@@ -184,7 +197,7 @@ def main() -> None:
     print(f"{'head':<42} {'mIoU':>6} {'top-1':>6} {'plain':>6} {'parameters':>11} {'s':>5}")
     for title, spec in HEADS.items():
         torch.manual_seed(0)
-        head = TextureHead(channels[: len(spec.features)], spec, level.num_classes)
+        head = Head(channels, spec, level.num_classes)
         start = time.perf_counter()
         train_head(head, parts[0], parts[1], arguments.iterations, share=0.6)
         seconds = time.perf_counter() - start

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-
-
 SAMPLES = {
     "drawing": ("horse", "logo", "chessboard_GRAY", "color"),
     "text page": ("page", "text"),
@@ -22,10 +20,10 @@ SAMPLES = {
 PHOTOS = ("astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel", "motorcycle_left", "rocket")
 """Photos among the samples of scikit-image."""
 DRAWN_PER_KIND = 20
-WORDS = (
+TEXT = (
     "the network reads a photo once and names what it sees at every pixel so that people can ask where things are "
     "and what they are made of while tables of numbers and words fill the rest of this page without any meaning"
-).split()
+)
 
 
 def unfamiliar_pictures() -> Iterator[tuple[str, str, Image.Image]]:
@@ -68,7 +66,7 @@ def _text_page(rng: random.Random) -> Image.Image:
     size = rng.randint(10, 20)
     y = rng.randint(20, 60)
     while y < 600:
-        line = " ".join(rng.choices(WORDS, k=12))
+        line = " ".join(rng.choices(TEXT.split(), k=12))
         if rng.random() > 0.1:
             draw.text((40, y), line[: 700 // size], fill=(20, 20, 30), font=ImageFont.load_default(size))
         y += round(1.5 * size)
@@ -110,8 +108,10 @@ def _screen(rng: random.Random) -> Image.Image:
         draw.rectangle((x, y, right, bottom), fill=(30, 32, 38) if dark else "white", outline=(120, 120, 120))
         draw.rectangle((x, y, right, y + 20), fill=_color(rng))
         for row in range(y + 28, bottom - 14, 14):
-            text = " ".join(rng.choices(WORDS, k=rng.randint(1, 7)))[: (right - x) // 8]
-            draw.text((x + 8, row), text, fill=(200, 210, 220) if dark else (30, 30, 30), font=ImageFont.load_default(11))
+            text = " ".join(rng.choices(TEXT.split(), k=rng.randint(1, 7)))[: (right - x) // 8]
+            draw.text(
+                (x + 8, row), text, fill=(200, 210, 220) if dark else (30, 30, 30), font=ImageFont.load_default(11)
+            )
     return screen
 
 

@@ -15,6 +15,7 @@ from upernet.recipe import Recipe
 HEADINGS = {
     "Recipe": "The recipe",
     "ModelSpec": "`model`",
+    "ImageHeadSpec": "`model.image_head`",
     "TextureSpec": "`model.texture`",
     "SourceSpec": "`sources.NAME`: keys of every source",
     "FolderSpec": "`sources.NAME`: keys of every source but a `collage`",

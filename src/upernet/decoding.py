@@ -252,8 +252,8 @@ def _resize_rows(logits: Tensor, rows: slice, parsed_size: Size, size: Size) -> 
 
     Pixel centers lie at half integers, and values at the edges are repeated, as in `torch.nn.functional.interpolate`.
     """
-    upper, lower, row_weight = _interpolation(rows, logits.shape[1], parsed_size[0], size[0])
-    left, right, column_weight = _interpolation(slice(0, size[1]), logits.shape[2], parsed_size[1], size[1])
+    upper, lower, row_weight = interpolation(rows, logits.shape[1], parsed_size[0], size[0])
+    left, right, column_weight = interpolation(slice(0, size[1]), logits.shape[2], parsed_size[1], size[1])
     first, last = int(upper[0]), int(lower[-1])
     logit_rows = logits[:, first : last + 1]
     widened = torch.lerp(logit_rows.index_select(2, left), logit_rows.index_select(2, right), column_weight)
@@ -265,7 +265,7 @@ def _resize_rows(logits: Tensor, rows: slice, parsed_size: Size, size: Size) -> 
     return torch.matmul(weights, widened)
 
 
-def _interpolation(pixels: slice, length: int, parsed: int, full: int) -> tuple[Tensor, Tensor, Tensor]:
+def interpolation(pixels: slice, length: int, parsed: int, full: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the two neighboring logits of each pixel along one side, and the weight of the second.
 
     Args:

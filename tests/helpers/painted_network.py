@@ -47,6 +47,7 @@ class PaintedNetwork(nn.Module):
         self.taxonomy = taxonomy
         self.sharpness = sharpness
         self.sizes: list[tuple[int, int]] = []
+        self.familiarity = None
 
     @property
     def levels(self) -> tuple[str, ...]:

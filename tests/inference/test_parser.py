@@ -214,6 +214,47 @@ def test_unknown_levels_are_refused(parser: Parser) -> None:
         parser(np.zeros((8, 8, 3), np.uint8), [])
 
 
+def test_a_class_has_its_own_threshold() -> None:
+    photo = paint(four_quarters(), materials=np.where(four_quarters() == SKY, 0, 1))
+    photo[:, :, 2] += 10  # asphalt and fabric, both a quarter of the way to the next material
+    card = {"thresholds": {"material": 0.99}, "class_thresholds": {"material": {"fabric": 0.1}, "scene": {}}}
+    parse = painted_parser(card, sharpness=0.2)(photo)
+    assert parse.material.shares() == pytest.approx({"fabric": 0.75, "unsure": 0.25}, abs=0.02)
+    assert (parse.threshold("material", "fabric"), parse.threshold("material", "fur")) == (0.1, 0.99)
+    assert parse.to_dict()["material"]["class_thresholds"] == {"fabric": 0.1}
+    with pytest.raises(UpernetError, match="no class 'fabrik'"):
+        painted_parser({"class_thresholds": {"material": {"fabrik": 0.5}}})
+
+
+def test_a_scene_has_its_own_threshold() -> None:
+    photo = paint(np.zeros((32, 32)), materials=1)
+    for name, is_sure in (("office", True), ("park", False)):
+        card = {"thresholds": {"scene": 0.99}, "class_thresholds": {"scene": {name: 0.1}}}
+        assert painted_parser(card, sharpness=0.1)(photo).scene_is_sure == is_sure
+
+
+def test_temperatures_change_confidences_and_not_labels() -> None:
+    photo = paint(four_quarters(), materials=1)
+    cold = painted_parser({}, sharpness=0.4)(photo, probabilities=True)
+    warm = painted_parser({"temperatures": {"object": 2, "scene": 2, "x": 2}}, sharpness=0.4)(photo, probabilities=True)
+    expected = painted_parser({}, sharpness=0.2)(photo, probabilities=True)
+    assert warm.object.labels.tolist() == cold.object.labels.tolist()
+    assert warm.object.confidence == pytest.approx(expected.object.confidence, abs=1e-6)
+    assert warm.object.probabilities == pytest.approx(expected.object.probabilities, abs=1e-3)
+    assert dict(warm.scene) == pytest.approx(dict(expected.scene))
+    assert warm.material.confidence == pytest.approx(cold.material.confidence)
+
+
+def test_parts_of_a_doubtful_object_are_not_described() -> None:
+    photo = paint(four_quarters(64, 64), parts=1)
+    assert "person (25 % of the photo) has hair" in painted_parser()(photo).describe()
+    card = {"class_thresholds": {"object": {"person": 1.1}}}
+    parse = painted_parser(card)(photo)
+    assert "The dog" in parse.describe() and "The person" not in parse.describe()
+    inside = parse.part.labels[:30, 34:]
+    assert (inside == -1).all() and (painted_parser(card)(photo, ["part"]).part.labels[:30, 34:] == -1).all()
+
+
 def test_options_that_cannot_be_are_refused() -> None:
     with pytest.raises(UpernetError, match="short side 0"):
         painted_parser(short_side=0)

@@ -29,6 +29,10 @@ class ModelCard(BaseModel):
     """Pixels that the short side of larger photos is reduced to before parsing; None: photos keep their size."""
     thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     """Level -> probability below which a label is unsure."""
+    class_thresholds: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]] = {}
+    """Level -> class -> probability below which the label is unsure; other classes have the threshold of the level."""
+    temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Level -> divisor of the logits before the softmax; 1 for other levels."""
     license: str = ""
     """Terms of the weights: an SPDX license expression, or words; "": not known."""
     research_only: bool = False
@@ -46,6 +50,8 @@ class ModelCard(BaseModel):
             "name": "",
             "description": "",
             "thresholds": {},
+            "class_thresholds": {},
+            "temperatures": {},
             "license": "",
             "research_only": False,
         }

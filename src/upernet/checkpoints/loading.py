@@ -29,7 +29,8 @@ from upernet.checkpoints.shapes import compare_shapes, is_counter, is_optional, 
 from upernet.checkpoints.terms import refuse_research_weights
 from upernet.errors import UpernetError
 from upernet.models import Preprocess, UPerNet
-from upernet.models.backbones import backbone_normalization, build_backbone
+from upernet.models.backbones import backbone_normalization, build_backbone, feature_info
+from upernet.models.familiarity import Familiarity
 from upernet.recipe import ModelSpec, Recipe, load_recipe
 
 
@@ -133,14 +134,16 @@ def _check_agreement(file: NamedWeights, info: ModelInfo, recipe: Recipe) -> Non
 def _instantiate(file: NamedWeights, info: ModelInfo) -> UPerNet:
     """Return the model on the meta device: whatever size a file claims, no memory is taken.
 
-    It has an auxiliary head if both the file and the spec have one.
+    It has an auxiliary head if both the file and the spec have one, and a familiarity if the file has one.
     """
     spec = info.spec
     if not any(map(is_auxiliary, file.tensors)):
         spec = spec.model_copy(update={"auxiliary_channels": None})
     try:
         with torch.device("meta"):
-            return UPerNet(spec, info.taxonomy)
+            model = UPerNet(spec, info.taxonomy)
+            model.familiarity = Familiarity.like(file.tensors, feature_info(model.backbone).channels())
+            return model
     except (UpernetError, RuntimeError, TypeError, MemoryError, OverflowError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UpernetError(f"{file.path}: {info.name} describes a network that cannot be built ({reason}).") from error

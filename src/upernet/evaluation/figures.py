@@ -14,16 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from upernet.evaluation.confusion import ConfusionMatrix
 from upernet.evaluation.results import ReliabilityBin
 from upernet.files import write_text
-from upernet.inference.describe import readable
+from upernet.inference.colors import FAINT_INK, FRAME, INK, PAPER, Color
 from upernet.inference.fonts import shortened, sized_font
 from upernet.inference.label_map import UNSURE_NAME
-from upernet.inference.render import (
-    FAINT_INK,
-    FRAME,
-    INK,
-    PAPER,
-    Color,
-)
+from upernet.inference.wording import readable
 
 RIGHT: Color = (8, 81, 156)
 """Color of a confusion matrix's diagonal at 100 %."""

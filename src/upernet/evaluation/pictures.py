@@ -10,18 +10,11 @@ from PIL import Image, ImageDraw
 
 from upernet.evaluation.figures import RIGHT, WRONG, short_percent
 from upernet.inference import LabelMap
-from upernet.inference.describe import readable
+from upernet.inference.colors import INK, PAPER, UNSURE_GRAY
 from upernet.inference.fonts import shortened, sized_font
-from upernet.inference.render import (
-    INK,
-    PAPER,
-    UNSURE_GRAY,
-    Legend,
-    LegendEntry,
-    fitted,
-    hatching,
-    painted,
-)
+from upernet.inference.legend import Legend, LegendEntry
+from upernet.inference.render import fitted, hatching, painted
+from upernet.inference.wording import readable
 from upernet.taxonomy import IGNORE, LEVEL_KINDS, Level
 
 PANEL_BOX = (520, 520)

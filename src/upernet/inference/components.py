@@ -25,6 +25,8 @@ class Runs:
     labels: np.ndarray
     components: np.ndarray
     """Number of the connected component of each run: the index of the component's first run."""
+    touching: tuple[np.ndarray, np.ndarray]
+    """Pairs of runs of consecutive rows that touch, whatever their labels: the upper ones, and the lower ones."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -68,7 +70,7 @@ def connected_runs(labels: np.ndarray, diagonal: bool = True) -> Runs:
     other = np.arange(len(one)) + offset
     same = values[one] == values[other]
     components = _roots(np.arange(len(first)), one[same], other[same])
-    return Runs(labels.shape, rows, starts, ends, values, components)
+    return Runs(labels.shape, rows, starts, ends, values, components, (one, other))
 
 
 def _positions(first: np.ndarray, pixels: np.ndarray) -> np.ndarray:

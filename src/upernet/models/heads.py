@@ -16,14 +16,15 @@ from upernet.recipe import TextureSpec
 
 
 class ImageHead(nn.Module):
-    """Head for one label per image, such as the scene: 3x3 convolution, global average pooling, linear layer.
+    """Head for one label per image, such as the scene: convolution, global average pooling, linear layer.
 
     The convolution is left out if `channels` is 0.
     """
 
-    def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float):
+    def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float, kernel_size: int = 3):
         super().__init__()
-        self.conv = Conv3x3BnRelu(in_channels, channels) if channels else nn.Identity()
+        conv = Conv3x3BnRelu(in_channels, channels) if kernel_size == 3 else ConvBnRelu(in_channels, channels, 1)
+        self.conv = conv if channels else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels or in_channels, num_logits)
 

@@ -11,7 +11,9 @@ The functions `dcnv3`, `lateral` and `linear` have the names of their folders: i
 from upernet.ops.conv3x3 import choose_upsample_conv3x3, upsample_conv3x3
 from upernet.ops.cross_entropy import choose_resized_cross_entropy, resized_cross_entropy
 from upernet.ops.dcnv3 import choose_dcnv3, dcnv3
+from upernet.ops.depthwise import choose_depthwise_conv2d, depthwise_conv2d
 from upernet.ops.dispatch import Choice, Decision, recorded_decisions, use_kernel
+from upernet.ops.guided import Axis, choose_guided_labels, guided_labels
 from upernet.ops.lateral import choose_lateral, lateral
 from upernet.ops.linear import choose_linear, conv1x1, linear
 from upernet.ops.linear.mlp import mlp
@@ -29,29 +31,36 @@ PLAIN = {
     "upsample_conv3x3": "concat",
     "lateral": "torch",
     "resized_cross_entropy": "torch",
+    "depthwise_conv2d": "torch",
 }
 """Kernels of the published implementation, which benchmarks compare with: `with use_kernel(**PLAIN): ...`."""
 
-OPERATORS = (*PLAIN, "upsample_taps")
-"""Names that `use_kernel` takes; `upsample_taps` is a step of `upsample_conv3x3`."""
+OPERATORS = (*PLAIN, "guided_labels", "upsample_taps")
+"""Names that `use_kernel` takes; `upsample_taps` is a step of `upsample_conv3x3`, and `guided_labels` comes after the
+network."""
 
 set_threads()  # a container may use fewer cores than torch sees
 
 __all__ = [
     "OPERATORS",
     "PLAIN",
+    "Axis",
     "Choice",
     "Decision",
     "bfloat16_unavailable",
     "choose_dcnv3",
+    "choose_depthwise_conv2d",
     "choose_grouped_softmax",
+    "choose_guided_labels",
     "choose_lateral",
     "choose_linear",
     "choose_resized_cross_entropy",
     "choose_upsample_conv3x3",
     "conv1x1",
     "dcnv3",
+    "depthwise_conv2d",
     "grouped_softmax",
+    "guided_labels",
     "lateral",
     "linear",
     "mlp",

@@ -9,7 +9,7 @@ from upernet.recipe.annotations import (
     TableSpec,
 )
 from upernet.recipe.augmentation import Augmentation, PasteSpec, Resize
-from upernet.recipe.model import ModelSpec, TextureSpec
+from upernet.recipe.model import ImageHeadSpec, ModelSpec, TextureSpec
 from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, load_recipe
 from upernet.recipe.sources import (
     AnySourceSpec,
@@ -38,6 +38,7 @@ __all__ = [
     "CamvidSpec",
     "CollageSpec",
     "FolderSpec",
+    "ImageHeadSpec",
     "LabelFolderSpec",
     "LabelTableSpec",
     "LossSpec",

@@ -41,6 +41,16 @@ class TextureSpec(Settings):
         return features
 
 
+class ImageHeadSpec(Settings):
+    """The heads of levels with one label per image, such as the scene."""
+
+    features: Literal["PPM", "C5"] = "PPM"
+    """The features: the output of the pyramid pooling module, through a 3x3 convolution (section 3.2), or C5, through a
+    1x1 convolution. C5 knows more about the photo as a whole where the decoder is narrow."""
+    channels: Channels | None = None
+    """Number of channels of the convolution. None: `head_channels`."""
+
+
 class ModelSpec(Settings):
     """The architecture. `backbone` is a name that `build_backbone` accepts; widths are numbers of channels."""
 
@@ -63,6 +73,8 @@ class ModelSpec(Settings):
     head_channels: Whole | None = Field(default=None, ge=0, le=2048)
     """Width of the 3x3 convolution in all heads but those on backbone features. None: that of the decoder. 0: only a
     classifier, as published for ADE20K."""
+    image_head: ImageHeadSpec = ImageHeadSpec()
+    """The head of the level `scene`."""
     texture: TextureSpec = TextureSpec()
     """The head of the level `texture`."""
     auxiliary_channels: Channels | None = 256

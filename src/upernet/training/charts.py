@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from upernet.inference.colors import FAINT_INK, FRAME, INK, PAPER, Color
 from upernet.inference.fonts import shortened, sized_font
-from upernet.inference.render import FAINT_INK, FRAME, INK, PAPER, Color
 
 COLORS: tuple[Color, ...] = (
     (31, 119, 180),

@@ -17,8 +17,8 @@ from upernet.evaluation.photo_counts import LevelCounts, PhotoCounts
 from upernet.evaluation.report import readable_metric
 from upernet.evaluation.subject import Subject
 from upernet.files import atomic_path, write_text
+from upernet.inference.colors import FAINT_INK, INK, PAPER
 from upernet.inference.fonts import shortened, sized_font
-from upernet.inference.render import FAINT_INK, INK, PAPER
 from upernet.training.curves import draw_curves
 from upernet.training.history import IterationRecord, Validation, read_log
 from upernet.training.run_folder import CONFUSION, CURVES, LOG, METRICS, PREDICTIONS, RECIPE, REPORT

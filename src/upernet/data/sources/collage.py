@@ -229,7 +229,7 @@ def _shows(sample: Sample, level: str, labels: Sequence[int]) -> Mask:
     wanted = [*labels]
     if level in sample.candidates:
         members = sample.candidates[level].members[:, list(labels)].any(dim=1)
-        wanted += [FIRST_CODE - number for number in members.nonzero()[:, 0].tolist()]
+        wanted += [FIRST_CODE - number for number, is_member in enumerate(members) if is_member]
     return np.isin(found, wanted)
 
 

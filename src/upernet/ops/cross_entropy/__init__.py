@@ -16,7 +16,7 @@ from torch import Tensor
 from upernet.ops.cross_entropy import reference
 from upernet.ops.dispatch import OVERRIDDEN, Choice, decide, override
 from upernet.ops.eligibility import is_differentiated
-from upernet.ops.registration import define_operator
+from upernet.ops.registration import define_operator, refuse_second_derivative
 from upernet.ops.runtime.availability import numba_unavailable
 
 
@@ -130,15 +130,16 @@ def _fake(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 def _save(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(output[1], inputs[0])
 
 
 def _backward(ctx: Any, grad: Tensor | None, _: object) -> tuple[Tensor | None, ...]:
-    (gradient,) = ctx.saved_tensors
-    return (None if grad is None else torch.ops.upernet.scaled_once(gradient, grad), *[None] * 5)
+    gradient, logits = ctx.saved_tensors
+    return (None if grad is None else torch.ops.upernet.scaled_once(gradient, grad, logits), *[None] * 5)
 
 
-def _scale(gradient: Tensor, factor: Tensor) -> Tensor:
+def _scale(gradient: Tensor, factor: Tensor, logits: Tensor) -> Tensor:
+    """Return the gradient of the loss times `factor`; for autograd, that depends on the logits."""
     return gradient * factor
 
 
@@ -150,5 +151,9 @@ define_operator(
     save=_save,
     backward=_backward,
 )
-# Without a gradient of its own, a second derivative is an error and not a wrong number.
-define_operator("scaled_once(Tensor gradient, Tensor factor) -> Tensor", _scale, lambda x, factor: torch.empty_like(x))
+define_operator(
+    "scaled_once(Tensor gradient, Tensor factor, Tensor logits) -> Tensor",
+    _scale,
+    lambda gradient, *rest: torch.empty_like(gradient),
+    backward=refuse_second_derivative,
+)
