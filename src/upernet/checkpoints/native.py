@@ -90,7 +90,8 @@ def card_in(path: str | Path) -> ModelCard | None:
     """
     try:
         with cast(Any, safe_open)(path, framework="pt") as file:
-            content = json.loads((file.metadata() or {})[NATIVE])
+            metadata = cast("dict[str, str]", file.metadata() or {})
+        content = json.loads(metadata[NATIVE])
         values = cast(dict[str, object], dict(content.get("card") or {}))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None

@@ -21,3 +21,5 @@ class TermsSpec(Settings):
     research_only: bool = False
     """Whether the terms allow research or non-commercial use only. Weights that are trained on the source are then
     marked in their card, and UPERNET_NO_RESEARCH_WEIGHTS=1 refuses to load them."""
+    shareable: bool = False
+    """Whether the terms allow to pass the photos on: a model card shows photos of such sources only."""
