@@ -5,6 +5,7 @@
 # make lint     check style and formatting; make format mends what can be mended
 # make types    check types
 # make bench    run all benchmarks at full size and update the tables of the documents (hours)
+# make gallery  parse the photos in examples/ again for docs/gallery.md
 # make docs     update the generated parts of the documents
 #
 # PYTHON    the Python (3.10 or newer) that .venv is made with
@@ -20,7 +21,7 @@ OUT := demo-output
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -q
 BENCHMARKS := operators models breakdown peers training memory scaling busy cold_start
 
-.PHONY: help demo test quick lint format types bench docs
+.PHONY: help demo test quick lint format types bench docs gallery
 .DELETE_ON_ERROR:
 
 help:
@@ -59,6 +60,9 @@ bench: $(VENV)/installed-dev
 	    $(BIN)/python -m benchmarks.$$name --threads 2 --repeats 7 --json docs/results/benchmarks/$$name.json || exit 1; \
 	done
 	$(BIN)/python docs/write_results.py
+
+gallery: $(VENV)/installed-dev
+	$(BIN)/python docs/write_gallery.py
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/write_results.py

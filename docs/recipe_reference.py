@@ -15,13 +15,16 @@ from upernet.recipe import Recipe
 HEADINGS = {
     "Recipe": "The recipe",
     "ModelSpec": "`model`",
+    "ImageHeadSpec": "`model.image_head`",
     "TextureSpec": "`model.texture`",
     "SourceSpec": "`sources.NAME`: keys of every source",
+    "FolderSpec": "`sources.NAME`: keys of every source but a `collage`",
     "AnnotationSpec": "`sources.NAME.annotations.LEVEL`: keys of every level",
 }
 """Class -> heading of its section, for the sections that come first."""
 LATER_HEADINGS = {
     "Augmentation": "`augmentation` of a source or a stage",
+    "TermsSpec": "`terms` of a source",
     "PasteSpec": "`paste` and `paste_onto` of an augmentation",
     "PseudoLabelSpec": "`sources.NAME.pseudo_labels.LEVEL`",
     "Resize": "`test_resize` of a source",
@@ -32,7 +35,7 @@ LATER_HEADINGS = {
     "CalibrationSpec": "`calibration`",
 }
 """Class -> heading of its section, for the sections after those of the kinds of sources."""
-SHARED = (recipe.SourceSpec, recipe.AnnotationSpec)
+SHARED = (recipe.SourceSpec, recipe.FolderSpec, recipe.AnnotationSpec)
 """Classes whose keys a section does not repeat."""
 NOT_WRITTEN = {("Recipe", "name")}
 """Fields that a file does not set."""

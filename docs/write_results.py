@@ -16,7 +16,9 @@ from typing import Any
 
 import benchmark_tables
 import import_graph
+import model_cards
 import recipe_reference
+from model_cards import metrics
 
 from upernet.taxonomy import LEVELS
 
@@ -24,28 +26,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "src/upernet/checkpoints/shipped").glob("*.md")),
+    *sorted((ROOT / "docs" / "models").glob("*.md")),
 ]
 TABLE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
-METRICS = {
-    "miou": "mIoU",
-    "miou_with_background": "mIoU with background",
-    "miou_given_object": "mIoU inside the true object",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "top1": "top-1",
-    "top5": "top-5",
-}
 
 
 def read(name: str) -> Any:
     """Read the file `name`.json in docs/results/."""
     return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def metrics(values: dict[str, Any]) -> str:
-    """Format the metrics of one level: `mIoU 0.500, pixel accuracy 0.900`."""
-    return ", ".join(f"{METRICS[key]} {values[key]:.3f}" for key in METRICS if values.get(key) is not None)
 
 
 def summary() -> list[str]:
@@ -62,29 +50,6 @@ def summary() -> list[str]:
     return lines
 
 
-def details(name: str) -> list[str]:
-    """Return the scores of one model: per source, with implied labels in rows of their own, and per class."""
-    result = read(name)
-    log = (ROOT / "docs" / "results" / f"{name}.log.jsonl").read_text(encoding="utf-8").splitlines()
-    minutes = sum(json.loads(line)["seconds"] for line in log) / 60
-    lines = [f"The log has {len(log)} iterations, which took {minutes:.0f} minutes.", ""]
-    lines += ["| source | level | labels | result |", "| --- | --- | --- | --- |"]
-    for kind, groups in (("annotated", result["sources"]), ("implied", result["weak"])):
-        for source, levels in groups.items():
-            for level, values in levels.items():
-                lines.append(f"| {source} ({result['photos'][source]} photos) | {level} | {kind} | {metrics(values)} |")
-    for level in LEVELS:
-        if level in result:
-            key = "iou" if "miou" in result[level] else "top1"
-            classes = [
-                f"{label} {values[key]:.2f}"
-                for label, values in result[level]["per_class"].items()
-                if values.get(key) is not None
-            ]
-            lines += ["", f"{level}, {'IoU' if key == 'iou' else 'top-1 accuracy'} per class: {', '.join(classes)}."]
-    return lines
-
-
 def camvid_val() -> list[str]:
     """Return the score of the CamVid model on the validation frames."""
     return [
@@ -97,6 +62,16 @@ def texture_heads() -> list[str]:
     lines = ["| texture head on | top-1 | parameters |", "| --- | --- | --- |"]
     for features, values in read("texture_heads").items():
         lines.append(f"| {features} | {values['top1']:.3f} | {values['parameters']:,} |")
+    return lines
+
+
+def texture_pixels() -> list[str]:
+    """Return a table of the results of `python -m benchmarks.texture_pixels`."""
+    titles = "head", "mIoU of collages", "top-1 of whole photos", "shown on plain photos", "parameters"
+    lines = [f"| {' | '.join(titles)} |", "| --- | --- | --- | --- | --- |"]
+    for head, values in read("texture_pixels").items():
+        scores = f"{values['miou']:.3f} | {values['top1']:.3f} | {values['shown_on_plain_photos']:.1%}"
+        lines.append(f"| {head} | {scores} | {values['parameters']:,} |")
     return lines
 
 
@@ -147,6 +122,7 @@ def update(text: str) -> str:
         pages = {
             "summary": summary,
             "texture_heads": texture_heads,
+            "texture_pixels": texture_pixels,
             "camvid_val": camvid_val,
             "ade20k": ade20k,
             "own_masks": own_masks,
@@ -155,7 +131,7 @@ def update(text: str) -> str:
             "recipe_reference": recipe_reference.reference_lines,
             **benchmark_tables.TABLES,
         }
-        lines = pages[match[2]]() if match[2] in pages else details(match[2])
+        lines = pages[match[2]]() if match[2] in pages else model_cards.part(match[2])
         return "\n".join([match[1].rstrip("\n"), "", *lines, "", match[3]])
 
     return TABLE.sub(table, text)

@@ -63,6 +63,14 @@ def test_official_beside_fast(run: Any, name: str):
 
 
 @pytest.mark.slow
+def test_training_step(run: Any):
+    rows = run("everyday_step")["rows"]
+    assert len(rows) == 3
+    for row in rows.values():
+        assert_compared(row, "published", "fast")
+
+
+@pytest.mark.slow
 def test_models(run: Any):
     result = run("models")
     assert len(result["rows"]) == 3

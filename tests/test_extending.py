@@ -323,12 +323,12 @@ from pathlib import Path
 
 from upernet.data.images import is_photo
 from upernet.data.sources.annotation import LevelAnnotation, LevelMasks, Photo
-from upernet.data.sources.source import Source
+from upernet.data.sources.source import FolderSource
 from upernet.recipe import AnnotationSpec
 from upernet.taxonomy import Level
 
 
-class Beside(Source):
+class Beside(FolderSource):
     def _annotation(self, where: str, level: Level, spec: AnnotationSpec) -> LevelAnnotation:
         return LevelMasks(where, level, spec, self.taxonomy, {})
 
@@ -345,7 +345,7 @@ SOURCE = Beside
         "recipe/sources.py",
         (
             "AnySourceSpec = Annotated[\n",
-            "class BesideSpec(SourceSpec, MaskValueSpec):\n    kind: Literal['beside']\n\n\n"
+            "class BesideSpec(FolderSpec, MaskValueSpec):\n    kind: Literal['beside']\n\n\n"
             "AnySourceSpec = Annotated[\n",
         ),
         ("    MaskFolderSpec | CamvidSpec |", "    BesideSpec | MaskFolderSpec | CamvidSpec |"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from graphlib import CycleError
 from importlib.util import find_spec
@@ -135,6 +136,23 @@ def test_wheel_contains_code_and_data(tmp_path: Path):
         r"upernet (?:train|evaluate) (\S*internimage_t_camvid\S*)", (ROOT / "docs/ade20k.md").read_text()
     )
     assert recipes and all(f"upernet/recipes/{recipe}.yaml" in names for recipe in recipes)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_source_distribution_contains_both_licenses(tmp_path: Path):
+    if find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (archive,) = tmp_path.glob("upernet-*.tar.gz")
+    with tarfile.open(archive) as files:
+        inside = {name.partition("/")[2] for name in files.getnames()}
+        information = files.extractfile(next(name for name in files.getnames() if name.endswith("/PKG-INFO")))
+        assert information is not None
+        metadata = information.read().decode()
+    assert {"LICENSE", "LICENSE-WEIGHTS"} <= inside
+    assert "License-File: LICENSE-WEIGHTS" in metadata and "License-File: LICENSE\n" in metadata
 
 
 @pytest.mark.slow

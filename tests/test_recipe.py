@@ -39,7 +39,8 @@ def test_shipped_recipes_load_and_name_what_their_taxonomy_has(name: str) -> Non
     annotations = [item for source in recipe.sources.values() for item in source.annotated.items()]
     for own_level, annotation in annotations:
         for target in (annotation.classes or {}).values():
-            assert target is None or taxonomy.level(own_level).index(target) >= 0
+            for class_name in [target] if isinstance(target, str) else target or ():
+                assert taxonomy.level(own_level).index(class_name) >= 0
         for level, implied in annotation.implies.items():
             for target in [implied] if isinstance(implied, str) else implied.values():
                 assert taxonomy.level(level).index(target) >= 0
@@ -136,7 +137,7 @@ def test_each_level_has_its_supervision(tmp_path: Path) -> None:
         (
             MASKS | {"kind": "mask_foldr"},
             7,
-            "kind: expected one of mask_folder, camvid, polygons, label_folder, label_table (did you mean",
+            "kind: expected one of mask_folder, camvid, polygons, label_folder, label_table, collage (did you mean",
         ),
         (
             MASKS | {"level": "object", "clases": {}},

@@ -32,6 +32,10 @@ WRONG_CARDS: list[dict[str, Any]] = [
     {"thresholds": {"object": float("nan")}},
     {"thresholds": {"object": float("inf")}},
     {"thresholds": {"\x1b[31m" * 50: "high"}},
+    {"class_thresholds": {"object": 0.5}},
+    {"class_thresholds": {"object": {"car": "high"}}},
+    {"temperatures": {"object": 0}},
+    {"temperatures": {"object": float("inf")}},
     {"name": 3},
     {"name": ["x"]},
 ]
@@ -55,7 +59,7 @@ def test_cards_with_values_of_the_wrong_type_are_refused(model: UPerNet, card: o
     path = write(tmp_path / "odd.safetensors", model, card)
     for read in (load_checkpoint, load):
         with pytest.raises(
-            UpernetError, match=r"odd\.safetensors: its card is not valid \((short|thresh|name)"
+            UpernetError, match=r"odd\.safetensors: its card is not valid \((short|thresh|class_thresh|temp|name)"
         ) as caught:
             read(path)
         message = str(caught.value)
@@ -64,7 +68,7 @@ def test_cards_with_values_of_the_wrong_type_are_refused(model: UPerNet, card: o
 
 @pytest.mark.parametrize("card", WRONG_CARDS, ids=lambda card: ascii(card)[:40])
 def test_a_parser_refuses_such_a_card_too(model: UPerNet, card: dict[str, Any]) -> None:
-    with pytest.raises(UpernetError, match=r"^card: not valid \((short|thresh|name)"):
+    with pytest.raises(UpernetError, match=r"^card: not valid \((short|thresh|class_thresh|temp|name)"):
         Parser(model, card)
 
 

@@ -148,7 +148,7 @@ def test_a_server_in_trouble_is_asked_again(server: Server, status: int) -> None
     assert fetch_with(server.entry(), retries=2).read_bytes() == CONTENT
     server.script = [refuse(status)] * 10
     with pytest.raises(UpernetError, match=rf"tiny2\.pth: the server answered {status} .*; try again later, or fetch"):
-        fetch_with(ZooEntry(url=f"{server.base}/tiny2.pth", licence="free"), retries=2)
+        fetch_with(ZooEntry(url=f"{server.base}/tiny2.pth", license="free"), retries=2)
     assert len(server.requests) == 6
 
 
@@ -217,7 +217,7 @@ def test_a_mirror_of_pipes_is_refused_without_waiting(tmp_path: Path, monkeypatc
     os.mkfifo(tmp_path / "tiny.pth")
     monkeypatch.setenv("UPERNET_MIRROR", tmp_path.as_uri())
     with pytest.raises(UpernetError, match=r"tiny\.pth: it is not a file"):
-        fetch(ZooEntry(name="tiny", url="https://example.org/tiny.pth", licence="free"))
+        fetch(ZooEntry(name="tiny", url="https://example.org/tiny.pth", license="free"))
 
 
 def test_a_body_without_length_that_breaks_off_is_not_taken_for_the_whole_file(server: Server) -> None:
@@ -259,7 +259,7 @@ def test_the_next_address_is_tried_when_one_fails(server: Server) -> None:
     assert fetch(entry).read_bytes() == CONTENT
     assert [request["path"] for request in server.requests] == ["/weights/tiny.pth", "/mirror/tiny.pth"]
     server.script = [refuse(404), refuse(410)]
-    other = ZooEntry(name="other", url=f"{server.base}/o.pth", mirrors=(f"{server.base}/2/o.pth",), licence="free")
+    other = ZooEntry(name="other", url=f"{server.base}/o.pth", mirrors=(f"{server.base}/2/o.pth",), license="free")
     with pytest.raises(UpernetError, match=r"/o\.pth: the server answered 404.*/2/o\.pth: the server answered 410"):
         fetch(other)
 
@@ -303,7 +303,7 @@ def test_a_file_put_there_by_hand_is_taken(server: Server, home: Path, monkeypat
     assert json.loads((home / "tiny.pth.json").read_text())["sha256"] == SHA256
     (home / "page.pth").write_bytes(b"<html>")
     with pytest.raises(UpernetError, match=r"page\.pth: a web page .* instead of weights; delete it"):
-        fetch(ZooEntry(url=f"{server.base}/page.pth", licence="free"))
+        fetch(ZooEntry(url=f"{server.base}/page.pth", license="free"))
     assert server.requests == []
 
 
@@ -326,7 +326,7 @@ def test_offline(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_files_of_this_computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "a folder" / "tiny.pth"
     source.parent.mkdir()
-    entry = ZooEntry(name="tiny", url=source.as_uri(), licence="free")
+    entry = ZooEntry(name="tiny", url=source.as_uri(), license="free")
     with pytest.raises(UpernetError, match=r"^file:.*tiny\.pth: .*; try again later"):
         fetch(entry)
     source.write_bytes(CONTENT)
@@ -339,11 +339,11 @@ def test_a_file_of_this_computer_with_an_odd_name(tmp_path: Path) -> None:
     source = tmp_path / "100%25 ü" / "tiny.pth"
     source.parent.mkdir()
     source.write_bytes(CONTENT)
-    assert fetch(ZooEntry(name="tiny", url=source.as_uri(), licence="free")).read_bytes() == CONTENT
+    assert fetch(ZooEntry(name="tiny", url=source.as_uri(), license="free")).read_bytes() == CONTENT
 
 
 def test_mirrors(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = ZooEntry(name="tiny", url="https://weights.invalid/releases/tiny.pth", licence="free")
+    entry = ZooEntry(name="tiny", url="https://weights.invalid/releases/tiny.pth", license="free")
     monkeypatch.setenv("UPERNET_MIRROR", "/mnt/weights")
     with pytest.raises(UpernetError, match="UPERNET_MIRROR=/mnt/weights: must begin with https://"):
         fetch(entry)
@@ -376,7 +376,7 @@ def test_redirections_away_from_the_web_are_not_followed(server: Server, home: P
 
 def test_a_proxy_of_the_environment_is_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", server.base)
-    fetch(ZooEntry(url="http://weights.invalid/tiny.pth", licence="free"))
+    fetch(ZooEntry(url="http://weights.invalid/tiny.pth", license="free"))
     assert server.requests[0]["path"] == "http://weights.invalid/tiny.pth"
 
 
@@ -453,7 +453,7 @@ def test_of_two_processes_one_downloads(server: Server, home: Path) -> None:
         "from upernet.checkpoints import ZooEntry\n"
         "from upernet.checkpoints.hub import fetch\n"
         "print('ready', flush=True)\n"
-        "print(fetch(ZooEntry(url=sys.argv[1], licence='free')))\n"
+        "print(fetch(ZooEntry(url=sys.argv[1], license='free')))\n"
     )
     command = [sys.executable, "-c", code, server.entry().url]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

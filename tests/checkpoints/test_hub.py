@@ -28,7 +28,7 @@ from upernet.checkpoints import ZooEntry, find_checkpoint
 from upernet.checkpoints.hub import fetch, fetch_hub
 from upernet.errors import UpernetError
 
-HUB_ENTRY = ZooEntry(name="tiny", url="https://huggingface.co/owner/name/resolve/main/tiny.pth", licence="free")
+HUB_ENTRY = ZooEntry(name="tiny", url="https://huggingface.co/owner/name/resolve/main/tiny.pth", license="free")
 pytestmark = pytest.mark.usefixtures("home")
 
 
@@ -49,7 +49,7 @@ def test_the_environment_of_the_hub_s_client_holds(hub: Hub, home: Path, tmp_pat
     code = (
         "from upernet.checkpoints import ZooEntry, fetch, find_checkpoint\n"
         "print(find_checkpoint('hf://owner/name/tiny.pth'))\n"
-        f"print(fetch(ZooEntry(name='tiny', url={HUB_ENTRY.url!r}, licence='free')))\n"
+        f"print(fetch(ZooEntry(name='tiny', url={HUB_ENTRY.url!r}, license='free')))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
@@ -87,10 +87,10 @@ def test_a_file_of_the_zoo_on_the_hub_is_resumed_by_the_next_call(hub: Hub, home
 def test_a_file_of_the_zoo_that_the_hub_does_not_have(hub: Hub, home: Path) -> None:
     url = "https://huggingface.co/owner/name/resolve/main/other.pth"
     with pytest.raises(UpernetError, match=rf"^{re.escape(url)}: the server answered 404 Not Found; .* put it at "):
-        fetch(ZooEntry(name="other", url=url, licence="free"))
+        fetch(ZooEntry(name="other", url=url, license="free"))
     mirrors = ("https://huggingface.co/owner/name/resolve/v1/tiny.pth",)
     entry = ZooEntry(
-        name="tiny", url="https://huggingface.co/owner/name/resolve/v2/tiny.pth", mirrors=mirrors, licence="free"
+        name="tiny", url="https://huggingface.co/owner/name/resolve/v2/tiny.pth", mirrors=mirrors, license="free"
     )
     assert fetch(entry).read_bytes() == OTHER
 

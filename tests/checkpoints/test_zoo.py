@@ -31,9 +31,9 @@ def test_what_the_zoo_has() -> None:
     assert zoo_entry("internimage_z") is None
     for entry in ENTRIES:
         assert entry.url.startswith("https://") and entry.file.endswith(".pth")
-        assert entry.licence.startswith("MIT (InternImage, OpenGVLab)")
+        assert entry.license.startswith("MIT (InternImage, OpenGVLab)")
         if entry.published:
-            assert entry.file == f"{entry.name}.pth" and "ADE20K" in entry.licence
+            assert entry.file == f"{entry.name}.pth" and "ADE20K" in entry.license
         else:
             assert entry.file.startswith(f"{entry.name}_")
     assert len({entry.file for entry in ENTRIES}) == len(ENTRIES)
@@ -52,7 +52,7 @@ def test_what_the_zoo_has() -> None:
 )
 def test_an_address_that_names_no_file_of_the_web_is_refused(url: str) -> None:
     with pytest.raises(ValidationError, match="must"):
-        ZooEntry(url=url, licence="free")
+        ZooEntry(url=url, license="free")
 
 
 @pytest.fixture(scope="module", params=MODELS)

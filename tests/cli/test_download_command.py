@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home" / "checkpoints"
 
 
-def test_paths_are_printed_and_licences_beside_them(run: Run, folder: Path) -> None:
+def test_paths_are_printed_and_licenses_beside_them(run: Run, folder: Path) -> None:
     path = folder / f"{MODEL}.pth"
     for _ in range(2):
         result = run("download", MODEL, MODEL)

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from upernet.data.images import read_mask
 from upernet.data.sample import stack
 from upernet.data.sources import SourceMissing, open_source
-from upernet.data.sources.source import Photo, Source
+from upernet.data.sources.source import FolderSource, Photo
 from upernet.errors import UpernetError
 from upernet.taxonomy import IGNORE
 
@@ -140,7 +140,7 @@ def test_splits_join_folders(tmp_path):
 @settings(deadline=None, max_examples=25)
 @given(share=st.floats(0.01, 0.95), count=st.integers(1, 60))
 def test_held_back_photos_are_a_stable_partition(share, count):
-    class Names(Source):
+    class Names(FolderSource):
         def __init__(self, split, held_back):
             self.spec = source_spec(held_back=held_back)
             self.split = split

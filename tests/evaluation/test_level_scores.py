@@ -32,9 +32,9 @@ def values(score: PixelScore | LabelScore) -> dict[str, Any]:
     return result.to_dict()
 
 
-def level(name: str, num_classes: int, background: bool = False) -> Level:
+def level(name: str, num_classes: int, background: bool = False, known_background: bool = False) -> Level:
     names = tuple(f"class {index}" for index in range(num_classes))
-    return Level(name, names, ((0, 0, 0),) * num_classes, background)
+    return Level(name, names, ((0, 0, 0),) * num_classes, background, known_background)
 
 
 @settings(max_examples=25, deadline=None)
@@ -55,6 +55,28 @@ def test_pixel_score_agrees_with_torchmetrics(background: bool, seed: int) -> No
     accuracy = MulticlassAccuracy(4, average="micro", ignore_index=-1)(prediction, known)
     assert result["pixel_accuracy"] == pytest.approx(float(accuracy), abs=1e-6)
     assert list(result["per_class"]) == [f"class {c}" for c in range(first, 4)]
+
+
+def test_what_is_predicted_on_a_known_background_is_a_false_positive() -> None:
+    truth = torch.tensor([[0, 0, 1, 1], [-1, 0, 2, 2]])
+    prediction = torch.tensor([[1, 0, 1, 0], [1, 2, 2, 2]])
+    score = PixelScore(level("texture", 3, background=True, known_background=True))
+    score.update(prediction, truth)
+    result = values(score)
+    assert list(result["per_class"]) == ["class 1", "class 2"]
+    assert result["per_class"]["class 1"]["iou"] == pytest.approx(1 / 3)
+    assert result["per_class"]["class 2"]["iou"] == pytest.approx(2 / 3)
+    assert result["pixel_accuracy"] == pytest.approx(3 / 4)
+    unknown = PixelScore(level("texture", 3, background=True))
+    unknown.update(prediction, truth)
+    assert values(unknown)["miou"] == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_a_known_background_does_not_compete_for_image_labels() -> None:
+    score = LabelScore(level("texture", 3, background=True, known_background=True))
+    score.update(torch.tensor([0.7, 0.1, 0.2]), 2, probabilities=True)
+    score.update(torch.tensor([0.7, 0.1, 0.2]), 0, probabilities=True)
+    assert values(score)["top1"] == 1 and values(score)["per_class"]["class 2"]["photos"] == 1
 
 
 def test_label_score_counts_photos() -> None:

@@ -44,6 +44,7 @@ class ColorNetwork(nn.Module):
         self.taxonomy = TAXONOMY
         self.preprocess = Preprocess((0, 0, 0), (1, 1, 1))
         self.asked: list[tuple[str, ...]] = []
+        self.familiarity = None
 
     def forward(self, images: Tensor, levels: tuple[str, ...] = ()) -> dict[str, Tensor]:
         assert not self.training

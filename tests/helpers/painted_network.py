@@ -47,6 +47,7 @@ class PaintedNetwork(nn.Module):
         self.taxonomy = taxonomy
         self.sharpness = sharpness
         self.sizes: list[tuple[int, int]] = []
+        self.familiarity = None
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -60,7 +61,7 @@ class PaintedNetwork(nn.Module):
         assert height % 32 == 0 and width % 32 == 0
         self.sizes.append((height, width))
         blocks = F.avg_pool2d(images, 4)
-        parts = torch.cat([torch.arange(len(group.parts)) for group in self.taxonomy.part_groups])
+        parts = torch.tensor([part for group in self.taxonomy.part_groups for part in range(len(group.parts))])
         found = {}
         for level in levels:
             channel = {"object": 0, "part": 1}.get(level, 2)

@@ -44,7 +44,7 @@ class Server(ThreadingHTTPServer):
         self.base = f"http://127.0.0.1:{self.server_port}"
 
     def entry(self, **options: Any) -> ZooEntry:
-        return ZooEntry(name="tiny", url=f"{self.base}/weights/tiny.pth", licence="free", **options)
+        return ZooEntry(name="tiny", url=f"{self.base}/weights/tiny.pth", license="free", **options)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -20,7 +20,7 @@ from upernet.errors import UpernetError
 from upernet.inference import Parse, Parser, load
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec
-from upernet.taxonomy import load_taxonomy
+from upernet.taxonomy import Level, Taxonomy, load_taxonomy
 
 
 def painted_parser(card: dict[str, Any] | None = None, sharpness: float = 1.0, **options: Any) -> Parser:
@@ -135,6 +135,16 @@ def test_labels_below_the_threshold_are_unsure() -> None:
     assert -1 not in parse.object.labels
 
 
+def test_below_the_threshold_a_known_background_wins() -> None:
+    textures = Level("texture", ("none", "banded", "bumpy"), ((0, 0, 0),) * 3, background=True, known_background=True)
+    network = PaintedNetwork(Taxonomy("textures", "", {"texture": textures}), sharpness=0.2)
+    photo = paint(four_quarters(), materials=four_quarters() // 2 * 2)
+    photo[:, :, 2] -= np.minimum(photo[:, :, 2], 18)  # bumpy, nearly as likely as banded
+    for threshold, shares in ((0.4, {"none": 0.5, "bumpy": 0.5}), (0.9, {"none": 1.0})):
+        parse = Parser(cast(UPerNet, network), {"thresholds": {"texture": threshold}})(photo)
+        assert parse.texture.shares() == shares
+
+
 def test_an_unsure_scene_keeps_its_ranking() -> None:
     parse = painted_parser({"thresholds": {"scene": 0.99}}, sharpness=0.1)(paint(np.zeros((32, 32)), materials=1))
     assert parse.scene[0][0] == "office"
@@ -202,6 +212,47 @@ def test_unknown_levels_are_refused(parser: Parser) -> None:
             parser(np.zeros((8, 8, 3), np.uint8), levels)
     with pytest.raises(UpernetError, match="no level is asked for"):
         parser(np.zeros((8, 8, 3), np.uint8), [])
+
+
+def test_a_class_has_its_own_threshold() -> None:
+    photo = paint(four_quarters(), materials=np.where(four_quarters() == SKY, 0, 1))
+    photo[:, :, 2] += 10  # asphalt and fabric, both a quarter of the way to the next material
+    card = {"thresholds": {"material": 0.99}, "class_thresholds": {"material": {"fabric": 0.1}, "scene": {}}}
+    parse = painted_parser(card, sharpness=0.2)(photo)
+    assert parse.material.shares() == pytest.approx({"fabric": 0.75, "unsure": 0.25}, abs=0.02)
+    assert (parse.threshold("material", "fabric"), parse.threshold("material", "fur")) == (0.1, 0.99)
+    assert parse.to_dict()["material"]["class_thresholds"] == {"fabric": 0.1}
+    with pytest.raises(UpernetError, match="no class 'fabrik'"):
+        painted_parser({"class_thresholds": {"material": {"fabrik": 0.5}}})
+
+
+def test_a_scene_has_its_own_threshold() -> None:
+    photo = paint(np.zeros((32, 32)), materials=1)
+    for name, is_sure in (("office", True), ("park", False)):
+        card = {"thresholds": {"scene": 0.99}, "class_thresholds": {"scene": {name: 0.1}}}
+        assert painted_parser(card, sharpness=0.1)(photo).scene_is_sure == is_sure
+
+
+def test_temperatures_change_confidences_and_not_labels() -> None:
+    photo = paint(four_quarters(), materials=1)
+    cold = painted_parser({}, sharpness=0.4)(photo, probabilities=True)
+    warm = painted_parser({"temperatures": {"object": 2, "scene": 2, "x": 2}}, sharpness=0.4)(photo, probabilities=True)
+    expected = painted_parser({}, sharpness=0.2)(photo, probabilities=True)
+    assert warm.object.labels.tolist() == cold.object.labels.tolist()
+    assert warm.object.confidence == pytest.approx(expected.object.confidence, abs=1e-6)
+    assert warm.object.probabilities == pytest.approx(expected.object.probabilities, abs=1e-3)
+    assert dict(warm.scene) == pytest.approx(dict(expected.scene))
+    assert warm.material.confidence == pytest.approx(cold.material.confidence)
+
+
+def test_parts_of_a_doubtful_object_are_not_described() -> None:
+    photo = paint(four_quarters(64, 64), parts=1)
+    assert "parts of the person: hair" in painted_parser()(photo).describe()
+    card = {"class_thresholds": {"object": {"person": 1.1}}}
+    parse = painted_parser(card)(photo)
+    assert "parts of the dog" in parse.describe() and "person" not in parse.describe()
+    inside = parse.part.labels[:30, 34:]
+    assert (inside == -1).all() and (painted_parser(card)(photo, ["part"]).part.labels[:30, 34:] == -1).all()
 
 
 def test_options_that_cannot_be_are_refused() -> None:

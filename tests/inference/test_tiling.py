@@ -56,7 +56,7 @@ def test_tiny_photos_are_filled_up_with_their_own_colors(size: tuple[int, int]) 
     photo = paint(np.full(size, 3))
     logits = dense_logits(PaintedNetwork(), photo, ["object"])["object"]
     assert (logits.argmax(dim=0) == 3).all()
-    assert image_logits(PaintedNetwork(), photo, "scene").shape == (3,)
+    assert image_logits(PaintedNetwork(), photo, ["scene"])["scene"].shape == (3,)
 
 
 def test_what_goes_through_at_once_is_bounded() -> None:

@@ -77,6 +77,17 @@ def test_same_gradients_and_statistics(checkpointed: bool) -> None:
         torch.testing.assert_close(buffer, buffers[name], msg=name)
 
 
+def test_same_gradients_with_frozen_statistics() -> None:
+    """Such norms become part of the convolutions, whose parameters have the same gradients."""
+    ours, theirs = (network.double().eval() for network in pair("tf_efficientnet_lite0"))
+    images = torch.randn(2, 3, 40, 56, dtype=torch.float64)
+    for network in (ours, theirs):
+        sum(feature.square().mean() for feature in network(images)).backward()
+    expected = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, msg=name)
+
+
 def test_first_weights_are_distributed_as_timms() -> None:
     ours, theirs = EfficientNetLite("tf_efficientnet_lite0"), timm.create_model("tf_efficientnet_lite0")
     expected = theirs.state_dict()

@@ -12,6 +12,7 @@ from upernet.models.backbones import build_backbone
 from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
 from upernet.models.features import STRIDES
 from upernet.models.heads import TextureHead
+from upernet.recipe import TextureSpec
 
 
 @pytest.mark.slow
@@ -116,7 +117,7 @@ def test_pyramid_keeps_the_sizes_of_the_features(height, width):
 
 def test_texture_at_a_pixel_depends_on_its_surroundings_only():
     torch.manual_seed(0)
-    head = TextureHead([3], channels=8, depth=4, num_logits=2).eval()
+    head = TextureHead([3], TextureSpec(channels=8, depth=4), num_logits=2).eval()
     feature = torch.randn(1, 3, 21, 21)
     changed = feature.clone()
     changed[..., 5, 10] += 1  # 5 rows above the center: outside of four 3x3 convolutions
@@ -124,3 +125,24 @@ def test_texture_at_a_pixel_depends_on_its_surroundings_only():
         before, after = head([feature]), head([changed])
     assert torch.equal(before[..., 10, 10], after[..., 10, 10])
     assert not torch.equal(before[..., 9, 10], after[..., 9, 10])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([4, 8]), st.sampled_from([(), (3, 9)]))
+def test_texture_logits_have_the_size_of_c2(height, width, stride, windows):
+    sizes = [(-(-height // s), -(-width // s)) for s in (1, 2, 4)]
+    features = [torch.randn(2, c, *size) for c, size in zip((3, 4, 5), sizes, strict=True)]
+    spec = TextureSpec(features=("C2", "C3", "C4"), channels=8, depth=1, stride=stride, windows=windows)
+    assert TextureHead([3, 4, 5], spec, num_logits=7).eval()(features).shape == (2, 7, height, width)
+
+
+def test_windows_of_the_texture_head_see_how_much_of_something_is_near():
+    torch.manual_seed(0)
+    head = TextureHead([3], TextureSpec(channels=8, depth=1, windows=(9,)), num_logits=2).eval()
+    feature = torch.randn(1, 3, 31, 31)
+    near, far = feature.clone(), feature.clone()
+    near[..., 11, 15] += 1  # 4 rows from the center: inside the window, outside the convolution
+    far[..., 9, 15] += 1
+    with torch.inference_mode():
+        before, changed, same = (head([x])[..., 15, 15] for x in (feature, near, far))
+    assert not torch.equal(before, changed) and torch.equal(before, same)

@@ -34,6 +34,18 @@ MISTAKES = {
         "levels.object.classes.1",
         "background",
     ),
+    "known background without a name": (
+        "levels:\n  texture:\n    known_background: true\n    classes: [a]\n",
+        3,
+        "levels.texture.known_background",
+        "no background",
+    ),
+    "known background of parts": (
+        PARTS + "      car: [wheel]\n      person: [hair]\n    known_background: true\n",
+        11,
+        "levels.part.known_background",
+        "always known",
+    ),
     "class of another type": ("levels:\n  scene:\n    classes:\n    - a\n    - no\n", 5, "levels.scene.classes.1", "False"),  # noqa: E501
     "name of another type": ("levels:\n  scene:\n    classes:\n    - {name: 3}\n", 4, "levels.scene.classes.0.name", "string"),  # noqa: E501
     "empty name": ("levels:\n  scene:\n    classes:\n    - ''\n", 4, "levels.scene.classes.0", "empty"),

@@ -101,6 +101,7 @@ def taxonomies(draw: st.DrawFn) -> dict[str, Any]:
         levels[level] = {"classes": draw(names)}
         if draw(st.booleans()):
             levels[level]["background"] = draw(st.sampled_from(["-", {"name": "-", "color": "#0a0B0c"}]))
+            levels[level]["known_background"] = draw(st.booleans())
     if "object" in levels:
         parts = draw(names)
         owners = draw(st.lists(st.sampled_from(levels["object"]["classes"]), unique=True))
@@ -120,6 +121,7 @@ def test_round_trip(values: dict[str, Any]) -> None:
     assert Taxonomy.from_dict(content).to_dict() == content
     for name, level in taxonomy.levels.items():
         assert list(level.names[level.background :]) == values["levels"][name]["classes"]
+        assert level.known_background == values["levels"][name].get("known_background", False)
         assert [level.index(item) for item in level.names] == list(range(level.num_classes))
     objects, parts = taxonomy.levels.get("object"), taxonomy.levels.get("part")
     for group in taxonomy.part_groups:

@@ -191,6 +191,16 @@ def test_the_total_of_unknown_labels_is_zero_and_has_a_gradient():
     assert total == 0 and not logits["object"].grad.any()
 
 
+def test_a_known_background_is_trained_like_a_class():
+    logits = torch.tensor([2.0, 0.0, 1.0]).view(1, 3, 1, 1).expand(1, 3, 1, 2)
+    for known, labels in ((True, [0, 2]), (False, [2])):
+        levels = {"texture": {"background": "none", "known_background": known, "classes": ["banded", "bumpy"]}}
+        losses = LevelLosses(Taxonomy.from_dict({"levels": levels}))
+        ratio = losses({"texture": logits}, batch({"texture": torch.tensor([[[0, 2]]])}), {})["texture"]
+        expected = np.mean([negative_log_probability(np.array([2.0, 0.0, 1.0]), label) for label in labels])
+        assert value(ratio) == pytest.approx(expected, rel=1e-6)
+
+
 # candidate sets
 
 

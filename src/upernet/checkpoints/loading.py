@@ -26,9 +26,11 @@ from upernet.checkpoints.identify import (
 )
 from upernet.checkpoints.native import is_auxiliary, read_info
 from upernet.checkpoints.shapes import compare_shapes, is_counter, is_optional, shape_error
+from upernet.checkpoints.terms import refuse_research_weights
 from upernet.errors import UpernetError
 from upernet.models import Preprocess, UPerNet
-from upernet.models.backbones import backbone_normalization, build_backbone
+from upernet.models.backbones import backbone_normalization, build_backbone, feature_info
+from upernet.models.familiarity import Familiarity
 from upernet.recipe import ModelSpec, Recipe, load_recipe
 
 
@@ -47,10 +49,12 @@ def load_checkpoint(path: str | Path, recipe: Recipe | None = None) -> tuple[UPe
 
     Raises:
         UpernetError: the file cannot be read (see `read_weights`), is of an unknown network, or does not fit `recipe`
-            or its own description; the message then lists tensors with both shapes.
+            or its own description; the message then lists tensors with both shapes. Or its weights are for research
+            only, and `UPERNET_NO_RESEARCH_WEIGHTS` is on.
     """
     file = read_named(path)
     info = _identify(file, recipe)
+    refuse_research_weights(path, info.card.research_only)
     model = _instantiate(file, info)
     tensors = _match_tensors(file, info, model)
     _fill(model, tensors)
@@ -84,9 +88,11 @@ def initialize_model(model: UPerNet, path: str | Path) -> list[str]:
         The names of the model's tensors that keep their values (of a head for another taxonomy, for instance).
 
     Raises:
-        UpernetError: the file cannot be read, it has another backbone, or nothing in it fits.
+        UpernetError: the file cannot be read, it has another backbone, or nothing in it fits. Or its weights are for
+            research only, and `UPERNET_NO_RESEARCH_WEIGHTS` is on.
     """
     file = read_named(path)
+    refuse_research_weights(path, file.is_native and read_info(file).card.research_only)
     own = model.state_dict()
     fitting = {key: value for key, value in file.tensors.items() if key in own and own[key].shape == value.shape}
     if not fitting:
@@ -128,14 +134,16 @@ def _check_agreement(file: NamedWeights, info: ModelInfo, recipe: Recipe) -> Non
 def _instantiate(file: NamedWeights, info: ModelInfo) -> UPerNet:
     """Return the model on the meta device: whatever size a file claims, no memory is taken.
 
-    It has an auxiliary head if both the file and the spec have one.
+    It has an auxiliary head if both the file and the spec have one, and a familiarity if the file has one.
     """
     spec = info.spec
     if not any(map(is_auxiliary, file.tensors)):
         spec = spec.model_copy(update={"auxiliary_channels": None})
     try:
         with torch.device("meta"):
-            return UPerNet(spec, info.taxonomy)
+            model = UPerNet(spec, info.taxonomy)
+            model.familiarity = Familiarity.like(file.tensors, feature_info(model.backbone).channels())
+            return model
     except (UpernetError, RuntimeError, TypeError, MemoryError, OverflowError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UpernetError(f"{file.path}: {info.name} describes a network that cannot be built ({reason}).") from error

@@ -14,7 +14,14 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from upernet.checkpoints.http import answers
 from upernet.checkpoints.hub import HUB_ERRORS, USUAL_FILES, explain, hf_hub_download, is_offline
+from upernet.checkpoints.terms import restricts_use
 from upernet.errors import UpernetError
+
+
+def has_restricted_terms(name: str) -> bool:
+    """Return whether timm says that its weights of the model `name` are for research or non-commercial use only."""
+    config = timm.get_pretrained_cfg(name)
+    return config is not None and restricts_use(config.license)
 
 
 def fetch_timm_weights(name: str) -> Path:

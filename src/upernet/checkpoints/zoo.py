@@ -50,7 +50,10 @@ class ZooEntry(Settings):
     """Published hash. None: later downloads must agree with the first one."""
     bytes: int | None = Field(default=None, ge=1)
     """Published size."""
-    licence: str
+    license: str
+    """Terms, in words."""
+    research_only: bool = False
+    """Whether the terms allow research or non-commercial use only."""
     published: Published | None = None
     """None for backbones."""
 

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
-from upernet.cli.options import STDOUT, JsonOption, write_json
+import typer
+
+from upernet.cli.options import STDOUT, JsonOption, complete_model, write_json
 
 COUNTED_AT = (512, 2048)
 """Height and width of the image for the multiply-adds of models without a published size."""
+RESEARCH_ONLY = "research and non-commercial use only"
+NOT_STATED = "not stated"
 
 
-def models(json: JsonOption = None) -> None:
-    """List the models with their scores, sizes and weights.
+def models(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            autocompletion=complete_model,
+            help="Show all about one model: its name, a checkpoint of upernet, or the folder of a run.",
+            show_default=False,
+        ),
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """List the models with their scores, sizes, weights and terms of use.
 
     The columns are the levels, the published mIoU, the parameters, the multiply-adds, and where the weights are.
     """
     from upernet.checkpoints import list_zoo
     from upernet.models import list_models
 
+    if model is not None:
+        about = _details(model)
+        if json is not None:
+            write_json(about, json)
+        if json != STDOUT:
+            _show_details(about)
+        return
     rows = [_row(name) for name in list_models()]
     if json is not None:
         write_json(rows, json)
@@ -30,6 +53,7 @@ def _row(name: str) -> dict[str, Any]:
     import torch
 
     from upernet.checkpoints import create_model, is_downloaded, shipped_checkpoint, zoo_entry
+    from upernet.checkpoints.native import card_in
     from upernet.models.complexity import count
     from upernet.recipe import load_recipe
 
@@ -39,13 +63,14 @@ def _row(name: str) -> dict[str, Any]:
         model = create_model(name)
     height, width = published.macs_at if published else COUNTED_AT
     params, macs = count(model, height, width)
-    shipped = shipped_checkpoint(name) is not None
-    if shipped:
+    shipped = shipped_checkpoint(name)
+    if shipped is not None:
         weights = "shipped"
     elif entry:
         weights = "downloaded" if is_downloaded(entry) else "available"
     else:
         weights = "none"
+    terms = card_in(shipped) if shipped is not None else entry
     return {
         "name": name,
         "levels": list(model.levels),
@@ -55,10 +80,40 @@ def _row(name: str) -> dict[str, Any]:
         "params": params,
         "macs": macs,
         "macs_at": [height, width],
-        "shipped": shipped,
+        "shipped": shipped is not None,
         "weights": weights,
-        "licence": entry.licence if entry else None,
+        "license": terms.license if terms else None,
+        "research_only": terms.research_only if terms else None,
         "description": load_recipe(name).description,
+    }
+
+
+def _details(reference: str) -> dict[str, Any]:
+    """Return what is known of a model by name, or what the card of a checkpoint says."""
+    from upernet.checkpoints import find_checkpoint
+    from upernet.checkpoints.native import card_in
+    from upernet.errors import UpernetError
+    from upernet.models import list_models
+    from upernet.recipe import load_recipe
+
+    if reference in list_models():
+        recipe = load_recipe(reference)
+        sources = {name: spec.terms.model_dump() for name, spec in recipe.training_data.items()}
+        return _row(reference) | {"classes": _classes(recipe.taxonomy), "training_data": sources}
+    path = find_checkpoint(reference)
+    card = card_in(path)
+    if card is None:
+        raise UpernetError(f"{path}: has no card, which only files of upernet have; convert it with `upernet convert`.")
+    terms = {"license": card.license or None, "research_only": card.research_only}
+    return {"name": card.name or path.stem, "description": card.description, "file": str(path)} | terms
+
+
+def _classes(taxonomy: str) -> dict[str, list[str]]:
+    from upernet.taxonomy import load_taxonomy
+
+    return {
+        name: list(level.names[1:] if level.background else level.names)
+        for name, level in load_taxonomy(taxonomy).levels.items()
     }
 
 
@@ -72,21 +127,61 @@ def _show(rows: list[dict[str, Any]]) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("weights", no_wrap=True)
     for row in rows:
-        single, multi, params = row["miou_single_scale"], row["miou_multi_scale"], row["params"] / 1e6
+        single, multi = row["miou_single_scale"], row["miou_multi_scale"]
         levels = ", ".join(row["levels"]) + (f", crop {row['crop'][0]}" if row["crop"] else "")
         height, width = row["macs_at"]
+        terms = "research" if row["research_only"] else ""
         table.add_row(
             f"{row['name']}\n[dim]{levels}[/dim]",
             "-" if single is None else f"{single}/{multi}",
-            f"{params:.{1 if params < 100 else 0}f} M",
+            _millions(row["params"]),
             f"{row['macs'] / 1e9:.0f} G\n[dim]{height}x{width}[/dim]",
-            row["weights"],
+            f"{row['weights']}\n[dim]{terms}[/dim]",
         )
     console = Console()
     console.print(table)
     console.print(
         "\nmIoU: published, in %, one pass / several scales. MACs: multiply-adds for an image of the size below. "
-        "Weights: shipped in this package; downloaded; available by `upernet download NAME`; none: train it.",
+        "Weights: shipped in this package; downloaded; available by `upernet download NAME`; none: train it. "
+        f"Research: {RESEARCH_ONLY}; `upernet models NAME` shows the terms.",
         style="dim",
         highlight=False,
     )
+
+
+def _show_details(about: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from upernet.errors import printable
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True, max_width=24, overflow="fold", style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _detail_rows(about):
+        table.add_row(Text(printable(name)), Text(printable(value)))
+    Console().print(table)
+
+
+def _detail_rows(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "model", about["name"]
+    yield "description", about["description"] or NOT_STATED
+    if "params" in about:
+        height, width = about["macs_at"]
+        yield "parameters", _millions(about["params"])
+        yield "multiply-adds", f"{about['macs'] / 1e9:.0f} G for an image of {height}x{width}"
+    yield "weights", about.get("file") or about["weights"]
+    if about["research_only"] is not None:
+        place = ", in the file LICENSE-WEIGHTS of the package" if about.get("shipped") else ""
+        yield "license", f"{about['license'] or NOT_STATED}{place}"
+        yield "use", RESEARCH_ONLY if about["research_only"] else "no restriction to research is recorded"
+    for number, (name, terms) in enumerate(about.get("training_data", {}).items()):
+        text = f"{name}: {terms['name'] or NOT_STATED}; terms: {terms['license'] or NOT_STATED}"
+        yield "" if number else "training data", text
+    for level, names in about.get("classes", {}).items():
+        yield f"{level} ({len(names)})", ", ".join(names)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.{1 if count < 100e6 else 0}f} M"

@@ -15,7 +15,7 @@ from upernet.data.sources import LevelLabels, LevelMasks, Source, SourceMissing,
 from upernet.data.sources.annotation import size_problem
 from upernet.data.sources.mapping import OUTSIDE
 from upernet.errors import UpernetError
-from upernet.recipe import Recipe, SourceSpec
+from upernet.recipe import FolderSpec, Recipe
 from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
 
 Progress = Callable[[int, int], None]
@@ -150,9 +150,9 @@ def _open_all(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path, report: Report
     opened: list[_OpenedSplit] = []
     for name, spec in recipe.sources.items():
         told: set[str] = set()  # a wrong mapping is wrong for every split: say it once
-        for split in _splits(spec):
+        for split in spec.split_names:
             try:
-                source = list_source(name, spec, taxonomy, data_dir, split)
+                source = list_source(name, spec, taxonomy, data_dir, split, recipe.sources)
             except SourceMissing as error:
                 report.missing.append(str(error))
                 if split == "train" and name in trained:
@@ -164,20 +164,14 @@ def _open_all(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path, report: Report
                 told.add(str(error))
                 continue
             report.problems += [Problem(name, split, text) for text in source.problems()]
-            if split != "held_back" or "held_back" in spec.splits:
+            if not isinstance(spec, FolderSpec) or split in spec.splits:
                 for folder in source.empty_folders():
                     text = f"{folder}: the class folder holds no photos; add some or remove the folder."
                     report.problems.append(Problem(name, split, text, str(folder)))
-            levels = {level: SplitReport(name, split, level, len(source)) for level in source.annotations}
+            levels = {level: SplitReport(name, split, level, len(source)) for level in source.annotated_levels}
             opened.append(_OpenedSplit(source, levels))
             report.splits += levels.values()
     return opened
-
-
-def _splits(spec: SourceSpec) -> list[str]:
-    held_back = ["held_back"] if spec.held_back and "train" in spec.splits and "held_back" not in spec.splits else []
-    names = [*spec.splits, *held_back]
-    return [name for name in ("train", "held_back", "val", "test") if name in names]
 
 
 def _count_photos(split: _OpenedSplit, annotation: LevelLabels) -> None:

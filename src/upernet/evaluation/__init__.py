@@ -2,6 +2,7 @@
 
 from upernet.evaluation.calibration import calibrate
 from upernet.evaluation.confusion import ConfusionMatrix
+from upernet.evaluation.familiarity import fit_familiarity
 from upernet.evaluation.loop import default_split, evaluate
 from upernet.evaluation.results import EvaluationResult, LabelMetrics, LevelMetrics, PartMetrics, PixelMetrics
 from upernet.evaluation.scores import Scores
@@ -19,4 +20,5 @@ __all__ = [
     "calibrate",
     "default_split",
     "evaluate",
+    "fit_familiarity",
 ]

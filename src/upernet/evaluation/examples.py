@@ -92,7 +92,9 @@ def draw_photos(
         for photo in (counts.photos[number] for number in photos):
             if photo.source not in sources:
                 spec = subject.recipe.sources[photo.source]
-                sources[photo.source] = open_source(photo.source, spec, model.taxonomy, subject.data_dir, split)
+                sources[photo.source] = open_source(
+                    photo.source, spec, model.taxonomy, subject.data_dir, split, subject.recipe.sources
+                )
             source = sources[photo.source]
             sample = source[photo.position]
             picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy())

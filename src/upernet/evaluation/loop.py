@@ -17,7 +17,7 @@ from upernet.evaluation.results import EvaluationResult, LevelMetrics
 from upernet.evaluation.scores import Scores
 from upernet.evaluation.tta import NO_AUGMENTATION, TestTimeAugmentation, photo_outputs
 from upernet.models import UPerNet
-from upernet.recipe import Recipe, Split
+from upernet.recipe import FolderSpec, Recipe, Split
 from upernet.taxonomy import Taxonomy
 
 PhotoProgress = Callable[[str, int, int], None]
@@ -104,11 +104,11 @@ def open_sources(
     skipped: list[str] = []
     for name, spec in recipe.sources.items():
         try:
-            sources[name] = open_source(name, spec, model.taxonomy, data_dir, split)
+            sources[name] = open_source(name, spec, model.taxonomy, data_dir, split, recipe.sources)
         except SourceMissing:
             skipped.append(name)
     if not sources:
-        wanted = ", ".join(spec.path for spec in recipe.sources.values()) or "none"
+        wanted = ", ".join(spec.path for spec in recipe.sources.values() if isinstance(spec, FolderSpec)) or "none"
         raise UpernetError(
             f"{data_dir}: no photos of split {split!r} for recipe {recipe.name!r}; "
             f"give the folder that contains its sources ({wanted})."
@@ -152,7 +152,7 @@ def default_split(taxonomy: Taxonomy, recipe: Recipe, data_dir: str | Path) -> S
     """Return the split that is scored if none is named: `test` if a source has photos of it, otherwise `val`."""
     for name, spec in recipe.sources.items():
         try:
-            open_source(name, spec, taxonomy, data_dir, "test")
+            open_source(name, spec, taxonomy, data_dir, "test", recipe.sources)
         except SourceMissing:
             continue
         return "test"

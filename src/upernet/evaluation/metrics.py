@@ -3,8 +3,8 @@
 Accumulators take the outputs of the network for one photo (logits or probabilities, 1 x K x h x w; scene: 1 x K) and
 its annotations. They add up over photos, over accumulators (`+=`) and over processes (`reduce`), and end in typed
 metrics. `Scores` of a single photo tell what was counted in it (`Scores.confusion`).
-The background class of a level (label 0 where `level.background`) is never scored: its pixels are left out, and
-elsewhere a prediction of it is a miss.
+The background class of a level (label 0 where `level.background`) has no score of its own, and a prediction of it is a
+miss. Its pixels are left out or, where `level.known_background`, they show which predictions are false positives.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PixelScore:
 
     def update(self, prediction: Tensor, truth: Tensor, confidence: Tensor | None = None) -> None:
         """Add one photo: integer label maps H x W, and the confidences of the prediction; a truth of -1 is left out."""
-        counted = truth > 0 if self.level.background else truth != IGNORE
+        counted = truth > 0 if self.level.unknown_background else truth != IGNORE
         self.matrix.update(prediction, torch.where(counted, truth, IGNORE))
         self.boundary.update(prediction, truth, counted)
         if confidence is not None:

@@ -91,12 +91,12 @@ def draw_label(photo: Image.Image, truth: int, probabilities: np.ndarray, names:
 
 
 def counted_pixels(truth: np.ndarray, level: Level) -> NDArray[np.bool_]:
-    """Return the pixels whose truth counts in scores, bool H x W: it is known, and not the background of the level.
+    """Return the pixels whose truth counts in scores, bool H x W: it is known, and not an unknown background.
 
     "No part" counts, because a part that is predicted there is wrong.
     """
     scored = truth != IGNORE
-    return scored & (truth != 0) if level.background and LEVEL_KINDS[level.name].owned_by is None else scored
+    return scored & (truth != 0) if level.unknown_background and LEVEL_KINDS[level.name].owned_by is None else scored
 
 
 def _as_label_map(labels: np.ndarray, level: Level) -> LabelMap:

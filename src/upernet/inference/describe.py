@@ -69,6 +69,11 @@ def describe(
     return "\n".join(lines)
 
 
+def caution(is_familiar: bool | None) -> list[str]:
+    """Return a line for a photo that is unlike the training photos, or nothing."""
+    return ["This photo is unlike the training photos, so expect mistakes."] if is_familiar is False else []
+
+
 def _image_label(level: str, ranking: Sequence[tuple[str, float]], is_sure: bool) -> str:
     said = place if level == "scene" else noun
     if not is_sure:

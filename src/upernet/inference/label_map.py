@@ -15,7 +15,7 @@ from upernet.inference.wording import percent
 from upernet.taxonomy import Level
 
 UNSURE = -1
-"""Label of pixels whose most probable class has a probability below the threshold of the level."""
+"""Label of pixels whose most probable class has a probability below its threshold."""
 UNSURE_NAME = "unsure"
 
 

@@ -21,6 +21,8 @@ from upernet.inference.saving import KINDS
 from upernet.inference.wording import percent, readable
 from upernet.taxonomy import LEVEL_KINDS, PartGroup
 
+UNFAMILIAR = 0.02
+"""Familiarity below which a photo is unlike the training photos: the share of false alarms on photos like them."""
 RANKED = 5
 """Number of candidates per image label in the JSON file."""
 
@@ -32,7 +34,7 @@ class PixelLabel(NamedTuple):
     """What one level says about a pixel."""
 
     name: str
-    """Name of the class; "unsure" where its probability is below the threshold of the level."""
+    """Name of the class; "unsure" where its probability is below the threshold."""
     confidence: float
     """Probability of the most probable class."""
     of: str | None = None
@@ -51,7 +53,9 @@ class Parse:
         maps: level -> label map, at the size of the photo.
         rankings: level -> all classes with their probability, most probable first, for levels with one label per photo.
         thresholds: level -> probability below which a label is unsure; already applied to `maps`.
+        class_thresholds: level -> class -> the same, for classes that differ from their level.
         part_groups: The objects that own parts.
+        familiarity: Share of familiar photos that look as unusual as this one.
         model: Name of the model.
         path: The file of the photo, as it was given.
 
@@ -73,7 +77,9 @@ class Parse:
         rankings: Mapping[str, Ranking] | None = None,
         *,
         thresholds: Mapping[str, float] | None = None,
+        class_thresholds: Mapping[str, Mapping[str, float]] | None = None,
         part_groups: Sequence[PartGroup] = (),
+        familiarity: float | None = None,
         model: str = "",
         path: str | None = None,
     ):
@@ -84,7 +90,11 @@ class Parse:
         }
         self.rankings = {level: list(ranking) for level, ranking in (rankings or {}).items()}
         self.thresholds = dict(thresholds or {})
+        self.class_thresholds = {level: dict(own) for level, own in (class_thresholds or {}).items()}
         self.part_groups = tuple(part_groups)
+        self.familiarity = familiarity
+        """Share of photos like the training photos that look as unusual as this one, in 0..1; None if the model has no
+        statistics of its training photos. See `is_familiar`."""
         self.model = model
         self.path = path
         self.folder: Path | None = None
@@ -116,6 +126,15 @@ class Parse:
     def scene_is_sure(self) -> bool:
         """Whether the first scene is probable enough to be the answer."""
         return self.is_sure("scene")
+
+    @property
+    def is_familiar(self) -> bool | None:
+        """Whether the photo looks like the training photos; None if the model cannot tell.
+
+        Of photos like the training photos, a share of `UNFAMILIAR` (2 %) is not called familiar. Expect mistakes in the
+        parse of a photo that is not.
+        """
+        return None if self.familiarity is None else self.familiarity >= UNFAMILIAR
 
     @property
     def object(self) -> LabelMap:
@@ -150,8 +169,13 @@ class Parse:
         return self.rankings[level]
 
     def is_sure(self, level: str) -> bool:
-        """Return whether the first label of a ranked level reaches the threshold of the level."""
-        return self.ranking(level)[0][1] >= self.thresholds.get(level, 0)
+        """Return whether the first label of a ranked level reaches its threshold."""
+        name, probability = self.ranking(level)[0]
+        return probability >= self.threshold(level, name)
+
+    def threshold(self, level: str, name: str) -> float:
+        """Return the probability below which a class of a level is unsure."""
+        return self.class_thresholds.get(level, {}).get(name, self.thresholds.get(level, 0.0))
 
     def at(self, x: int, y: int) -> dict[str, PixelLabel]:
         """Return what all levels say about a pixel: level -> name, confidence and, for parts, the object.
@@ -213,9 +237,14 @@ class Parse:
         return sheet.contact_sheet(self.photo, maps, title, "\n".join(lines), self.rankings, name)
 
     def describe(self) -> str:
-        """Describe the parse in sentences, one line per subject; percentages are rounded shares of pixels."""
+        """Describe the parse in sentences, one line per subject; percentages are rounded shares of pixels.
+
+        After the image labels, a line says so if the photo is unlike the training photos.
+        """
         sure = [level for level in self.rankings if self.is_sure(level)]
-        return describe.describe(self.rankings, sure, self.maps, self.part_groups)
+        lines = describe.describe(self.rankings, sure, self.maps, self.part_groups).splitlines()
+        lines[len(self.rankings) : len(self.rankings)] = describe.caution(self.is_familiar)
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parse without its pixels, as values that JSON can hold.
@@ -228,6 +257,7 @@ class Parse:
             "model": self.model,
             "width": self.photo.width,
             "height": self.photo.height,
+            "familiarity": self.familiarity if self.familiarity is None else _finite(self.familiarity),
             "description": self.describe(),
         }
         for level, ranking in self.rankings.items():
@@ -237,12 +267,14 @@ class Parse:
                     {"name": name, "probability": _finite(probability)} for name, probability in ranking[:RANKED]
                 ],
                 "threshold": _finite(self.thresholds.get(level, 0.0)),
+                "class_thresholds": self.class_thresholds.get(level, {}),
             }
         for level, label_map in self.maps.items():
             result[level] = {
                 "shares": label_map.shares(),
                 "mean_confidence": _finite(float(label_map.confidence.mean())),
                 "threshold": _finite(self.thresholds.get(level, 0.0)),
+                "class_thresholds": self.class_thresholds.get(level, {}),
                 "unsure": saving.unsure_value(label_map),
                 "names": list(label_map.names),
             }

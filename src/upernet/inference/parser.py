@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of
+from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of, zoo_entry
 from upernet.decoding import class_probabilities, label_maps
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable
@@ -23,14 +23,13 @@ from upernet.inference.inputs import PhotoLike, is_batch, read_photo
 from upernet.inference.islands import merge_islands
 from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
+from upernet.inference.resizing import image_view, reduced
 from upernet.inference.saving import KINDS
 from upernet.inference.streaming import outcomes
-from upernet.inference.tiling import PIXEL_BUDGET, dense_logits, image_logits
+from upernet.inference.tiling import dense_logits, image_logits
 from upernet.models import Precision, UPerNet, prepare_for_inference
+from upernet.models.familiarity import FAMILIARITY
 from upernet.taxonomy import LEVEL_KINDS
-
-IMAGE_LABEL_SHORT_SIDE = 256
-"""Longest short side, in pixels, of the photo that image labels (the scene) are read from, as in training."""
 
 
 class Parser:
@@ -39,8 +38,8 @@ class Parser:
     Args:
         model: The model; it is put into eval mode and moved to `device`. What runs may be a copy with folded batch
             norms, which does not follow later changes of the weights.
-        card: The card of the checkpoint, or its keys. `name`, `short_side` and `thresholds` (level -> probability below
-            which a label is unsure) are used.
+        card: The card of the checkpoint, or its keys. `name`, `short_side`, `thresholds`, `class_thresholds` (the
+            probabilities below which a label is unsure) and `temperatures` are used.
         device: A device name of torch: "cpu", "cuda", "cuda:1", "mps".
         short_side: Photos with a longer short side, in pixels, are resized to it before they go through the network,
             because a network recognizes things best at the size that they had in training. None: photos keep their
@@ -49,8 +48,8 @@ class Parser:
             support it, and slightly less exact.
 
     Raises:
-        UpernetError: The card is not valid, the device is unavailable or does not support `precision`, or `short_side`
-            is less than 1.
+        UpernetError: The card is not valid or names classes that the model does not have, the device is unavailable or
+            does not support `precision`, or `short_side` is less than 1.
     """
 
     def __init__(
@@ -70,6 +69,11 @@ class Parser:
         self.model = model.eval().to(self.device)
         self._network = prepare_for_inference(self.model, precision)
         self.thresholds: dict[str, float] = dict(self.card.thresholds)
+        self.class_thresholds: dict[str, dict[str, float]] = {
+            level: dict(thresholds) for level, thresholds in self.card.class_thresholds.items()
+        }
+        for level in self.levels:
+            self._thresholds_of(level)
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -199,8 +203,8 @@ class Parser:
         """
         name = "the photo" if path is None else path
         try:
-            rankings = {level: self._ranking(photo, level) for level in levels if not LEVEL_KINDS[level].dense}
             dense = [level for level in levels if LEVEL_KINDS[level].dense]
+            rankings, familiarity = self._image_labels(photo, [level for level in levels if level not in dense])
             maps = self._maps(photo, dense, probabilities) if dense else {}
         except (torch.OutOfMemoryError, MemoryError):
             raise UpernetError(
@@ -217,7 +221,9 @@ class Parser:
             maps,
             rankings,
             thresholds={level: value for level, value in self.thresholds.items() if level in levels},
+            class_thresholds={level: value for level, value in self.class_thresholds.items() if level in levels},
             part_groups=self.model.taxonomy.part_groups,
+            familiarity=familiarity,
             model=self.card.name,
             path=path,
         )
@@ -243,19 +249,31 @@ class Parser:
                 raise UpernetError(f"this model has no level {level!r}; it has {', '.join(self.levels)}.")
         return [level for level in self.levels if level in asked]
 
-    def _ranking(self, photo: Image.Image, level: str) -> list[tuple[str, float]]:
-        view = _reduced(photo, IMAGE_LABEL_SHORT_SIDE, PIXEL_BUDGET)
-        logits = image_logits(self._network, np.asarray(view), level, self.device)
-        probabilities = [float(value) for value in logits.softmax(dim=0).unbind()]
-        names = self.model.taxonomy.levels[level].names
-        return sorted(zip(names, probabilities, strict=True), key=lambda pair: -pair[1])
+    def _image_labels(
+        self, photo: Image.Image, levels: Sequence[str]
+    ) -> tuple[dict[str, list[tuple[str, float]]], float | None]:
+        """Return the ranked classes of the levels with one label per photo, and the familiarity of the photo."""
+        judged = [] if self.model.familiarity is None else [FAMILIARITY]
+        if not levels and not judged:
+            return {}, None
+        outputs = image_logits(self._network, np.asarray(image_view(photo)), [*levels, *judged], self.device)
+        rankings: dict[str, list[tuple[str, float]]] = {}
+        for level in levels:
+            logits = outputs[level] / self.card.temperatures.get(level, 1)
+            probabilities = [float(value) for value in logits.softmax(dim=0).unbind()]
+            named = zip(self.model.taxonomy.levels[level].names, probabilities, strict=True)
+            rankings[level] = sorted(named, key=lambda pair: -pair[1])
+        return rankings, float(outputs[FAMILIARITY]) if judged else None
 
     def _maps(self, photo: Image.Image, levels: list[str], probabilities: bool) -> dict[str, LabelMap]:
         taxonomy = self.model.taxonomy
         owners = (LEVEL_KINDS[level].owned_by for level in levels)
         needed = [*levels, *(owner for owner in owners if owner and owner not in levels)]
-        view = photo if self.short_side is None else _reduced(photo, self.short_side)
+        view = photo if self.short_side is None else reduced(photo, self.short_side)
         logits = dense_logits(self._network, np.asarray(view), needed, self.device)
+        for level, temperature in self.card.temperatures.items():
+            if level in logits:
+                logits[level] = logits[level] / temperature
         sizes = (view.height, view.width), (photo.height, photo.width)
         found = label_maps(logits, *sizes, taxonomy.part_groups)
         follow_edges(found, logits, photo, view, taxonomy.part_groups)
@@ -272,16 +290,31 @@ class Parser:
         return maps
 
     def _hide_unsure(self, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Set labels below the threshold of their level to -1, and with an unsure object its parts."""
-        owners = [group.owner for group in self.model.taxonomy.part_groups]
+        """Set labels below their threshold to -1, and with an unsure object its parts.
+
+        At a level with a known background, they become background: such a level shows only what it is sure of.
+        """
+        taxonomy = self.model.taxonomy
+        owners = [group.owner for group in taxonomy.part_groups]
         for level, (labels, confidence) in found.items():
-            below = confidence < self.thresholds.get(level, 0)
+            below = confidence < self._thresholds_of(level)[labels]
+            if taxonomy.levels[level].known_background:
+                labels[below] = 0
+                continue
             if owner_level := LEVEL_KINDS[level].owned_by:
                 below &= np.isin(found[owner_level][0], owners)
             labels[below] = UNSURE
         for level, (labels, _) in found.items():
             if owner_level := LEVEL_KINDS[level].owned_by:
                 labels[found[owner_level][0] == UNSURE] = UNSURE
+
+    def _thresholds_of(self, level: str) -> np.ndarray:
+        """Return the threshold of each label of a level: float32 K."""
+        classes = self.model.taxonomy.levels[level]
+        thresholds = np.full(classes.num_classes, self.thresholds.get(level, 0), np.float32)
+        for name, value in self.class_thresholds.get(level, {}).items():
+            thresholds[classes.index(name)] = value
+        return thresholds
 
 
 def load(
@@ -313,13 +346,7 @@ def load(
     path = find_checkpoint(name_or_path)
     model, card = load_checkpoint(path, recipe_of(name_or_path))
     card = card.with_default_name(path.stem)
+    entry = zoo_entry(os.fspath(name_or_path))
+    if entry is not None:
+        card = card.with_terms(entry.license, entry.research_only)
     return Parser(model, card, device=device, short_side=short_side, precision=precision)
-
-
-def _reduced(photo: Image.Image, short_side: int, pixels: float = math.inf) -> Image.Image:
-    """Shrink the photo if its short side or its number of pixels exceeds the limit."""
-    factor = min(1.0, short_side / min(photo.size), math.sqrt(pixels / (photo.width * photo.height)))
-    if factor == 1:
-        return photo
-    width, height = (max(1, round(side * factor)) for side in photo.size)
-    return photo.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)

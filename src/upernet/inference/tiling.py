@@ -98,9 +98,11 @@ def dense_logits(
 
 
 @torch.inference_mode()
-def image_logits(network: Network, photo: np.ndarray, level: str, device: torch.device | str = "cpu") -> Tensor:
-    """Compute the logits of an image-level output (scene) in one pass: uint8 H x W x 3 -> float32 K on the CPU."""
-    return _run(network, _pad(photo), [level], device)[level][0].float().cpu()
+def image_logits(
+    network: Network, photo: np.ndarray, levels: Sequence[str], device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Compute image-level outputs (scene, familiarity) in one pass: uint8 H x W x 3 -> float32 K each, on the CPU."""
+    return {level: values[0].float().cpu() for level, values in _run(network, _pad(photo), levels, device).items()}
 
 
 def tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[tuple[slice, slice]]:
@@ -137,6 +139,14 @@ def _logit_slice(pixels: slice) -> slice:
     return slice(pixels.start // STRIDE, pixels.stop // STRIDE)
 
 
+def network_image(photo: np.ndarray, device: torch.device | str) -> Tensor:
+    """Return a photo as one pass over it takes it: uint8 H x W x 3 -> 3 x H x W, padded to multiples of 32."""
+    return _tensor(_pad(photo), device)
+
+
 def _run(network: Network, photo: np.ndarray, levels: Sequence[str], device: torch.device | str) -> dict[str, Tensor]:
-    image = torch.as_tensor(np.ascontiguousarray(photo)).to(device).permute(2, 0, 1)
-    return network(network.preprocess(image)[None], levels)
+    return network(network.preprocess(_tensor(photo, device))[None], levels)
+
+
+def _tensor(photo: np.ndarray, device: torch.device | str) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(photo)).to(device).permute(2, 0, 1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from upernet.errors import UpernetError
 from upernet.models.backbones import backbone_normalization, build_backbone, feature_info
 from upernet.models.decoder import FeaturePyramid, Fusion, PyramidPooling
+from upernet.models.familiarity import FAMILIARITY, Familiarity
 from upernet.models.heads import ImageHead, PixelHead, TextureHead
 from upernet.models.initialization import initialize
 from upernet.recipe import ModelSpec
@@ -101,7 +102,7 @@ class UPerNet(nn.Module):
         width = spec.decoder_channels
         head_width = width if spec.head_channels is None else spec.head_channels
 
-        reads = {LEVEL_KINDS[level].reads for level in taxonomy.levels}
+        reads = {self._reads(level) for level in taxonomy.levels}
         self.ppm = PyramidPooling(channels[-1], width, spec.pool_scales)
         self.fpn = FeaturePyramid(channels[:-1], width) if reads & {"p2", "fused"} else None
         self.fusion = Fusion(width, len(channels)) if "fused" in reads else None
@@ -112,14 +113,20 @@ class UPerNet(nn.Module):
             kind, num_logits = LEVEL_KINDS[level], taxonomy.num_logits(level)
             if kind.reads == "backbone":
                 in_channels = [channels[index] for index in self.texture_features]
-                self.heads[level] = TextureHead(in_channels, spec.texture.channels, spec.texture.depth, num_logits)
+                self.heads[level] = TextureHead(in_channels, spec.texture, num_logits)
+            elif kind.dense:
+                self.heads[level] = PixelHead(width, head_width, num_logits, spec.dropout)
             else:
-                head = PixelHead if kind.dense else ImageHead
-                self.heads[level] = head(width, head_width, num_logits, spec.dropout)
+                image_width = head_width if spec.image_head.channels is None else spec.image_head.channels
+                of_c5 = spec.image_head.features == "C5"
+                in_width, size = (channels[-1], 1) if of_c5 else (width, 3)
+                self.heads[level] = ImageHead(in_width, image_width, num_logits, spec.dropout, size)
         self.auxiliary = None
         if spec.auxiliary_channels and "object" in taxonomy.levels:
             num_logits = taxonomy.num_logits("object")
             self.auxiliary = PixelHead(channels[-2], spec.auxiliary_channels, num_logits, spec.dropout)
+        self.familiarity: Familiarity | None = None
+        """How familiar photos are; None until `upernet.evaluation.fit_familiarity` has been called."""
         for name, module in self.named_children():
             if name != "backbone":
                 initialize(module, _initialize)
@@ -129,29 +136,36 @@ class UPerNet(nn.Module):
         """The levels of the taxonomy, in the order of `LEVELS`."""
         return tuple(self.taxonomy.levels)
 
+    def _reads(self, level: str) -> str:
+        """Return the input of the head of `level`: that of its kind or, for one label per image, the spec's."""
+        kind = LEVEL_KINDS[level]
+        return "c5" if not kind.dense and self.spec.image_head.features == "C5" else kind.reads
+
     def forward(self, images: Tensor, levels: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Compute the logits of `levels` for normalized images, and nothing that they do not need.
 
         Args:
             images: float32 N x 3 x H x W, as `preprocess` returns them.
-            levels: The levels to compute. Default: all.
+            levels: The levels to compute, and `FAMILIARITY`, if the model has `familiarity`. Default: all levels.
 
         Returns:
-            level -> logits. In training mode, the key `AUXILIARY` has the object logits of the auxiliary head
-            (stride 16), if the model has one.
+            level -> logits, and `FAMILIARITY` -> N values in 0..1. In training mode, the key `AUXILIARY` has the object
+            logits of the auxiliary head (stride 16), if the model has one.
 
         Raises:
             UpernetError: The taxonomy of the model does not have one of the levels.
         """
         wanted = self.levels if levels is None else tuple(levels)
+        judged = FAMILIARITY in wanted and self.familiarity is not None
         for level in wanted:
-            if level not in self.heads:
+            if level not in self.heads and not (judged and level == FAMILIARITY):
                 raise UpernetError(f"this model has no level {level!r}; it has {', '.join(self.levels)}.")
 
-        needed = {LEVEL_KINDS[level].reads for level in wanted}
+        needed = {self._reads(level) for level in wanted if level in self.heads}
         features = self.backbone(images)  # [C2, C3, C4, C5] at strides 4, 8, 16, 32
         inputs: dict[str, Tensor | list[Tensor]] = {"backbone": [features[index] for index in self.texture_features]}
-        if needed != {"backbone"}:
+        inputs["c5"] = features[-1]
+        if needed - {"backbone", "c5"}:
             inputs["ppm"] = p5 = self.ppm(features[-1])
             if self.fpn is not None and needed & {"p2", "fused"}:
                 pyramid = self.fpn(features[:-1], p5)  # [P2, P3, P4, P5]
@@ -161,8 +175,10 @@ class UPerNet(nn.Module):
         logits: dict[str, Tensor] = {}
         for reads, maps in inputs.items():
             for level in self.levels:
-                if level in wanted and LEVEL_KINDS[level].reads == reads:
+                if level in wanted and self._reads(level) == reads:
                     logits[level] = self.heads[level](maps)
+        if judged and self.familiarity is not None:
+            logits[FAMILIARITY] = self.familiarity(features)
         if self.training and self.auxiliary is not None and "object" in wanted:
             logits[AUXILIARY] = self.auxiliary(features[-2])
         return logits

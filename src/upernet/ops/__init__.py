@@ -9,7 +9,9 @@ The functions `dcnv3`, `lateral` and `linear` have the names of their folders: i
 """
 
 from upernet.ops.conv3x3 import choose_upsample_conv3x3, upsample_conv3x3
+from upernet.ops.cross_entropy import choose_resized_cross_entropy, resized_cross_entropy
 from upernet.ops.dcnv3 import choose_dcnv3, dcnv3
+from upernet.ops.depthwise import choose_depthwise_conv2d, depthwise_conv2d
 from upernet.ops.dispatch import Choice, Decision, recorded_decisions, use_kernel
 from upernet.ops.guided import Axis, choose_guided_labels, guided_labels
 from upernet.ops.lateral import choose_lateral, lateral
@@ -28,6 +30,8 @@ PLAIN = {
     "mlp": "torch",
     "upsample_conv3x3": "concat",
     "lateral": "torch",
+    "resized_cross_entropy": "torch",
+    "depthwise_conv2d": "torch",
 }
 """Kernels of the published implementation, which benchmarks compare with: `with use_kernel(**PLAIN): ...`."""
 
@@ -45,13 +49,16 @@ __all__ = [
     "Decision",
     "bfloat16_unavailable",
     "choose_dcnv3",
+    "choose_depthwise_conv2d",
     "choose_grouped_softmax",
     "choose_guided_labels",
     "choose_lateral",
     "choose_linear",
+    "choose_resized_cross_entropy",
     "choose_upsample_conv3x3",
     "conv1x1",
     "dcnv3",
+    "depthwise_conv2d",
     "grouped_softmax",
     "guided_labels",
     "lateral",
@@ -61,6 +68,7 @@ __all__ = [
     "release_memory",
     "resize",
     "resize_like",
+    "resized_cross_entropy",
     "set_threads",
     "upsample_conv3x3",
     "usable_cores",

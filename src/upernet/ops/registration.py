@@ -57,3 +57,12 @@ def define_operator(
         )
     if flops is not None:
         register_flop_formula(getattr(torch.ops.upernet, name))(flops)
+
+
+def refuse_second_derivative(*args: Any) -> Any:
+    """Raise an error; the `backward` of an operator that computes a gradient and has none of its own.
+
+    Raises:
+        NotImplementedError: always.
+    """
+    raise NotImplementedError("this gradient cannot be differentiated again; use_kernel(...='torch') can be")

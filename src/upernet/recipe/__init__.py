@@ -9,17 +9,20 @@ from upernet.recipe.annotations import (
     TableSpec,
 )
 from upernet.recipe.augmentation import Augmentation, PasteSpec, Resize
-from upernet.recipe.model import ModelSpec, TextureSpec
+from upernet.recipe.model import ImageHeadSpec, ModelSpec, TextureSpec
 from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, load_recipe
 from upernet.recipe.sources import (
     AnySourceSpec,
     CamvidSpec,
+    CollageSpec,
+    FolderSpec,
     LabelFolderSpec,
     LabelTableSpec,
     MaskFolderSpec,
     PolygonsSpec,
     SourceSpec,
 )
+from upernet.recipe.terms import TermsSpec
 from upernet.recipe.training import CalibrationSpec, LossSpec, StageSpec, TrainingSpec, ValidationSpec
 from upernet.recipe.values import (
     Size,
@@ -33,6 +36,9 @@ __all__ = [
     "Augmentation",
     "CalibrationSpec",
     "CamvidSpec",
+    "CollageSpec",
+    "FolderSpec",
+    "ImageHeadSpec",
     "LabelFolderSpec",
     "LabelTableSpec",
     "LossSpec",
@@ -51,6 +57,7 @@ __all__ = [
     "StageSpec",
     "TableColumnSpec",
     "TableSpec",
+    "TermsSpec",
     "TextureSpec",
     "TrainingSpec",
     "ValidationSpec",

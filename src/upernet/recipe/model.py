@@ -19,6 +19,19 @@ class TextureSpec(Settings):
     """Number of channels of each convolution."""
     depth: Whole = Field(default=4, ge=1, le=64)
     """Number of convolutions."""
+    windows: tuple[Annotated[Whole, Field(ge=3, le=63)], ...] = Field(default=(), max_length=8)
+    """Sides of windows, in pixels of the head. The means of the features over them join the features, through a 1x1
+    convolution, before the classifier: a texture shows in the statistics of a region, not in its layout."""
+    stride: Literal[4, 8] = 4
+    """Photo pixels per pixel of the convolutions. 8: C2 is averaged over 2 x 2 pixels, and the logits are resized to
+    stride 4, which takes a quarter of the time."""
+
+    @field_validator("windows")
+    @classmethod
+    def _have_a_center(cls, windows: tuple[int, ...]) -> tuple[int, ...]:
+        if any(window % 2 == 0 for window in windows):
+            raise ValueError("a window has a pixel in its middle; give odd numbers")
+        return windows
 
     @field_validator("features")
     @classmethod
@@ -26,6 +39,16 @@ class TextureSpec(Settings):
         if features[:1] != ("C2",) or len(set(features)) < len(features):
             raise ValueError("must start with C2 and name no feature twice")
         return features
+
+
+class ImageHeadSpec(Settings):
+    """The heads of levels with one label per image, such as the scene."""
+
+    features: Literal["PPM", "C5"] = "PPM"
+    """The features: the output of the pyramid pooling module, through a 3x3 convolution (section 3.2), or C5, through a
+    1x1 convolution. C5 knows more about the photo as a whole where the decoder is narrow."""
+    channels: Channels | None = None
+    """Number of channels of the convolution. None: `head_channels`."""
 
 
 class ModelSpec(Settings):
@@ -50,6 +73,8 @@ class ModelSpec(Settings):
     head_channels: Whole | None = Field(default=None, ge=0, le=2048)
     """Width of the 3x3 convolution in all heads but those on backbone features. None: that of the decoder. 0: only a
     classifier, as published for ADE20K."""
+    image_head: ImageHeadSpec = ImageHeadSpec()
+    """The head of the level `scene`."""
     texture: TextureSpec = TextureSpec()
     """The head of the level `texture`."""
     auxiliary_channels: Channels | None = 256

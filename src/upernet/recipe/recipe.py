@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from upernet.errors import UpernetError, did_you_mean, shorten
 from upernet.recipe.augmentation import Augmentation, PasteSpec, check_batch_size
 from upernet.recipe.model import ModelSpec
-from upernet.recipe.sources import AnySourceSpec
+from upernet.recipe.sources import AnySourceSpec, CollageSpec, FolderSpec
+from upernet.recipe.terms import TermsText
 from upernet.recipe.training import CalibrationSpec, LossSpec, TrainingSpec
 from upernet.recipe.values import PathText
 from upernet.settings import Name, Settings, SettingsError, Whole, read_settings
@@ -25,6 +26,8 @@ class Recipe(Settings):
     """Name of the recipe; set from the file name."""
     description: str
     """One sentence about the model, for people."""
+    license: TermsText = ""
+    """Terms of the trained weights, which their card states: an SPDX license expression, or words."""
     taxonomy: PathText
     """Name of a bundled taxonomy, or the path of a YAML file relative to the recipe."""
     model: ModelSpec
@@ -42,6 +45,22 @@ class Recipe(Settings):
     calibration: CalibrationSpec = CalibrationSpec()
     """How the confidence thresholds are set."""
 
+    @property
+    def training_data(self) -> dict[str, FolderSpec]:
+        """The sources whose photos the stages train on, by themselves or in collages, in the order of the recipe."""
+        stages = self.training.stages if self.training else ()
+        trained = {name for stage in stages for name in stage.sources}
+        for name in tuple(trained):
+            spec = self.sources[name]
+            if isinstance(spec, CollageSpec):
+                trained |= {spec.textures, *spec.surroundings}
+        return {name: spec for name, spec in self.sources.items() if name in trained and isinstance(spec, FolderSpec)}
+
+    @property
+    def research_only(self) -> bool:
+        """Whether the terms of the training data allow research or non-commercial use only."""
+        return any(spec.terms.research_only for spec in self.training_data.values())
+
     @model_validator(mode="after")
     def _stages_name_sources(self) -> Recipe:
         for number, stage in enumerate(self.training.stages if self.training else ()):
@@ -57,6 +76,24 @@ class Recipe(Settings):
             for name, augmentation in stage.augmentation.items():
                 self._check_partners(augmentation, *place, "augmentation", name)
                 check_batch_size(self.sources[name].batch_size, augmentation, *place, "augmentation", name, "crop")
+        return self
+
+    @model_validator(mode="after")
+    def _collages_name_sources(self) -> Recipe:
+        for name, spec in self.sources.items():
+            if not isinstance(spec, CollageSpec):
+                continue
+            folders = [other for other, found in self.sources.items() if isinstance(found, FolderSpec)]
+            for key, others in (("textures", [spec.textures]), ("backgrounds", [*spec.surroundings])):
+                for other in others:
+                    if other not in folders:
+                        known = ", ".join(folders)[:1000] or "none"
+                        message = f"{other} is not a source with photos of its own (those: {known})"
+                        raise SettingsError(message, "sources", name, key)
+            textures = self.sources[spec.textures]
+            if isinstance(textures, FolderSpec) and spec.level not in textures.annotated:
+                message = f"{spec.textures} does not annotate level {spec.level}; name a source with its image labels"
+                raise SettingsError(message, "sources", name, "textures")
         return self
 
     @model_validator(mode="after")
@@ -99,17 +136,20 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             )
     recipe = read_settings(path, Recipe)
     taxonomy, data = recipe.taxonomy, recipe.data
-    sources = {
-        name: source.model_copy(
-            update={"lists": {split: os.path.abspath(path.parent / file) for split, file in source.lists.items()}}
-        )
-        for name, source in recipe.sources.items()
-    }
+    sources = {name: _with_absolute_lists(source, path.parent) for name, source in recipe.sources.items()}
     if taxonomy.endswith((".yaml", ".yml")):
         taxonomy = str(path.parent / taxonomy)
     if data is not None:
         data = os.path.abspath(path.parent / os.path.expanduser(data))
     return recipe.model_copy(update={"name": path.stem, "taxonomy": taxonomy, "data": data, "sources": sources})
+
+
+def _with_absolute_lists(source: AnySourceSpec, folder: Path) -> AnySourceSpec:
+    """Return the settings of a source with lists that are relative to `folder` made absolute."""
+    if not isinstance(source, FolderSpec):
+        return source
+    lists = {split: os.path.abspath(folder / file) for split, file in source.lists.items()}
+    return source.model_copy(update={"lists": lists})
 
 
 def _meant(path: Path) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator
 
@@ -130,5 +130,28 @@ class CalibrationSpec(Settings):
 
     target_precision: dict[LevelName, Share] = {}
     """Level -> fraction of the displayed labels that must be correct."""
-    negatives: dict[LevelName, tuple[Name, ...]] = {}
-    """Level -> sources whose photos contain none of its classes, so that every label displayed there is wrong."""
+    negatives: dict[LevelName, dict[Name, tuple[Name, ...]]] = {}
+    """Level -> source -> classes that its photos do not contain, so that their labels are wrong there; `*` stands for
+    all classes. A list of sources means all classes of the level."""
+
+    familiar: tuple[Name, ...] = ()
+    """Sources whose training photos say which photos are familiar; see `Parse.familiarity`. Without any, a parse
+    does not say how familiar a photo is."""
+
+    @field_validator("negatives", mode="before")
+    @classmethod
+    def _lists_and_stars_mean_all_classes(cls, negatives: Any) -> Any:
+        if not isinstance(negatives, dict):
+            return negatives
+        levels = cast("dict[Any, Any]", negatives)
+        return {level: _all_classes(sources) for level, sources in levels.items()}
+
+
+def _all_classes(sources: Any) -> Any:
+    """Bring the sources of a level to the form `source -> classes`."""
+    if isinstance(sources, (list, tuple)) and all(isinstance(name, str) for name in cast("list[Any]", sources)):
+        return dict.fromkeys(cast("list[Any]", sources), ("*",))
+    if isinstance(sources, dict):
+        items = cast("dict[Any, Any]", sources).items()
+        return {name: ("*",) if classes == "*" else classes for name, classes in items}
+    return sources

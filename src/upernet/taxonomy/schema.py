@@ -54,6 +54,9 @@ class LevelEntry(Settings):
     """The classes of a level. Label 0 is `background`, if given, and means "none of the listed classes"."""
 
     background: ClassEntry | None = None
+    known_background: bool = False
+    """Whether sources annotate the background like a class, so that it is trained, and classes that are predicted there
+    are wrong. False: such pixels are unknown."""
     classes: tuple[ClassEntry, ...]
 
     @field_validator("classes", mode="before")
@@ -80,6 +83,12 @@ class LevelEntry(Settings):
             first[entry.name] = position
         return self
 
+    @model_validator(mode="after")
+    def _known_background_has_a_name(self) -> LevelEntry:
+        if self.known_background and self.background is None:
+            raise SettingsError("the level has no background; name it, such as `background: none`", "known_background")
+        return self
+
 
 class PartLevelEntry(LevelEntry):
     """The classes of a level that another level owns: the parts of all objects. Label 0 is always the background."""
@@ -96,6 +105,13 @@ class PartLevelEntry(LevelEntry):
         if background is None:
             raise ValueError('label 0 of the parts is always a background; leave the key out to name it "-"')
         return background
+
+    @field_validator("known_background")
+    @classmethod
+    def _is_always_known(cls, known_background: bool) -> bool:
+        if known_background:
+            raise ValueError("pixels of an object without a part are always known; leave the key out")
+        return known_background
 
     @model_validator(mode="after")
     def _parts_have_owners(self) -> PartLevelEntry:

@@ -33,12 +33,20 @@ class Level:
     colors: tuple[Color, ...]
     """RGB, 0..255, one per name."""
     background: bool
-    """Whether label 0 means "none of the listed classes"; it is never scored."""
+    """Whether label 0 means "none of the listed classes"."""
+    known_background: bool = False
+    """Whether label 0 is annotated like a class: trained, and a class that is predicted there is wrong. Otherwise, the
+    class of such pixels is unknown, and they are not scored."""
 
     @property
     def num_classes(self) -> int:
         """Number of labels, including the background."""
         return len(self.names)
+
+    @property
+    def unknown_background(self) -> bool:
+        """Whether the class of pixels with label 0 is unknown, in training and in scores (not of parts)."""
+        return self.background and not self.known_background
 
     @cached_property
     def _labels(self) -> dict[str, int]:
@@ -116,6 +124,7 @@ class Taxonomy:
                 {"name": name, "color": _hex(color)} for name, color in zip(level.names, level.colors, strict=True)
             ]
             levels[level.name] = {"background": classes.pop(0)} if level.background else {}
+            levels[level.name] |= {"known_background": True} if level.known_background else {}
             levels[level.name]["classes"] = classes
             if owner_level := LEVEL_KINDS[level.name].owned_by:
                 owners, owned = self.levels[owner_level].names, {p for group in self.part_groups for p in group.parts}
@@ -202,6 +211,7 @@ def _level(name: str, entry: LevelEntry) -> Level:
         names=tuple(item.name for item in classes),
         colors=(*([_rgb(background.color) or BACKGROUND_COLOR] if background else []), *_class_colors(entry)),
         background=background is not None,
+        known_background=entry.known_background,
     )
 
 

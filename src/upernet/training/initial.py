@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from upernet.checkpoints import find_checkpoint, initialize_model, load_backbone_weights
-from upernet.checkpoints.imagenet import automatic_sources
+from upernet.checkpoints.imagenet import automatic_sources, is_research_only
+from upernet.checkpoints.native import research_only_checkpoint
 from upernet.distributed import World, broadcast_from_main
 from upernet.models import UPerNet, build_model
 from upernet.recipe import Recipe, TrainingSpec
+
+
+class InitialWeights(NamedTuple):
+    """The weights that a run starts from."""
+
+    origin: str
+    """Where they came from, for people."""
+    research_only: bool
+    """Whether they are for research or non-commercial use only, which then holds for what is trained from them."""
 
 
 def build_training_model(recipe: Recipe, training: TrainingSpec, world: World) -> UPerNet:
@@ -25,7 +36,7 @@ def build_training_model(recipe: Recipe, training: TrainingSpec, world: World) -
 
 def load_initial_weights(
     model: UPerNet, recipe: Recipe, initial: str | Path | None, world: World, log: Callable[[str], None]
-) -> str:
+) -> InitialWeights:
     """Load the weights of a checkpoint, or ImageNet weights of the backbone, in all processes.
 
     Only the main process reads or downloads them.
@@ -38,39 +49,39 @@ def load_initial_weights(
         log: Receives one line that says which weights were found.
 
     Returns:
-        Where the weights came from.
+        The weights that were loaded; in other processes than the main one, nothing is known about them.
 
     Raises:
         UpernetError: The weights cannot be found, or belong to another network.
     """
-    origin = ""
+    loaded = InitialWeights("", False)
     if world.is_main:
-        origin = _load_checkpoint(model, initial, log) if initial is not None else _load_backbone(model, recipe, log)
+        loaded = _load_checkpoint(model, initial, log) if initial is not None else _load_backbone(model, recipe, log)
     broadcast_from_main(model.state_dict().values())
-    return origin
+    return loaded
 
 
-def _load_checkpoint(model: UPerNet, initial: str | Path, log: Callable[[str], None]) -> str:
+def _load_checkpoint(model: UPerNet, initial: str | Path, log: Callable[[str], None]) -> InitialWeights:
     path = find_checkpoint(initial, backbones=True)
     modules = sorted({key.rpartition(".")[0] for key in initialize_model(model, path)})
     log(f"Loaded weights from {path}; newly initialized: {', '.join(modules) or 'nothing'}.")
-    return str(path)
+    return InitialWeights(str(path), research_only_checkpoint(initial, path))
 
 
-def _load_backbone(model: UPerNet, recipe: Recipe, log: Callable[[str], None]) -> str:
+def _load_backbone(model: UPerNet, recipe: Recipe, log: Callable[[str], None]) -> InitialWeights:
     name, weights = recipe.model.backbone, recipe.model.backbone_weights
     if weights is None:
         log(f"Backbone {name} starts from random weights, as the recipe says (backbone_weights: null).")
-        return "random"
+        return InitialWeights("random", False)
     source = load_backbone_weights(model.backbone, name, weights)
     if source is None:
         log(
             f"Backbone {name} starts from random weights, because no ImageNet weights are at hand, and training takes "
             f"much longer; set backbone_weights to a file, or {_advice(name)}."
         )
-        return "random"
+        return InitialWeights("random", False)
     log(f"Backbone {name} starts from ImageNet weights ({source}).")
-    return source
+    return InitialWeights(source, is_research_only(name, source))
 
 
 def _advice(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from upernet.data.sampling import batches
 from upernet.distributed import join_world, leave_world
 from upernet.errors import UpernetError
+from upernet.ops.runtime.heap import kept_heap
 from upernet.recipe import Recipe
 from upernet.training.interruption import StopRequest, exit_of
 from upernet.training.loggers import Logger
@@ -99,6 +100,7 @@ def _train_stages(run: Run, quiet: bool) -> None:
         KeyboardInterrupt, SystemExit: A signal stopped the run; its state is saved.
     """
     with (
+        kept_heap(),
         run.open_log(quiet) if run.world.is_main else nullcontext() as run_log,
         StopRequest(quiet or not run.world.is_main) as stop,
     ):

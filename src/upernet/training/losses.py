@@ -17,7 +17,7 @@ from upernet.data.candidates import FIRST_CODE, Candidates
 from upernet.data.sample import Batch
 from upernet.errors import UpernetError
 from upernet.models import AUXILIARY
-from upernet.ops import resize_like
+from upernet.ops import resized_cross_entropy
 from upernet.recipe import LossSpec
 from upernet.taxonomy import IGNORE, LEVEL_KINDS, Taxonomy
 
@@ -137,15 +137,13 @@ class LevelLosses:
         for level, target in maps.items():
             if level not in logits:
                 continue
-            resized = resize_like(logits[level], target)
             candidates = batch.candidates.get(level)
             if owner_level := LEVEL_KINDS[level].owned_by:
-                losses.update(self._parts(level, resized, target, owner_level, maps[owner_level], candidates))
+                losses.update(self._parts(level, logits[level], target, owner_level, maps[owner_level], candidates))
             else:
-                losses[level] = self._pixels(resized, target, level, candidates)
+                losses[level] = self._pixels(logits[level], target, level, candidates)
             if level == "object" and AUXILIARY in logits:
-                resized = resize_like(logits[AUXILIARY], target)
-                losses[f"object/{AUXILIARY}"] = self._pixels(resized, target, level, candidates)
+                losses[f"object/{AUXILIARY}"] = self._pixels(logits[AUXILIARY], target, level, candidates)
         for level, label in batch.labels.items():
             if level in logits and level not in maps:
                 losses[level] = self._image_label(logits[level], label, level, supervision.get(level, "pooled"))
@@ -155,29 +153,17 @@ class LevelLosses:
         stride = self.spec.stride
         return target[..., stride // 2 :: stride, stride // 2 :: stride]
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor, level: str, smoothing: float = 0.0) -> Ratio:
-        """Return the cross-entropy; background (label 0, if the level has one) is unknown, as published."""
-        if self.taxonomy.level(level).background:
-            target = torch.where(target == 0, IGNORE, target)
-        weights = self.class_weights.get(level)
-        numerator = F.cross_entropy(
-            logits.float(), target, weights, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing
-        )
-        if self.spec.average == "all":
-            return Ratio(numerator, numerator.new_tensor(float(target.numel())))
-        known = target != IGNORE
-        denominator = known.sum().float() if weights is None else weights[target.clamp(min=0)][known].sum()
-        return Ratio(numerator, denominator)
-
     def _pixels(self, logits: Tensor, target: Tensor, level: str, candidates: Candidates | None) -> Ratio:
-        """Return the loss of a label map that may refer to candidate sets."""
-        exact = self._cross_entropy(logits, target.clamp(min=IGNORE), level)
-        if candidates is None:
-            return exact
-        partial = _candidate_loss(logits, target, candidates)
+        """Return the loss of a label map that may refer to candidate sets.
+
+        Background (label 0) is unknown, as published, unless the level knows it.
+        """
+        if self.taxonomy.level(level).unknown_background:
+            target = torch.where(target == 0, IGNORE, target)
+        ratio = _cross_entropy(logits, target, self.class_weights.get(level), candidates)
         if self.spec.average == "all":
-            return Ratio(exact.numerator + partial.numerator, exact.denominator)
-        return Ratio(exact.numerator + partial.numerator, exact.denominator + partial.denominator)
+            return Ratio(ratio.numerator, ratio.numerator.new_tensor(float(target.numel())))
+        return ratio
 
     def _parts(
         self,
@@ -192,50 +178,51 @@ class LevelLosses:
         losses = {}
         for group in self.taxonomy.part_groups:
             labels = torch.where(owners == group.owner, target, IGNORE)
-            inside = labels >= 0
             if not (labels != IGNORE).any():
                 continue
-            local = torch.where(inside, self.local_labels[group][labels.clamp(min=0)], IGNORE)
-            weights = self.class_weights.get(level)
-            weights = None if weights is None else weights[list(group.parts)]
-            own = logits[:, group.channels].float()
-            numerator = F.cross_entropy(own, local, weights, ignore_index=IGNORE, reduction="sum")
-            denominator = inside.sum().float() if weights is None else weights[local[inside]].sum()
-            if candidates is not None:
-                among = Candidates(candidates.members[:, list(group.parts)], candidates.weights)
-                partial = _candidate_loss(own, labels, among)
-                numerator, denominator = numerator + partial.numerator, denominator + partial.denominator
+            local = torch.where(labels >= 0, self.local_labels[group][labels.clamp(min=0)], labels)
+            weights, parts = self.class_weights.get(level), list(group.parts)
+            among = None if candidates is None else Candidates(candidates.members[:, parts], candidates.weights)
+            ratio = _cross_entropy(logits[:, group.channels], local, None if weights is None else weights[parts], among)
             name = self.taxonomy.level(owner_level).names[group.owner]
-            losses[f"{level}/{name}"] = Ratio(numerator, denominator)
+            losses[f"{level}/{name}"] = ratio
         return losses
 
     def _image_label(self, logits: Tensor, label: Tensor, level: str, supervision: str) -> Ratio:
-        smoothing = self.spec.label_smoothing
         if logits.ndim == 4 and supervision == "broadcast":
             label = label[:, None, None].expand(-1, *logits.shape[-2:])
         elif logits.ndim == 4:
             logits = logits.float().mean(dim=(2, 3))
-        return self._cross_entropy(logits, label, level, smoothing)
+        if self.taxonomy.level(level).unknown_background:
+            label = torch.where(label == 0, IGNORE, label)
+        weights, smoothing = self.class_weights.get(level), self.spec.label_smoothing
+        numerator = F.cross_entropy(
+            logits.float(), label, weights, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing
+        )
+        if self.spec.average == "all":
+            return Ratio(numerator, numerator.new_tensor(float(label.numel())))
+        return Ratio(numerator, _weight_of(label, weights))
 
 
-def _candidate_loss(logits: Tensor, target: Tensor, candidates: Candidates) -> Ratio:
-    """Return the loss of the pixels that refer to candidate sets: -log of the sum of the candidates' probabilities.
+def _cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None, candidates: Candidates | None) -> Ratio:
+    """Return the cross-entropy of logits N x K x h x w that are resized to the labels, int64 N x H x W.
 
-    This is the classifier-consistent loss of Feng et al., "Provably Consistent Partial-Label Learning", NeurIPS 2020.
-
-    Args:
-        logits: N x K x H x W.
-        target: int64 N x H x W; values of at least `IGNORE` are not counted.
-        candidates: The sets; those without any of the K classes are not counted.
+    The loss of a pixel that refers to a candidate set is -log of the sum of the candidates' probabilities: the
+    classifier-consistent loss of Feng et al., "Provably Consistent Partial-Label Learning", NeurIPS 2020. Sets without
+    any of the K classes are not counted.
     """
-    sets = (FIRST_CODE - target).clamp(min=-1)
-    counted = (target < IGNORE) & candidates.members.any(dim=1)[sets]
-    chosen = sets[counted]
-    pixels = logits.movedim(1, -1)[counted].float()
-    among = pixels.masked_fill(~candidates.members[chosen], -torch.inf)
-    likelihood = among.logsumexp(dim=1) - pixels.logsumexp(dim=1)
-    weights = candidates.weights[chosen]
-    return Ratio(-(weights * likelihood).sum(), weights.sum())
+    denominator = _weight_of(target, weights)
+    if candidates is None:
+        return Ratio(resized_cross_entropy(logits.float(), target, weights), denominator)
+    numerator = resized_cross_entropy(logits.float(), target, weights, candidates.members, candidates.weights)
+    sets = FIRST_CODE - target[target <= FIRST_CODE]
+    return Ratio(numerator, denominator + (candidates.weights * candidates.members.any(dim=1))[sets].sum())
+
+
+def _weight_of(target: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the sum of the weights of all known labels; `weights` is one per class, or None for 1 each."""
+    known = target >= 0
+    return known.sum().float() if weights is None else weights[target[known]].sum()
 
 
 def _product(shape: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -11,7 +12,8 @@ from upernet.checkpoints import card_of, save_checkpoint
 from upernet.data.sources import SourceMissing, open_source
 from upernet.distributed import World, broadcast_from_main
 from upernet.errors import UpernetError
-from upernet.evaluation.calibration import calibrate, check_calibration
+from upernet.evaluation.calibration import Calibration, calibrate, check_calibration
+from upernet.evaluation.familiarity import fit_familiarity
 from upernet.models import UPerNet
 from upernet.recipe import Recipe
 from upernet.training.run_folder import LAST, MODEL
@@ -33,6 +35,7 @@ class ResultWriter:
         self, folder: Path, recipe: Recipe, data_dir: Path, model: UPerNet, world: World, log: Callable[[str], None]
     ) -> None:
         self.recipe, self.data_dir, self.model, self.world, self.log = recipe, data_dir, model, world, log
+        self.card = card_of(recipe)
         self.path, self.last_path = folder / MODEL, folder / LAST
 
     def check(self) -> None:
@@ -47,9 +50,12 @@ class ResultWriter:
             return
         levels: set[str] = set()
         for name, spec in self.recipe.sources.items():
-            if spec.held_back or "held_back" in spec.splits:
+            if "held_back" in spec.split_names:
                 try:
-                    levels |= {*open_source(name, spec, self.model.taxonomy, self.data_dir, "held_back").levels}
+                    source = open_source(
+                        name, spec, self.model.taxonomy, self.data_dir, "held_back", self.recipe.sources
+                    )
+                    levels |= {*source.levels}
                 except SourceMissing:
                     continue
         for level in targets:
@@ -59,13 +65,17 @@ class ResultWriter:
                     "level; set `held_back: 0.1` in a source that annotates it, or take the level out."
                 )
 
+    def start_from(self, research_only: bool) -> None:
+        """Note whether the weights that the run started from are for research or non-commercial use only."""
+        self.card = self.card.with_terms(self.card.license, self.card.research_only or research_only)
+
     def keep_best(self) -> None:
         """Write the current weights as the best so far."""
         if self.world.is_main:
-            save_checkpoint(self.path, self.model, card_of(self.recipe))
+            save_checkpoint(self.path, self.model, self.card)
 
     def finish(self, has_best: bool, half: bool) -> Path:
-        """Write the models; with target precisions, calibrate the thresholds of the result.
+        """Write the models, calibrate the thresholds of the result, and fit its familiarity, if the recipe asks for it.
 
         The result is written before its thresholds are known, and again afterwards.
 
@@ -78,20 +88,23 @@ class ResultWriter:
         """
         self.model.eval()
         if has_best:
-            self._write(self.last_path, {}, half)
+            self._write(self.last_path, half)
             if self.world.is_main:
                 self.model.load_state_dict(load_file(self.path), strict=False)  # without the auxiliary head
             broadcast_from_main(self.model.state_dict().values())
-        self._write(self.path, {}, half)
-        if self.recipe.calibration.target_precision:
-            thresholds = calibrate(self.model, self.recipe, self.data_dir, device=str(self.world.device))
-            self._write(self.path, thresholds, half)
+        self._write(self.path, half)
+        spec, device = self.recipe.calibration, str(self.world.device)
+        if spec.target_precision or spec.familiar:
+            found = calibrate(self.model, self.recipe, self.data_dir, device)
+            if spec.familiar and self.world.is_main:
+                fit_familiarity(self.model, self.recipe, self.data_dir, device)
+            self._write(self.path, half, found)
         self.log(f"Wrote {self.path}")
         return self.path
 
-    def _write(self, path: Path, thresholds: dict[str, float], half: bool) -> None:
+    def _write(self, path: Path, half: bool, calibration: Calibration | None = None) -> None:
         if self.world.is_main:
-            card = card_of(self.recipe)
-            if thresholds:
-                card = card.model_copy(update={"thresholds": thresholds})
+            card = self.card
+            if calibration is not None:
+                card = card.model_copy(update=asdict(calibration))
             save_checkpoint(path, self.model, card, half)

@@ -93,11 +93,13 @@ class Run:
             self.log(self._describe_position())
         else:
             self._start_over()
-            self.progress.weights = load_initial_weights(self.model, self.recipe, self.initial, self.world, self.log)
+            initial = load_initial_weights(self.model, self.recipe, self.initial, self.world, self.log)
+            self.progress.weights, self.progress.research_only = initial
             if self.average is not None:
                 self.average.restart(self.model)
             if self.validator is None and self.training.validation is not None:
                 self.log("No validation, as no source has a split `val` or photos held back (`held_back: 0.1`).")
+        self.result.start_from(self.progress.research_only)
         if self.world.size > 1:
             synchronize_batch_norms(self.model)
         # The main process writes to the folder after this; by then, all processes have looked for a state there.

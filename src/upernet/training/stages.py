@@ -89,7 +89,7 @@ def _open_source(name: str, stage: StageSpec, recipe: Recipe, model: UPerNet, da
     spec = recipe.sources[name]
     spec = spec.model_copy(update={"augmentation": stage.augmentation.get(name, spec.augmentation)})
     try:
-        return open_source(name, spec, model.taxonomy, data_dir, "train")
+        return open_source(name, spec, model.taxonomy, data_dir, "train", recipe.sources)
     except SourceMissing as error:
         raise UpernetError(f"{error} Training needs every source of the recipe's stages.") from error
 

@@ -42,6 +42,7 @@ class Progress:
         kept: Iteration whose model is the best one so far, in `model.safetensors`; None: there is none yet.
         stale: Number of validations in a row that were no better than the best one, in this stage.
         weights: Where the initial weights came from, for people.
+        research_only: Whether the initial weights are for research or non-commercial use only.
         asked: Number of iterations of all stages that was last asked for instead of the recipe's; None: none was.
     """
 
@@ -52,6 +53,7 @@ class Progress:
     kept: int | None = None
     stale: int = 0
     weights: str = ""
+    research_only: bool = False
     asked: int | None = None
 
     @property
@@ -82,11 +84,12 @@ def identify_run(recipe: Recipe, taxonomy: Taxonomy, photos: Mapping[str, int], 
         exclude={
             "name": True,
             "description": True,
+            "license": True,
             "taxonomy": True,
             "data": True,
             "calibration": True,
             "parse_short_side": True,
-            "sources": {"__all__": {"scored", "test_resize"}},
+            "sources": {"__all__": {"scored", "test_resize", "terms"}},
             "training": {
                 "workers": True,
                 "checkpoint_every": True,
@@ -98,6 +101,9 @@ def identify_run(recipe: Recipe, taxonomy: Taxonomy, photos: Mapping[str, int], 
         },
     )
     for source in settings["sources"].values():
+        if source["kind"] == "collage":
+            source["photos"] = source["photos"].get("train")
+            continue
         source["splits"] = source["splits"].get("train")
         source["lists"] = Path(source["lists"].get("train", "")).name
     content = {"recipe": settings, "taxonomy": taxonomy.to_dict(), "photos": dict(photos), "initial": initial}
@@ -169,6 +175,7 @@ class SavedState:
             kept=progress["kept"],
             stale=progress["stale"],
             weights=progress["weights"],
+            research_only=progress.get("research_only", False),  # older states do not say
             asked=progress.get("asked"),  # older states have none
         )
         self.average_updates: int = content["average_updates"]
@@ -219,7 +226,8 @@ class SavedState:
 
 
 def _held_back(identity: Identity) -> list[float]:
-    return [source["held_back"] for source in identity["recipe"]["sources"].values()]
+    """Return the share that each source holds back; 0 for sources without photos of their own."""
+    return [source.get("held_back", 0.0) for source in identity["recipe"]["sources"].values()]
 
 
 def _without_photos(identity: Identity) -> Identity:
@@ -227,5 +235,5 @@ def _without_photos(identity: Identity) -> Identity:
     copy: Identity = json.loads(json.dumps(identity))
     del copy["photos"]
     for source in copy["recipe"]["sources"].values():
-        del source["held_back"]
+        source.pop("held_back", None)
     return copy

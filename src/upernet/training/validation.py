@@ -128,7 +128,7 @@ def create_validator(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path) -> Vali
                 "set `held_back` in a source, or set validation to null."
             )
         return None
-    levels = {level for source in sources.values() for level in source.annotations}
+    levels = {level for source in sources.values() for level in source.annotated_levels}
     _check_metric(spec.metric, taxonomy, levels, split)
     ordered = tuple(level for level in taxonomy.levels if level in levels)
     return Validator(spec, recipe, data_dir, split, ordered)
@@ -137,10 +137,10 @@ def create_validator(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path) -> Vali
 def _open(recipe: Recipe, taxonomy: Taxonomy, data_dir: Path, split: Split) -> Mapping[str, Source]:
     sources: dict[str, Source] = {}
     for name, spec in recipe.sources.items():
-        if split == "held_back" and not spec.held_back and "held_back" not in spec.splits:
+        if split not in spec.split_names:
             continue
         try:
-            sources[name] = open_source(name, spec, taxonomy, data_dir, split)
+            sources[name] = open_source(name, spec, taxonomy, data_dir, split, recipe.sources)
         except SourceMissing:
             continue
     return sources

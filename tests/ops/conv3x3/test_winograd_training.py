@@ -165,6 +165,8 @@ def test_where_it_is_chosen():
     assert chosen((32, 32), n=1) == "torch"
     assert chosen((28, 32)) == "torch"
     assert chosen((32, 32), (112, 128)) == chosen((32, 32), (128, 112)) == "torch"
+    assert chosen((60, 60), (64, 96)) == chosen((60, 60), (96, 64)) == "winograd"
+    assert chosen((56, 56), (64, 96)) == chosen((60, 60), (48, 96)) == "torch"
     assert chosen((32, 32), dtype=torch.float64) == "torch"
     with torch.autocast("cpu", torch.bfloat16):
         assert chosen((32, 32)) == "torch"

@@ -8,12 +8,12 @@ from pathlib import Path
 from upernet.data.images import is_photo
 from upernet.data.sources.annotation import LevelAnnotation, LevelLabels, Photo
 from upernet.data.sources.mapping import read_label_names
-from upernet.data.sources.source import Source
+from upernet.data.sources.source import FolderSource
 from upernet.recipe import AnnotationSpec
 from upernet.taxonomy import IGNORE, Level
 
 
-class LabelFolder(Source):
+class LabelFolder(FolderSource):
     """Samples with one label per level for the whole photo. Folders that are unknown at all levels are left out."""
 
     layout = "it needs one folder of photos per class"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from upernet.data.sources.annotation import LevelAnnotation, LevelLabels, Photo
-from upernet.data.sources.source import Source
+from upernet.data.sources.source import FolderSource
 from upernet.data.sources.table import read_table
 from upernet.recipe import AnnotationSpec, LabelTableSpec, TableColumnSpec
 from upernet.taxonomy import IGNORE, Level
 
 
-class LabelTable(Source):
+class LabelTable(FolderSource):
     """Samples with image labels from a table. Photos without a known label of any level are left out."""
 
     layout = "its table needs a row with a known class per photo"

@@ -10,7 +10,7 @@ from pathlib import Path
 from upernet.data.images import is_photo
 from upernet.data.sources.annotation import LevelAnnotation, LevelLabels, LevelMasks, Photo
 from upernet.data.sources.mapping import read_label_names
-from upernet.data.sources.source import Source, SourceMissing
+from upernet.data.sources.source import FolderSource, SourceMissing
 from upernet.data.sources.table import read_table
 from upernet.errors import UpernetError
 from upernet.recipe import AnnotationSpec, MaskFolderSpec, MaskSpec, MaskValueSpec, TableSpec
@@ -20,7 +20,7 @@ MASK_SUFFIXES = frozenset((".png", ".bmp", ".tif", ".tiff", ".gif"))
 """Suffixes of masks, in lower case; JPEG would blur them."""
 
 
-class MaskFolder(Source):
+class MaskFolder(FolderSource):
     """Samples with one label map per annotated dense level, image labels from tables, and what these imply."""
 
     layout = "photos belong in its folder images/, masks in annotations/"

@@ -10,7 +10,7 @@ import numpy as np
 from upernet.data.images import is_photo, read_header
 from upernet.data.shapes import Drawing, read_shapes
 from upernet.data.sources.annotation import LevelAnnotation, LevelMasks, Photo
-from upernet.data.sources.source import Source
+from upernet.data.sources.source import FolderSource
 from upernet.errors import UpernetError
 from upernet.recipe import AnnotationSpec, PolygonsSpec
 from upernet.taxonomy import Level, Taxonomy
@@ -53,7 +53,7 @@ class LevelShapes(LevelMasks):
             raise UpernetError(f"{path}: {drawing.photo}: {error}") from None
 
 
-class Polygons(Source):
+class Polygons(FolderSource):
     """Samples of the photos that files of annotations list, with a label map of one level."""
 
     layout = "the files of annotations need to list photos that are there"

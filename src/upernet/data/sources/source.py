@@ -1,10 +1,10 @@
-"""The base of all kinds of sources: folders and splits, listing, annotated and implied levels."""
+"""The bases of all kinds of sources: samples; folders and splits, listing, annotated and implied levels."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from upernet.data.sources.links import files_below, refuse_links
 from upernet.data.sources.lists import select_listed
 from upernet.data.sources.pseudo import PseudoLabels
 from upernet.errors import UpernetError
-from upernet.recipe import AnnotationSpec, SourceSpec
+from upernet.recipe import AnnotationSpec, FolderSpec, SourceSpec
 from upernet.taxonomy import Level, Taxonomy
 from upernet.taxonomy.levels import LEVEL_KINDS
 
@@ -31,23 +31,26 @@ class SourceMissing(UpernetError):  # noqa: N818 (the name is public)
 
 
 class Source(ABC):
-    """A sequence of samples: one split of a data source, sorted by file name.
-
-    A kind of source says how its photos are listed (`_list`) and how each level is annotated (`_annotation`).
+    """A sequence of samples: one split of a data source.
 
     Attributes:
         name: Key under `sources` of the recipe.
         spec: Settings of the source.
-        annotations: Level -> how the source annotates it.
+        taxonomy: The taxonomy of the labels.
+        data_dir: The data directory.
+        split: The split.
+        annotations: Level -> how the files of the source annotate it.
         levels: Levels of its samples: the annotated ones, then the implied ones.
         implied: Levels whose labels follow from those of another level, or are the same for all photos.
-        folders: The folders of the split: `path` below the data directory, once per folder name of the split.
-        split_names: Folder name of the split in each of `folders`.
-        photos: The listed photos; `source[i]` reads `photos[i]`.
+        photos: The listed photos; `source[i]` reads `photos[i]`. Empty if the source makes its photos.
+        candidates: Level -> candidate sets that its label maps refer to.
     """
 
-    layout = "put photos there"
-    """The files that the source expects, for errors."""
+    annotations: Mapping[str, LevelAnnotation]
+    levels: tuple[str, ...]
+    implied: frozenset[str]
+    photos: Sequence[Photo]
+    candidates: dict[str, Candidates]
 
     def __init__(self, name: str, spec: SourceSpec, taxonomy: Taxonomy, data_dir: Path, split: str) -> None:
         self.name = name
@@ -55,6 +58,60 @@ class Source(ABC):
         self.taxonomy = taxonomy
         self.data_dir = data_dir
         self.split = split
+
+    @property
+    def annotated_levels(self) -> tuple[str, ...]:
+        """The levels whose labels are not implied."""
+        return tuple(level for level in self.levels if level not in self.implied)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Read or make photo `index` and its annotations.
+
+        Raises:
+            UpernetError: The photo or an annotation cannot be used; the message names the file.
+        """
+
+    def read_photo(self, photo: Photo) -> Image.Image:
+        """Decode the photo alone. Raises the errors of `read_image`."""
+        return read_image(photo.path)
+
+    def scored_labels(self) -> dict[str, frozenset[int]]:
+        """Return the labels that masks of the source can have, by level; none of the levels that have all labels."""
+        return {}
+
+    def merged_labels(self) -> dict[str, np.ndarray]:
+        """Return what a prediction of each label counts as in scoring, by level; see `LevelMasks.merged`."""
+        return {}
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the files as far as their names show, each with the fix."""
+        return []
+
+    def empty_folders(self) -> list[Path]:
+        """Return the folders that should hold photos and do not."""
+        return []
+
+
+class FolderSource(Source):
+    """A source with photos in folders, sorted by file name.
+
+    A kind of source says how its photos are listed (`_list`) and how each level is annotated (`_annotation`).
+
+    Attributes:
+        folders: The folders of the split: `path` below the data directory, once per folder name of the split.
+        split_names: Folder name of the split in each of `folders`.
+    """
+
+    spec: FolderSpec
+    layout = "put photos there"
+    """The files that the source expects, for errors."""
+
+    def __init__(self, name: str, spec: FolderSpec, taxonomy: Taxonomy, data_dir: Path, split: str) -> None:
+        super().__init__(name, spec, taxonomy, data_dir, split)
         self.split_names, self.folders = self._find_folders()
         self.annotations = {
             level: self._annotation(self._where(level), taxonomy.level(level), annotation)
@@ -79,6 +136,11 @@ class Source(ABC):
         if not spec.follow_links:
             files = (file for photo in photos for file in (photo.path, *photo.masks.values()) if file is not None)
             refuse_links(f"sources.{name}", files, self._roots)
+
+    @property
+    def annotated_levels(self) -> tuple[str, ...]:
+        """The levels that files of the source annotate."""
+        return tuple(self.annotations)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -110,10 +172,6 @@ class Source(ABC):
             candidates=self.candidates,
             key=(photo.path.relative_to(self.data_dir) if inside else photo.path).as_posix(),
         )
-
-    def read_photo(self, photo: Photo) -> Image.Image:
-        """Decode the photo alone. Raises the errors of `read_image`."""
-        return read_image(photo.path)
 
     @abstractmethod
     def _annotation(self, where: str, level: Level, spec: AnnotationSpec) -> LevelAnnotation:
@@ -169,10 +227,6 @@ class Source(ABC):
                 share = f"sources.{self.name}.held_back"
                 return [f"{places}: none of its photos fall into split {self.split}; change {share} or add photos."]
             return [f"{places}: no photos of source {self.name} in this folder; {self.layout}."]
-        return []
-
-    def empty_folders(self) -> list[Path]:
-        """Return the folders that should hold photos and do not."""
         return []
 
     def _where(self, level: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from upernet.ops.conv3x3 import reference
 from upernet.ops.conv3x3.reference import apply_epilogue, conv2d, split_weight, sum_of_convolutions
 from upernet.ops.conv3x3.taps import coarse_maps, kernel_language, tap_map, upsample_taps
-from upernet.ops.conv3x3.winograd import MIN_TRAINED, count_tiles, pays_off_in_training, winograd_conv2d
+from upernet.ops.conv3x3.winograd import count_tiles, pays_off_in_training, winograd_conv2d
 from upernet.ops.dispatch import OVERRIDDEN, Choice, decide, override
 from upernet.ops.eligibility import is_differentiated, needs_torch, unfit_for_triton, weight_needs_torch
 from upernet.ops.registration import define_operator
@@ -95,7 +95,7 @@ def choose_upsample_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Ten
         return Choice("torch", reason)
     if is_differentiated(*maps, weight, *others):
         if pays_off_in_training(first, weight) and not numba_unavailable("conv3x3.winograd_training_cpu"):
-            return Choice("winograd", f"with gradients, at least {MIN_TRAINED} channels and as many tiles")
+            return Choice("winograd", "with gradients, many channels and tiles")
         wanted = Choice("direct" if has_coarse else "torch", "with gradients")
     elif count_tiles(first) >= MIN_TILES and min(weight.shape[0], first.shape[1]) >= MIN_CHANNELS:
         wanted = Choice("winograd", f"at least {MIN_CHANNELS} channels and {MIN_TILES} tiles")

@@ -20,6 +20,8 @@ from upernet.ops.registration import define_operator
 MIN_TRAINED = 128
 """Channels of input and output, and tiles of all images, from which Winograd's transforms pay off in training. With
 fewer, transforming the weight three times takes as long as they save."""
+MIN_TRAINED_CHANNELS, MANY_TRAINED = 64, 400
+"""Channels from which they pay off with at least so many tiles, over which the transforms of the weight are spread."""
 
 
 def count_tiles(x: Tensor) -> int:
@@ -29,7 +31,8 @@ def count_tiles(x: Tensor) -> int:
 
 def pays_off_in_training(x: Tensor, weight: Tensor) -> bool:
     """Return whether the transforms save time in training, as measured; this holds for float32 only."""
-    enough = min(x.shape[1], weight.shape[0], x.shape[0] * count_tiles(x)) >= MIN_TRAINED
+    channels, tiles = min(x.shape[1], weight.shape[0]), x.shape[0] * count_tiles(x)
+    enough = channels >= MIN_TRAINED_CHANNELS if tiles >= MANY_TRAINED else min(channels, tiles) >= MIN_TRAINED
     return enough and x.dtype == torch.float32 and not torch.compiler.is_compiling()
 
 

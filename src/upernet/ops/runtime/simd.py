@@ -131,6 +131,31 @@ def rectify(typing: Any, lanes: Any) -> Any:
 
 
 @intrinsic
+def maximum(typing: Any, a: Any, b: Any) -> Any:
+    """Return the larger number per lane; a NaN in `b` stays."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[0], args[1])
+
+    return a(a, b), generate
+
+
+@intrinsic
+def largest(typing: Any, lanes: Any) -> Any:
+    """Return the largest of the lanes, compared by halves."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value, half = args[0], LANES // 2
+        while half:
+            low = builder.shuffle_vector(value, value, _lane_numbers(list(range(half))))
+            high = builder.shuffle_vector(value, value, _lane_numbers(list(range(half, 2 * half))))
+            value, half = builder.select(builder.fcmp_ordered(">", low, high), low, high), half // 2
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return lanes.dtype(lanes), generate
+
+
+@intrinsic
 def total(typing: Any, lanes: Any) -> Any:
     """Return the sum of the lanes, added by halves."""
 

@@ -1,0 +1,239 @@
+"""The generated parts of docs/models/NAME.md: facts, data, scores, mappings of classes, failures and commands.
+
+`write_results.py` writes them between `<!-- results: PART_NAME -->` and `<!-- end of results -->`. They are made from
+the recipe of the model, the card in its checkpoint, and these files in docs/results/: `NAME.json` (scores),
+`NAME.log.jsonl` (log of the run), `NAME.card.json` (`python docs/collect_card.py`), and `ablations.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from upernet.checkpoints import shipped_checkpoint
+from upernet.checkpoints.native import card_in
+from upernet.recipe import Recipe, SourceSpec, TermsSpec, load_recipe
+from upernet.taxonomy import LEVELS, load_taxonomy
+
+RESULTS = Path(__file__).parent / "results"
+PICTURES = Path(__file__).parent / "images" / "models"
+METRICS = {
+    "miou": "mIoU",
+    "miou_with_background": "mIoU with background",
+    "miou_given_object": "mIoU inside the true object",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "top1": "top-1",
+    "top5": "top-5",
+}
+"""Metric of a level -> its name in tables."""
+CLASS_COLUMNS = {"iou": "IoU", "accuracy": "recall", "pixels": "pixels", "top1": "top-1", "photos": "photos"}
+"""Metric of a class -> heading of its column."""
+SPLITS = {"train": "training photos", "held_back": "held back", "test": "test photos"}
+Lines = list[str]
+
+
+def read(name: str) -> Any:
+    """Read a file in docs/results/; None if there is none."""
+    path = RESULTS / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Lines:
+    """Format a Markdown table; the columns after the first `left` ones are aligned to the right."""
+    rules = ["---"] * left + ["---:"] * (len(header) - left)
+    return [f"| {' | '.join(cells)} |" for cells in (header, rules, *rows)]
+
+
+def metrics(values: Mapping[str, Any]) -> str:
+    """Format the metrics of one level: `mIoU 0.500, pixel accuracy 0.900`."""
+    return ", ".join(f"{METRICS[key]} {values[key]:.3f}" for key in METRICS if values.get(key) is not None)
+
+
+def facts(name: str) -> Lines:
+    """Return what the model is, and under which terms its weights are."""
+    recipe, path = load_recipe(name), shipped_checkpoint(name)
+    card = card_in(path) if path else None
+    assert path is not None and card is not None, f"{name} is not shipped"
+    model = next(row for row in read("models.json") if row["name"] == name)
+    classes = ", ".join(
+        f"{level.num_classes - level.background} of {level.name}"
+        for level in load_taxonomy(recipe.taxonomy).levels.values()
+    )
+    use = "research and non-commercial use only" if card.research_only else "not restricted"
+    height, width = model["macs_at"]
+    return table(
+        ["", ""],
+        [
+            ["license of the weights", f"{card.license}: [LICENSE-WEIGHTS](../../LICENSE-WEIGHTS)"],
+            ["use", f"{use} ([licenses](../licenses.md))"],
+            ["classes", classes],
+            ["network", f"UPerNet with {recipe.model.backbone}, {recipe.model.decoder_channels} channels"],
+            ["size", f"{model['params'] / 1e6:.1f} M parameters, {path.stat().st_size / 1e6:.1f} MB"],
+            ["cost", f"{model['macs'] / 1e9:.0f} G multiply-adds for {height}x{width} pixels"],
+            ["larger photos", f"are parsed at a short side of {card.short_side} pixels"],
+        ],
+        left=2,
+    )
+
+
+def data(name: str) -> Lines:
+    """Return a table of the sources: data set, terms, levels, and number of photos per split."""
+    recipe, photos = load_recipe(name), (read(f"{name}.card.json") or {}).get("photos", {})
+    rows: list[list[str]] = []
+    for source, spec in recipe.sources.items():
+        terms: TermsSpec | None = getattr(spec, "terms", None)
+        trained = source in recipe.training_data or any(source in s.sources for s in _stages(recipe))
+        counts = [str(photos.get(source, {}).get(split) or "-") for split in SPLITS]
+        about = [terms.name, terms.license] if terms else ["made of the photos of other sources", "theirs"]
+        rows.append([f"`{source}`", *about, ", ".join(_levels(spec)), *(counts if trained else ["-", "-", counts[2]])])
+    return table(["source", "data set", "terms", "annotates", *SPLITS.values()], rows, left=4)
+
+
+def scores(name: str) -> Lines:
+    """Return the scores of each source, with implied labels in rows of their own, and those of each class."""
+    result = read(f"{name}.json")
+    log = (RESULTS / f"{name}.log.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [record for record in map(json.loads, log) if "seconds" in record]
+    minutes = sum(record["seconds"] for record in steps) / 60
+    lines = [f"The log has {len(steps)} iterations, which took {minutes:.0f} minutes.", ""]
+    rows = [
+        [f"{source} ({result['photos'][source]} photos)", level, kind, metrics(values)]
+        for kind, groups in (("annotated", result["sources"]), ("implied", result["weak"]))
+        for source, levels in groups.items()
+        for level, values in levels.items()
+    ]
+    lines += table(["source", "level", "labels", "result"], rows, left=4)
+    for level in LEVELS:
+        if level in result:
+            lines += ["", f"Classes of **{level}**: {metrics(result[level])}", "", *class_table(result[level])]
+    return lines
+
+
+def class_table(values: Mapping[str, Any]) -> Lines:
+    """Return a table with the scores of each class that the test photos show, and a line with the others."""
+    per_class: dict[str, dict[str, Any]] = values["per_class"]
+    shown = {label: row for label, row in per_class.items() if _is_scored(row)}
+    columns = [key for key in CLASS_COLUMNS if any(row.get(key) is not None for row in shown.values())]
+    rows = [[label, *(_cell(row.get(key)) for key in columns)] for label, row in shown.items()]
+    lines = table(["class", *(CLASS_COLUMNS[key] for key in columns)], rows)
+    if missing := [label for label in per_class if label not in shown]:
+        lines += ["", f"Not in the test photos: {', '.join(missing)}."]
+    return lines
+
+
+def classes(name: str) -> Lines:
+    """Return which classes of each source were merged, which are one of several, and which were left out."""
+    lines: Lines = []
+    for source, spec in load_recipe(name).sources.items():
+        for level, annotation in getattr(spec, "annotated", {}).items():
+            groups: dict[str, list[str]] = {}
+            for theirs, ours in annotation.classes.items():
+                if ours is None:
+                    groups.setdefault("left out", []).append(theirs)
+                elif isinstance(ours, tuple):
+                    groups.setdefault(f"one of {', '.join(ours)}", []).append(theirs)
+                elif theirs.casefold().replace("_", " ") != ours:
+                    groups.setdefault(ours, []).append(theirs)
+            if groups:
+                parts = [f"*{ours}*: {', '.join(theirs)}" for ours, theirs in groups.items()]
+                lines.append(f"* `{source}`, {level}: {'; '.join(parts).replace('_', ' ')}.")
+    return lines or ["All classes of the sources have their own name in the taxonomy."]
+
+
+def ablations(name: str) -> Lines:
+    """Return a table of the short runs that settled the choices of the recipe: a row per run, a column per score."""
+    runs: list[dict[str, Any]] = read("ablations.json") or []
+    return ablation_table(runs) if runs else [f"No ablations of `{name}` have been recorded."]
+
+
+def ablation_table(runs: Sequence[Mapping[str, Any]]) -> Lines:
+    """Return the table of some runs; the best value of each score is bold."""
+    names = list(dict.fromkeys(score for run in runs for score in run["scores"]))
+    best = {score: max(run["scores"].get(score) or 0.0 for run in runs) for score in names}
+    rows: list[list[str]] = []
+    for run in runs:
+        changes = ", ".join(f"`{key}: {_short(value)}`" for key, value in run["changes"].items()) or "-"
+        values = [run["scores"].get(score) for score in names]
+        cells = [
+            "-" if value is None else f"**{value:.3f}**" if value == best[score] else f"{value:.3f}"
+            for score, value in zip(names, values, strict=True)
+        ]
+        rows.append([run["name"], changes, str(run["iterations"]), f"{run['seconds'] / 60:.0f}", *cells])
+    return table(["run", "changes", "iterations", "minutes", *names], rows, left=2)
+
+
+def failures(name: str) -> Lines:
+    """Return the worst test photos of each level: pictures where the terms allow it, else names."""
+    worst: list[dict[str, Any]] = (read(f"{name}.card.json") or {}).get("worst", [])
+    lines: Lines = []
+    for level in dict.fromkeys(photo["level"] for photo in worst):
+        photos = [photo for photo in worst if photo["level"] == level]
+        lines += ["", f"**{level}**", ""]
+        for photo in photos:
+            if photo["picture"]:
+                lines.append(f"![{photo['photo']}: {photo['accuracy']}](../images/models/{name}/{photo['picture']})")
+                lines.append("")
+            else:
+                lines.append(f"* `{photo['photo']}`: {photo['accuracy']}")
+    return lines[1:] or ["None have been recorded."]
+
+
+def commands(name: str) -> Lines:
+    """Return the commands that train, score and document the model."""
+    recipe = load_recipe(name)
+    start = recipe.training.initialize_from if recipe.training else None
+    first = [f"# first: the same for {start}, whose weights this model starts from"] if start else []
+    return [
+        "```sh",
+        *first,
+        f"upernet train {name} --data DIR --out runs/{name} --half",
+        f"python docs/ship_model.py {name} runs/{name}",
+        f"upernet evaluate {name} --data DIR --json docs/results/{name}.json --out evaluation/{name}",
+        f"python docs/collect_card.py {name} --data DIR --evaluation evaluation/{name}",
+        "upernet models --json docs/results/models.json",
+        "python docs/write_results.py",
+        "```",
+    ]
+
+
+PARTS = {
+    "facts": facts,
+    "data": data,
+    "scores": scores,
+    "classes": classes,
+    "ablations": ablations,
+    "failures": failures,
+    "commands": commands,
+}
+"""Part of a card -> function that returns its lines for a model."""
+
+
+def part(block: str) -> Lines:
+    """Return the lines of a block `PART_NAME`."""
+    kind, _, name = block.partition("_")
+    return PARTS[kind](name)
+
+
+def _stages(recipe: Recipe) -> Sequence[Any]:
+    return recipe.training.stages if recipe.training else ()
+
+
+def _levels(spec: SourceSpec) -> list[str]:
+    return [*getattr(spec, "annotated", {getattr(spec, "level", ""): None})]
+
+
+def _is_scored(row: Mapping[str, Any]) -> bool:
+    return row.get("iou") is not None or row.get("top1") is not None
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+
+def _short(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False).replace('"', "").replace("|", "\\|")

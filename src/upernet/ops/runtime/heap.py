@@ -1,0 +1,51 @@
+"""How the C library treats the memory of freed tensors.
+
+GNU's malloc returns every block of more than 32 MiB to the system as soon as it is freed, and smaller ones once enough
+of them are free at the end of the heap. A training step allocates and frees the same few gigabytes again and again, and
+the system maps and clears each page anew: measured on two cores, a fifth of the processor time of a step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of mallopt(3)."""
+KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1}
+"""No block is mapped by itself, and 2 GiB at the end of the heap stay in the process."""
+USUAL = {M_MMAP_MAX: 2**16, M_TRIM_THRESHOLD: 2**26}
+"""The values that GNU's malloc has, or reaches by itself in a program that frees large blocks."""
+
+
+@contextmanager
+def kept_heap() -> Iterator[None]:
+    """Keep the memory of freed tensors in this process while the context lasts, for the tensors that come next.
+
+    Results stay the same. This does nothing where the C library is not GNU's, or if environment variables set how it
+    allocates.
+    """
+    library = _gnu_library()
+    if library is None:
+        yield
+        return
+    for parameter, value in KEPT.items():
+        library.mallopt(parameter, value)
+    try:
+        yield
+    finally:
+        for parameter, value in USUAL.items():
+            library.mallopt(parameter, value)
+        library.malloc_trim(0)
+
+
+def _gnu_library() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
+        return None
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None

@@ -1,0 +1,179 @@
+"""Tests of docs/model_cards.py, docs/collect_card.py and docs/ship_model.py: the generated parts of model cards."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import collect_card
+import model_cards
+import numpy as np
+import pytest
+import ship_model
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from upernet.checkpoints import save_checkpoint, shipped_checkpoint
+from upernet.checkpoints.native import card_in
+from upernet.evaluation import evaluate
+from upernet.evaluation.folder import write_evaluation
+from upernet.evaluation.subject import Subject
+from upernet.models import UPerNet, list_models
+from upernet.recipe import ModelSpec, load_recipe
+from upernet.taxonomy import Taxonomy, load_taxonomy
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = [name for name in list_models() if shipped_checkpoint(name)]
+NUMBER = re.compile(r"\| \d\.\d\d \|")
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / "models" / f"{name}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_page_has_every_part_and_no_empty_table(name: str):
+    parts = set(re.findall(rf"<!-- results: (\w+?)_{name} -->\n", page(name)))
+    assert parts >= set(model_cards.PARTS) - {"ablations"}
+    for block in re.findall(r"<!-- results: \w+ -->\n(.*?)<!-- end of results -->", page(name), re.DOTALL):
+        assert block.strip()
+        for head, rest in re.findall(r"(\|.*\|\n\|[ :|-]+\|\n)(.*)", block):
+            assert rest.startswith("|"), f"a table without rows: {head}"
+    assert "LicenseRef-upernet-weights" in page(name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_page_lists_the_scores_of_the_classes_of_every_level(name: str):
+    lists = re.findall(r"^Classes of \*\*(\w+)\*\*.*\n\n((?:\|.*\|\n)+)", page(name), re.MULTILINE)
+    assert [level for level, _ in lists] == list(load_taxonomy(load_recipe(name).taxonomy).levels)
+    assert all(len(NUMBER.findall(rows)) >= 2 for _, rows in lists)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_source_has_its_terms_and_its_photos(name: str):
+    rows = [line for line in model_cards.data(name) if line.startswith("| `")]
+    recipe = load_recipe(name)
+    assert len(rows) == len(recipe.sources)
+    for row, source in zip(rows, recipe.sources, strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[0] == f"`{source}`" and all(cells[1:4])
+        assert cells[-1].isdecimal() and (source not in recipe.training_data or cells[4].isdecimal())
+
+
+def test_classes_with_pixels_and_image_labels_have_both_scores():
+    values: dict[str, Any] = {
+        "per_class": {
+            "wood": {"iou": 0.5, "accuracy": 0.75, "pixels": 12345, "top1": None, "photos": 0},
+            "glass": {"iou": None, "accuracy": None, "pixels": 0, "top1": 0.25, "photos": 4},
+            "stone": {"iou": None, "accuracy": None, "pixels": 0, "top1": None, "photos": 0},
+        }
+    }
+    assert model_cards.class_table(values) == [
+        "| class | IoU | recall | pixels | top-1 | photos |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| wood | 0.50 | 0.75 | 12,345 | - | 0 |",
+        "| glass | - | - | 0 | 0.25 | 4 |",
+        "",
+        "Not in the test photos: stone.",
+    ]
+
+
+def test_ablations_are_a_row_per_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    runs = [
+        {"name": "base", "changes": {}, "iterations": 900, "scores": {"nyu40.miou": 0.31}, "seconds": 600},
+        {
+            "name": "no pseudo maps",
+            "changes": {"loss.weak": 0, "crop": [96, 96]},
+            "iterations": 900,
+            "scores": {"nyu40.miou": 0.25, "msrc.miou": 0.5},
+            "seconds": 570.5,
+        },
+    ]
+    monkeypatch.setattr(model_cards, "RESULTS", tmp_path)
+    assert model_cards.ablations("everyday") == ["No ablations of `everyday` have been recorded."]
+    (tmp_path / "ablations.json").write_text(json.dumps(runs))
+    assert model_cards.ablations("everyday") == [
+        "| run | changes | iterations | minutes | nyu40.miou | msrc.miou |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| base | - | 900 | 10 | **0.310** | - |",
+        "| no pseudo maps | `loss.weak: 0`, `crop: [96, 96]` | 900 | 10 | 0.250 | **0.500** |",
+    ]
+
+
+def test_mappings_of_classes_say_what_was_merged_and_left_out():
+    lines = model_cards.classes("everyday")
+    (clothing,) = [line for line in lines if line.startswith("* `clothing_parts`, part:")]
+    assert "*accessory*: " in clothing and "*left out*: background" in clothing
+
+
+@pytest.mark.slow
+def test_the_worst_photos_are_shown_where_the_terms_allow_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    sources = {}
+    for name, shareable in (("open", True), ("closed", False)):
+        for number in range(4):
+            for kind, pixels in (
+                ("images", rng.integers(0, 256, (40, 40, 3))),
+                ("annotations", rng.integers(0, 2, (40, 40))),
+            ):
+                file = tmp_path / "data" / name / "test" / kind / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(file)
+        (tmp_path / "data" / name / "test" / "labels.txt").write_text("0\ta\n1\tb\n")
+        terms = {"name": name, "license": "some", "shareable": shareable}
+        sources[name] = {"kind": "mask_folder", "path": f"{name}/{{split}}", "level": "object", "terms": terms}
+    taxonomy = Taxonomy.of_objects(["a", "b"], "ab")
+    (tmp_path / "ab.yaml").write_text(yaml.safe_dump(taxonomy.to_dict()))
+    spec = {"backbone": "mobilenetv3_small_050", "decoder_channels": 8, "auxiliary_channels": None}
+    content = {"description": "two sources", "taxonomy": "ab.yaml", "model": spec, "sources": sources}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    model = UPerNet(ModelSpec.model_validate(spec), load_taxonomy(recipe.taxonomy)).eval()
+    result = evaluate(model, recipe, tmp_path / "data", "test")
+    write_evaluation(tmp_path / "evaluation", result, "tiny", Subject(model, recipe, tmp_path / "data"))
+
+    monkeypatch.setattr(collect_card, "PICTURES", tmp_path / "pictures")
+    monkeypatch.setattr(collect_card, "SHOWN", 8)
+    assert collect_card.count_photos(recipe, tmp_path / "data") == {"open": {"test": 4}, "closed": {"test": 4}}
+    worst = collect_card.collect_worst("tiny", recipe, tmp_path / "evaluation")
+    assert len(worst) == 8
+    for photo in worst:
+        assert (photo["picture"] is not None) == photo["photo"].startswith("open")
+        assert re.fullmatch(r".*% of the pixels right", photo["accuracy"])
+        if photo["picture"]:
+            with Image.open(tmp_path / "pictures" / "tiny" / photo["picture"]) as picture:
+                assert max(picture.size) <= collect_card.WIDTH
+    monkeypatch.setattr(model_cards, "RESULTS", tmp_path)
+    (tmp_path / "tiny.card.json").write_text(json.dumps({"worst": worst}))
+    lines = model_cards.failures("tiny")
+    assert lines[0] == "**object**"
+    assert (
+        sum(line.startswith("![open/") for line in lines) == sum(line.startswith("* `closed/") for line in lines) == 4
+    )
+
+
+def test_shipping_changes_the_card_and_no_tensor(tmp_path: Path):
+    model = UPerNet(
+        ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=None),
+        Taxonomy.of_objects(["a"], "a"),
+    )
+    source, target = tmp_path / "run.safetensors", tmp_path / "shipped.safetensors"
+    save_checkpoint(source, model, {"name": "run", "thresholds": {"object": 0.5}, "research_only": True})
+    ship_model.stamp(source, target, {"name": "everyday", "license": "MIT", "research_only": False})
+    card = card_in(target)
+    assert card is not None
+    assert (card.name, card.license, card.thresholds) == ("everyday", "MIT", {"object": 0.5})
+    assert card.research_only, "the weights that the run started from were for research only"
+    before, after = load_file(source), load_file(target)
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_shipped_weights_have_the_card_of_their_recipe():
+    for name in SHIPPED:
+        path = shipped_checkpoint(name)
+        card = card_in(path) if path else None
+        assert card and (card.name, card.description) == (name, load_recipe(name).description)
