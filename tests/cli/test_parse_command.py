@@ -50,7 +50,7 @@ def test_a_folder_with_all_below_it(photos: Path, parse: Run) -> None:
     assert sentences(result) == ["upernet: left out 1 file that is not a photo (1 .txt)."]
     assert sorted(path.name for path in (photos / "parses").iterdir()) == ["a", "a-2", "b", "summary.csv"]
     assert (photos / "parses" / "a" / "object.png").is_file()
-    assert "in/a.JPG -> parses/a\n  A beach scene (over 99 %).\n  The photo shows sky (50 %)" in result.stdout
+    assert "in/a.JPG -> parses/a\n  A beach (over 99 %).\n  Mostly sky, trees and a person." in result.stdout
 
 
 @pytest.mark.slow
@@ -90,7 +90,8 @@ def test_some_levels(photos: Path, parse: Run) -> None:
 def test_short_side(photos: Path, parse: Run) -> None:
     for side in (0, 32):
         assert parse("in/b.png", "--short-side", side, "--out", f"at{side}").status == 0
-    native, reduced = (np.asarray(Image.open(photos / f"at{side}" / "b" / "object_confidence.png")) for side in (0, 32))
+    files = (photos / f"at{side}" / "b" / "texture_confidence.png" for side in (0, 32))
+    native, reduced = (np.asarray(Image.open(file)) for file in files)
     assert native.shape == reduced.shape == (64, 96)
     assert (native != reduced).any()
 
@@ -181,8 +182,12 @@ def test_what_to_save(photos: Path, parse: Run) -> None:
     assert parse("in/b.png", "--save", "sheet, coco").status == 0
     assert {path.name for path in (photos / "parses").rglob("*.*")} == {"coco.json", "sheet.jpg", "parse.json"}
     nothing = parse("in/b.png", "--save", "none", "--out", "out")
-    assert nothing.status == 0 and nothing.stdout.startswith("in/b.png\n  A beach scene")
+    assert nothing.status == 0 and nothing.stdout.startswith("in/b.png\n  A beach (")
     assert not (photos / "out").exists()
+    assert parse("in/b.png", "--save", "overlay", "--alpha", "0.5", "--out", "plain").status == 0
+    with Image.open(photos / "in" / "b.png") as photo, Image.open(photos / "plain/b/object_overlay.png") as overlay:
+        assert overlay.size == photo.size
+    assert parse("in/b.png", "--alpha", "1.5").status == 2
     refused = parse("in/b.png", "--save", "overlays")
     assert refused.status == 2 and "did you mean 'overlay'?" in sentences(refused)[0]
 
@@ -228,7 +233,7 @@ def test_names_do_not_reach_the_terminal_raw(photos: Path, parse: Run) -> None:
 def test_json_to_a_file(photos: Path, parse: Run) -> None:
     result = parse("in/b.png", "missing.jpg", "--json", "all.json")
     content = json.loads((photos / "all.json").read_text())
-    assert result.status == 1 and "beach scene" in result.stdout
+    assert result.status == 1 and "A beach (" in result.stdout
     assert len(content["parses"]) == 1 and content["failures"][0]["path"] == "missing.jpg"
     assert not (photos / "parses").exists()
 

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from upernet.inference import LabelMap
 from upernet.inference.fonts import shortened, sized_font
-from upernet.inference.render import contact_sheet, overlay
+from upernet.inference.render import overlay
+from upernet.inference.sheet import contact_sheet
 
 
 def has_dejavu() -> bool:

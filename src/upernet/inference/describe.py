@@ -121,7 +121,9 @@ def _details(thing: Thing, maps: Mapping[str, LabelMap], part_groups: Sequence[P
     if "part" in maps and any(group.owner == thing.label for group in part_groups):
         sentences += _parts(thing, maps["part"], where)
     verb = "are" if thing.is_plural else "is"
-    if (name := _prevailing(maps.get("material"), where)) and head(thing.name) not in {*SELF_EVIDENT, name}:
+    if head(thing.name) in SELF_EVIDENT:
+        return " ".join(sentences)
+    if (name := _prevailing(maps.get("material"), where)) and name != head(thing.name):
         sentences.append(f"The {thing.subject} {verb} of {name}.")
     if name := _prevailing(maps.get("texture"), where):
         sentences.append(f"The {thing.subject} {'look' if thing.is_plural else 'looks'} {name}.")

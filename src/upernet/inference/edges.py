@@ -42,15 +42,15 @@ def follow_edges(
     cells = np.asarray(view.reduce(STRIDE), np.float32)
     rows = Axis(*interpolation(slice(0, photo.height), cells.shape[0], view.height, photo.height))
     columns = Axis(*interpolation(slice(0, photo.width), cells.shape[1], view.width, photo.width))
-    scene = torch.from_numpy(cells), torch.from_numpy(np.asarray(photo).copy()), rows, columns
+    scene = torch.as_tensor(cells), torch.as_tensor(np.array(photo)), rows, columns
 
     def guide(level: str, channels: slice, which: Tensor, names: Tensor) -> None:
         own = logits[level][channels, : cells.shape[0], : cells.shape[1]]
         probabilities = own.permute(1, 2, 0).softmax(dim=2).contiguous()
-        labels, confidence = (torch.from_numpy(values) for values in maps[level])
+        labels, confidence = (torch.as_tensor(values) for values in maps[level])
         guided_labels(probabilities, *scene, which, names, labels, confidence)
 
-    before = {level: maps[level][0].copy() for level in guided}
+    before = {level: np.array(maps[level][0]) for level in guided}
     for level in sorted(guided, key=lambda level: LEVEL_KINDS[level].owned_by is not None):
         labels, confidence = maps[level]
         owner = LEVEL_KINDS[level].owned_by
@@ -65,5 +65,5 @@ def follow_edges(
         for group in part_groups:
             owned = owners == group.owner
             if owned.any():
-                which = torch.from_numpy((owned + (owned & changed)).astype(np.uint8))
+                which = torch.as_tensor(np.where(changed, np.uint8(2), np.uint8(1)) * owned)
                 guide(level, group.channels, which, torch.tensor(group.parts, dtype=torch.int16))

@@ -13,8 +13,8 @@ from upernet.inference.components import Runs, connected_runs
 from upernet.inference.label_map import UNSURE
 from upernet.taxonomy import LEVEL_KINDS, PartGroup
 
-LARGEST_ISLAND = 2e-4
-"""Share of the photo up to which a region is an island. `benchmarks/boundaries.py` measures what larger ones cost."""
+LARGEST_ISLAND = 1e-4
+"""Share of the photo up to which a region is an island. Larger ones cost more mIoU (benchmarks/boundaries.py)."""
 ELSEWHERE = -2
 """What pixels are called whose object has no parts, while islands of parts are looked for."""
 
@@ -119,10 +119,10 @@ def _merge(
     lengths = runs.lengths[own]
     pixels = np.repeat(runs.rows[own] * labels.shape[1] + runs.starts[own] - np.cumsum(lengths) + lengths, lengths)
     pixels += np.arange(len(pixels))
-    labels.reshape(-1)[pixels] = np.repeat(new, lengths)
+    np.put(labels, pixels, np.repeat(new, lengths))
     sure = np.repeat(chosen >= 0, lengths)
-    confidence.reshape(-1)[pixels[sure]] = np.repeat(probability, lengths)[sure]
-    changed.reshape(-1)[pixels] = True
+    np.put(confidence, pixels[sure], np.repeat(probability, lengths)[sure])
+    np.put(changed, pixels, True)
     return changed
 
 

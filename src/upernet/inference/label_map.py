@@ -47,7 +47,7 @@ class LabelMap:
     labels: np.ndarray
     """int16 H x W: indices into `names`, -1 where unsure."""
     confidence: np.ndarray
-    """float32 H x W: softmax probability of the most probable class, also where the label is unsure."""
+    """float32 H x W: softmax probability of the label, or of the most probable class where the label is unsure."""
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     """RGB in 0..255, one per name."""
@@ -65,7 +65,8 @@ class LabelMap:
         They are computed at the first use, and kept: 2 bytes per class and pixel, so 150 classes of a photo of 1
         megapixel take 300 MB. `probabilities[label]` is the map of one class. For parts, the probabilities are those of
         the parts of the object that is predicted at the pixel; where it has none, only the first one differs from 0,
-        and is that of the object.
+        and is that of the object. Where labels follow the edges of the photo (objects and parts),
+        and on merged islands, the label may differ from the most probable class here.
 
         Raises:
             UpernetError: The photo was parsed without `probabilities=True`.

@@ -55,7 +55,7 @@ def find_places(labels: np.ndarray, label_map: LabelMap, text: float) -> list[Pl
     runs = connected_runs(grid, diagonal=False)
     areas = np.bincount(runs.components, runs.lengths)
     components = runs.component_map
-    values = dict(zip(runs.components.tolist(), runs.labels.tolist(), strict=True))
+    values: dict[int, int] = dict(zip(runs.components.tolist(), runs.labels.tolist(), strict=True))
     places: list[Place] = []
     written: dict[int, int] = {}
     for component in np.argsort(-areas, kind="stable").tolist():

@@ -104,7 +104,7 @@ def _boxes(grid: np.ndarray, labels: Collection[int]) -> dict[int, list[Box]]:
         if not areas[component]:
             break
         label = int(runs.labels[component])  # a component has the number of its first run
-        if label not in labels or areas[component] < LEAST_REGION * largest.setdefault(label, areas[component]):
+        if label not in labels or areas[component] < LEAST_REGION * largest.setdefault(label, float(areas[component])):
             continue
         own = runs.components == component
         rows = runs.rows[own]

@@ -1,5 +1,8 @@
 """Guided labels on a CPU with Numba, a row of pixels at a time."""
 
+# pyright: reportCallIssue=false
+# Numba calls an intrinsic with fewer arguments than its definition has.
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
