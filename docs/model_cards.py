@@ -173,11 +173,9 @@ def failures(name: str) -> Lines:
         photos = [photo for photo in worst if photo["level"] == level]
         lines += ["", f"**{level}**", ""]
         for photo in photos:
+            lines.append(f"* `{photo['photo']}`: {photo['accuracy']}")
             if photo["picture"]:
-                lines.append(f"![{photo['photo']}: {photo['accuracy']}](../images/models/{name}/{photo['picture']})")
-                lines.append("")
-            else:
-                lines.append(f"* `{photo['photo']}`: {photo['accuracy']}")
+                lines += ["", f"  ![{photo['photo']}](../images/models/{name}/{photo['picture']})", ""]
     return lines[1:] or ["None have been recorded."]
 
 
@@ -195,6 +193,7 @@ def commands(name: str) -> Lines:
         f"python docs/collect_card.py {name} --data DIR --evaluation evaluation/{name}",
         "upernet models --json docs/results/models.json",
         "python docs/write_results.py",
+        "make gallery",
         "```",
     ]
 
