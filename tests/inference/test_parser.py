@@ -247,10 +247,10 @@ def test_temperatures_change_confidences_and_not_labels() -> None:
 
 def test_parts_of_a_doubtful_object_are_not_described() -> None:
     photo = paint(four_quarters(64, 64), parts=1)
-    assert "person (25 % of the photo) has hair" in painted_parser()(photo).describe()
+    assert "parts of the person: hair" in painted_parser()(photo).describe()
     card = {"class_thresholds": {"object": {"person": 1.1}}}
     parse = painted_parser(card)(photo)
-    assert "The dog" in parse.describe() and "The person" not in parse.describe()
+    assert "parts of the dog" in parse.describe() and "person" not in parse.describe()
     inside = parse.part.labels[:30, 34:]
     assert (inside == -1).all() and (painted_parser(card)(photo, ["part"]).part.labels[:30, 34:] == -1).all()
 

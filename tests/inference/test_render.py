@@ -1,4 +1,4 @@
-"""Tests of upernet.inference.render: overlays, legends and the contact sheet."""
+"""Tests of upernet.inference.render: overlays, and their legends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from PIL import Image
 
 from upernet.errors import UpernetError
 from upernet.inference import LabelMap
-from upernet.inference.render import Legend, blended, contact_sheet, legend_entries, overlay, painted
+from upernet.inference.legend import Legend, legend_entries
+from upernet.inference.render import blended, overlay, painted
 
 NAMES = ("sky", "a_rather_long_name_of_a_class", "person")
 COLORS = ((0, 90, 255), (255, 160, 0), (20, 140, 20))
@@ -96,18 +97,5 @@ def test_a_legend_fits_its_width_and_holds_all_entries(count: int, width: int, t
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (500, 3), (3, 500), (300, 200), (200, 300), (4000, 100)])
 def test_photos_of_any_shape_can_be_drawn(size: tuple[int, int]) -> None:
-    photo = Image.new("RGB", size, "gray")
-    drawn = label_map(np.zeros((size[1], size[0])))
-    picture = overlay(photo, drawn)
+    picture = overlay(Image.new("RGB", size, "gray"), label_map(np.zeros((size[1], size[0]))))
     assert max(picture.size) >= 480
-    sheet = contact_sheet(photo, [drawn] * 4, "A street scene (70 %)", "The photo shows sky (100 %).\nMore text.")
-    assert 800 < sheet.width < 2000
-
-
-@pytest.mark.parametrize("levels", range(5))
-def test_sheets_grow_with_the_number_of_levels(levels: int) -> None:
-    photo = Image.new("RGB", (400, 300), "gray")
-    sheet = contact_sheet(photo, [label_map(np.zeros((300, 400)))] * levels, "title", "")
-    columns = {0: 1, 1: 2, 2: 3, 3: 3, 4: 3}[levels]
-    assert sheet.width == 80 + columns * 520 + (columns - 1) * 36
-    assert (np.asarray(sheet)[:, -30:] == 255).all()  # margins stay free

@@ -27,8 +27,8 @@ from upernet.taxonomy import IGNORE, LEVEL_KINDS, Level, Taxonomy
 
 STEPS = 1000
 """Number of steps of confidence between 0 and 1; thresholds are multiples of 1 / STEPS."""
-TEMPERATURES = tuple(2 ** (power / 6) for power in range(-6, 7))
-"""Divisors of the logits: from 0.5 to 2, about 12 % apart, with 1 in the middle."""
+TEMPERATURES = tuple(2 ** (power / 6) for power in range(-9, 7))
+"""Divisors of the logits: from 0.35 to 2, about 12 % apart; 1 is among them."""
 UNCHANGED = TEMPERATURES.index(1)
 PIXELS = 4096
 """About how many pixels of a photo are counted, on a regular grid; neighboring pixels say nearly the same."""
@@ -199,7 +199,7 @@ def _count_source(
                 correct = (counts_as == truth) & ~is_absent
                 counted |= shown & (truth != IGNORE)
             totals[row] += int((counted if level in labeled else shown).sum())
-            photos[level][labels[counted].unique().cpu()] += 1
+            photos[level] += torch.bincount(labels[counted], minlength=len(photos[level])).clamp(max=1).cpu()
             for index, temperature in enumerate(TEMPERATURES):
                 scaled = {name: values / temperature for name, values in sampled.items()}
                 confidence = shown_labels(scaled, level, model.taxonomy)[0].confidence

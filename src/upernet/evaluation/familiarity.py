@@ -71,7 +71,7 @@ def fit(train: Sequence[Tensor], held_back: Sequence[Tensor]) -> Familiarity:
     scale = torch.stack([found.abs().mean(0) for found in sources]).mean(0).clamp(min=1e-6)
     logarithms = [compressed(found, scale) for found in sources]
     pooled = torch.stack([_covariance(found) for found in logarithms]).mean(0)
-    variances, axes = torch.linalg.eigh(_towards_equal(pooled))
+    variances, axes = _eigen(_towards_equal(pooled))
     components = min(COMPONENTS, len(variances))
     projection = axes[:, -components:] * variances[-components:].rsqrt()
     fitted = Familiarity(len(scale), components, len(sources), 0)
@@ -81,12 +81,12 @@ def fit(train: Sequence[Tensor], held_back: Sequence[Tensor]) -> Familiarity:
         projected = found @ projection
         prior = PRIOR_PHOTOS * components / (PRIOR_PHOTOS * components + len(found))
         covariance = (1 - prior) * _covariance(projected) + prior * torch.eye(components, dtype=torch.float64)
-        variances, axes = torch.linalg.eigh(covariance)
+        variances, axes = _eigen(covariance)
         fitted.centers[index] = projected.mean(0).half()
         fitted.whitening[index] = (axes * variances.rsqrt()).half()
         fitted.offsets[index] = variances.log().sum()
     distances = [np.sort(fitted.distance(found.float()).numpy()) for found in held_back]
-    fitted.distances = torch.from_numpy(_quantiles(distances)).float()
+    fitted.distances = torch.as_tensor(_quantiles(distances), dtype=torch.float32)
     return fitted
 
 
@@ -136,6 +136,12 @@ def check_familiar(recipe: Recipe) -> None:
 def _covariance(values: Tensor) -> Tensor:
     centered = values - values.mean(0)
     return centered.T @ centered / len(values)
+
+
+def _eigen(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues of a symmetric matrix, ascending, and its eigenvectors, as columns."""
+    values, vectors = np.linalg.eigh(covariance.numpy())
+    return torch.as_tensor(values), torch.as_tensor(vectors)
 
 
 def _towards_equal(covariance: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def class_thresholds(found: Confidences, temperature: int, target: float) -> dic
     weights = found.mixture()[temperature]
     level = weights.sum(0)
     chosen: dict[str, float] = {}
-    for name, own, photos in zip(found.level.names, weights, found.photos.tolist(), strict=True):
+    for name, own, photos in zip(found.level.names, weights, map(int, found.photos), strict=True):
         if photos:
             both = photos * own / own.sum() + PRIOR_PHOTOS * level / level.sum()
             threshold = smallest_threshold(both, target)

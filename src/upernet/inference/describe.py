@@ -17,10 +17,10 @@ MAIN, MOST_MAIN = 0.08, 4
 MINOR, MOST_MINOR = 0.01, 4
 """Share of the photo from which on another object is mentioned, and how many of them are."""
 DOUBTFUL = 0.6
-"""Mean confidence of an object below which nothing is said of its parts, material and texture."""
+"""Mean confidence below which nothing is said of an object's parts, material and texture, or of the last two."""
 LEAST_OWNER = 0.02
 """Share of the photo from which on something is said of an object's parts, material and texture."""
-LEAST_PART, MOST_PARTS = 0.01, 6
+LEAST_PART, MOST_PARTS = 0.015, 6
 """Share of the object from which on a part is named, and how many of them are."""
 CLEAR_PARTS = 0.4
 """Share of the object with a certain part from which on parts are named."""
@@ -149,9 +149,12 @@ def _parts(thing: Thing, label_map: LabelMap, where: np.ndarray) -> list[str]:
 
 
 def _prevailing(label_map: LabelMap | None, where: np.ndarray) -> str | None:
-    """Return the name of the label on most of the pixels; None if there is none."""
+    """Return the name of the label on most of the pixels; None if there is none, or it is doubtful."""
     named = [] if label_map is None else _named(label_map, PREVAILING, 1, where)
-    return noun(label_map.names[named[0]]) if label_map is not None and named else None
+    if label_map is None or not named:
+        return None
+    certain = label_map.confidence[where & (label_map.labels == named[0])].mean() >= DOUBTFUL
+    return noun(label_map.names[named[0]]) if certain else None
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ LONGEST_SIDE = 800
 """Largest width and height of the photo in a panel."""
 LEAST_COLUMN = 340
 """Smallest width of a panel, which legends and sentences need."""
-LEAST_SHOWN = 0.005
+LEAST_SHOWN = 0.02
 """Share of the photo with a label from which on a level gets a panel."""
 MOST_IN_PANEL = 12
 """Number of entries in the legend of a panel."""
@@ -96,20 +96,23 @@ def _laid_out(
 ) -> list[Cell]:
     """Return the cells with `across` pictures in a row, and the words in an empty place, or in a column of their own.
 
-    The bars are below the words: in a column of their own, at the height of the second row.
+    The bars are in the next empty place, or below the words: in a column of their own, at the height of the second row.
     """
     cells: list[Cell] = []
+    column = width + GAP
     top = second = bottom = 0
     for first in range(0, len(pictures), across):
         top = bottom + (GAP if first else 0)
         second = top if first == across else second
         row = pictures[first : first + across]
-        cells += [Cell(picture, place * (width + GAP), top) for place, picture in enumerate(row)]
+        cells += [Cell(picture, place * column, top) for place, picture in enumerate(row)]
         bottom = top + max(picture.height for picture in row)
     free = len(pictures) % across
-    left, start = (free or across) * (width + GAP), top if free else 0
+    left, start = (free or across) * column, top if free else 0
     cells.append(Cell(story, left, start))
-    if bars is not None:
+    if bars is not None and 0 < free < across - 1:
+        cells.append(Cell(bars, left + column, start))
+    elif bars is not None:
         below = start + story.height + GAP
         cells.append(Cell(bars, left, below if free else max(below, second)))
     return cells
@@ -147,7 +150,7 @@ def _story(width: int, title: str, sentences: str, silent: Sequence[str]) -> Ima
     """Return the description, and a line about levels without a panel."""
     paragraphs = sentences.splitlines()
     if silent:
-        paragraphs.append(f"No panel, for lack of certain labels: {', '.join(silent)}.")
+        paragraphs.append(f"Nothing to show: {', '.join(silent)}.")
     heading, body = sized_font(1.45 * TEXT, [title]), sized_font(TEXT, paragraphs)
     title_lines = _wrapped(title, heading, width)
     lines = [_wrapped(paragraph, body, width) for paragraph in paragraphs]

@@ -135,8 +135,8 @@ class CalibrationSpec(Settings):
     all classes. A list of sources means all classes of the level."""
 
     familiar: tuple[Name, ...] = ()
-    """Sources whose training photos say which photos are familiar; see `Parse.familiarity`. None: a parse does not say
-    how familiar a photo is."""
+    """Sources whose training photos say which photos are familiar; see `Parse.familiarity`. Without any, a parse
+    does not say how familiar a photo is."""
 
     @field_validator("negatives", mode="before")
     @classmethod
