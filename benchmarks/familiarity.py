@@ -107,18 +107,19 @@ def compare(
         values = [score(found) for found in held_back.values()]
         weights = torch.cat([torch.full_like(found, 1 / len(found)) for found in values])
         order = torch.cat(values).argsort(descending=True)
-        largest = int((weights[order].cumsum(0) / len(values)).searchsorted(UNFAMILIAR))
+        largest = int(torch.searchsorted(weights[order].cumsum(0) / len(values), UNFAMILIAR))
         threshold = torch.cat(values)[order[largest]]
         alarms = {source: _mean(score(found) > threshold) for source, found in test.items()}
         detected = {kind: _mean(score(found) > threshold) for kind, found in others.items()}
         kinds = [share for kind, share in detected.items() if kind != "photo"]
+        alarm, found = sum(alarms.values()) / len(alarms), sum(kinds) / len(kinds)
         results[name] = {
-            "false_alarms": round(sum(alarms.values()) / len(alarms), 4),
-            "detected": round(sum(kinds) / len(kinds), 4),
+            "false_alarms": round(alarm, 4),
+            "detected": round(found, 4),
             "false_alarms_per_source": alarms,
             "detected_per_kind": detected,
         }
-        print(f"{name:<58} {results[name]['false_alarms']:>6.1%} {results[name]['detected']:>6.1%}", flush=True)
+        print(f"{name:<58} {alarm:>6.1%} {found:>6.1%}", flush=True)
     return results
 
 
@@ -151,14 +152,16 @@ def main() -> None:
     model, _ = load_checkpoint(find_checkpoint(arguments.model or arguments.recipe))
     every = [name for name, spec in recipe.sources.items() if isinstance(spec, FolderSpec)]
     names = [name for name in recipe.calibration.familiar or every if "train" in recipe.sources[name].split_names]
-    by_split = [photos(model, recipe, arguments.data, split, names) for split in ("train", "held_back", "test")]
+    train, held_back, test = (
+        photos(model, recipe, arguments.data, split, names) for split in ("train", "held_back", "test")
+    )
     pictures: dict[str, list[Image.Image]] = {}
     for kind, _, picture in unfamiliar_pictures():
         pictures.setdefault(kind, []).append(picture)
     pictures["photo"] = [sample(name) for name in PHOTOS]
     others = {kind: read(model, found) for kind, found in pictures.items()}
     print(f"{'score':<58} {'alarms':>6} {'found':>6}")
-    results = compare(*by_split, others)
+    results = compare(train, held_back, test, others)
     if arguments.json:
         write_text(arguments.json, json.dumps(results, indent=2) + "\n")
 

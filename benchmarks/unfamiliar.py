@@ -44,7 +44,7 @@ def sample(name: str) -> Image.Image:
     """Return a picture of scikit-image."""
     import skimage
 
-    folder = Path(skimage.__file__).parent / "data"
+    folder = Path(str(skimage.__file__)).parent / "data"
     path = next(path for path in sorted(folder.iterdir()) if path.stem == name and path.suffix in (".png", ".jpg"))
     with Image.open(path) as picture:
         if picture.mode in ("LA", "RGBA", "P"):

@@ -150,19 +150,22 @@ def ablations(name: str) -> Lines:
 
 
 def ablation_table(runs: Sequence[Mapping[str, Any]]) -> Lines:
-    """Return the table of some runs; the best value of each score is bold."""
+    """Return the table of some runs; the best value of each score is bold. Changes that all runs share stand above."""
+    first = runs[0]["changes"].items()
+    shared = {key: value for key, value in first if len(runs) > 1 and all(_has(run, key, value) for run in runs)}
     names = list(dict.fromkeys(score for run in runs for score in run["scores"]))
     best = {score: max(run["scores"].get(score) or 0.0 for run in runs) for score in names}
     rows: list[list[str]] = []
     for run in runs:
-        changes = ", ".join(f"`{key}: {_short(value)}`" for key, value in run["changes"].items()) or "-"
+        changes = _changes({key: value for key, value in run["changes"].items() if key not in shared}) or "-"
         values = [run["scores"].get(score) for score in names]
         cells = [
             "-" if value is None else f"**{value:.3f}**" if value == best[score] else f"{value:.3f}"
             for score, value in zip(names, values, strict=True)
         ]
         rows.append([run["name"], changes, str(run["iterations"]), f"{run['seconds'] / 60:.0f}", *cells])
-    return table(["run", "changes", "iterations", "minutes", *names], rows, left=2)
+    above = [f"All runs have {_changes(shared)}.", ""] if shared else []
+    return above + table(["run", "changes", "iterations", "minutes", *names], rows, left=2)
 
 
 def failures(name: str) -> Lines:
@@ -173,11 +176,9 @@ def failures(name: str) -> Lines:
         photos = [photo for photo in worst if photo["level"] == level]
         lines += ["", f"**{level}**", ""]
         for photo in photos:
+            lines.append(f"* `{photo['photo']}`: {photo['accuracy']}")
             if photo["picture"]:
-                lines.append(f"![{photo['photo']}: {photo['accuracy']}](../images/models/{name}/{photo['picture']})")
-                lines.append("")
-            else:
-                lines.append(f"* `{photo['photo']}`: {photo['accuracy']}")
+                lines += ["", f"  ![{photo['photo']}](../images/models/{name}/{photo['picture']})", ""]
     return lines[1:] or ["None have been recorded."]
 
 
@@ -195,6 +196,7 @@ def commands(name: str) -> Lines:
         f"python docs/collect_card.py {name} --data DIR --evaluation evaluation/{name}",
         "upernet models --json docs/results/models.json",
         "python docs/write_results.py",
+        "make gallery",
         "```",
     ]
 
@@ -233,6 +235,14 @@ def _cell(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+
+def _has(run: Mapping[str, Any], key: str, value: object) -> bool:
+    return key in run["changes"] and run["changes"][key] == value
+
+
+def _changes(changes: Mapping[str, object]) -> str:
+    return ", ".join(f"`{key}: {_short(value)}`" for key, value in changes.items())
 
 
 def _short(value: object) -> str:

@@ -13,12 +13,9 @@ from pathlib import Path
 
 import pytest
 from import_graph import LEAVES, floors, import_graph, imported_rooms, room_of, without_implied
-from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "upernet"
-EXAMPLES = ROOT / "examples"
-PHOTOS = sorted(path for path in EXAMPLES.iterdir() if path.suffix != ".md")
 DATA_FILES = sorted(
     path
     for pattern in (
@@ -91,20 +88,6 @@ def test_the_import_graph_leaves_out_only_what_follows_from_others():
     assert floors(graph) == [["c"], ["b"], ["a"], ["d"]]
     with pytest.raises(CycleError):
         floors({"a": {"b"}, "b": {"a"}})
-
-
-def test_every_photo_is_credited_and_small():
-    credits = (EXAMPLES / "CREDITS.md").read_text(encoding="utf-8")
-    table = re.findall(r"^\| `(.+?)` \|", credits, re.MULTILINE)
-    origins = re.findall(r"^- `(.+?)`: ", credits, re.MULTILINE)
-    names = [path.name for path in PHOTOS]
-    assert 6 <= len(names) <= 8
-    assert sorted(table) == sorted(origins) == names
-    for path in PHOTOS:
-        assert path.stat().st_size <= 400_000, path
-        with Image.open(path) as photo:
-            photo.load()
-            assert not photo.getexif(), f"{path} carries metadata"
 
 
 def test_no_file_of_the_package_is_large():

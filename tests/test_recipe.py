@@ -12,7 +12,7 @@ import yaml
 from upernet.data.sources import Source
 from upernet.errors import UpernetError
 from upernet.evaluation.calibration import check_calibration
-from upernet.recipe import AnySourceSpec, Recipe, data_folder, list_recipes, load_recipe
+from upernet.recipe import AnySourceSpec, FolderSpec, Recipe, data_folder, list_recipes, load_recipe
 from upernet.taxonomy import load_taxonomy
 
 
@@ -36,7 +36,8 @@ def test_shipped_recipes_load_and_name_what_their_taxonomy_has(name: str) -> Non
     recipe = load_recipe(name)
     taxonomy = load_taxonomy(recipe.taxonomy)
     assert recipe.name == name
-    annotations = [item for source in recipe.sources.values() for item in source.annotated.items()]
+    folders = [source for source in recipe.sources.values() if isinstance(source, FolderSpec)]
+    annotations = [item for source in folders for item in source.annotated.items()]
     for own_level, annotation in annotations:
         for target in (annotation.classes or {}).values():
             for class_name in [target] if isinstance(target, str) else target or ():

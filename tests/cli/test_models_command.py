@@ -63,3 +63,30 @@ def test_models_as_a_table_of_80_columns(run: Run, monkeypatch: pytest.MonkeyPat
     assert names == [name for name in list_models() if name not in zoo] + zoo
     (row,) = [line for line in lines if line.startswith(IN_THE_ZOO)]
     assert row.split()[1:] == ["47.9/48.1", "59.1", "M", "944", "G", "available"]
+
+
+@pytest.mark.slow
+def test_terms_are_in_the_list_and_in_the_details(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    terms = {row["name"]: (row["license"], row["research_only"]) for row in json.loads(run("models", "--json").stdout)}
+    assert terms["everyday"] == terms["camvid"] == ("LicenseRef-upernet-weights", True)
+    assert terms[IN_THE_ZOO][0].startswith("MIT") and terms[IN_THE_ZOO][1]
+    assert terms["unified_resnet50_broden"] == (None, None)
+
+    details = run("models", "everyday")
+    assert details.status == 0 and max(map(len, details.stdout.splitlines())) <= 80
+    for text in ("LicenseRef-upernet-weights", "LICENSE-WEIGHTS", "research and non-commercial use only", "TrashNet"):
+        assert text in details.stdout
+    about = json.loads(run("models", "everyday", "--json").stdout)
+    assert about["training_data"]["camvid"]["research_only"] and "street" in about["classes"]["scene"]
+
+    own = run("models", checkpoint)
+    assert own.status == 0 and "not stated" in own.stdout
+    unknown = run("models", "nobody")
+    assert (unknown.status, unknown.stdout) == (2, "") and "unknown model" in unknown.stderr
+
+
+def test_a_file_without_a_card_is_an_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "other.pth").write_bytes(b"PK\3\4")
+    result = run("models", tmp_path / "other.pth")
+    assert (result.status, result.stdout) == (2, "") and "convert it with `upernet convert`" in result.stderr

@@ -1,5 +1,7 @@
 """Tests of upernet.ops.cross_entropy, compared with torch's functions in float64."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from upernet.ops import choose_resized_cross_entropy, resized_cross_entropy, use
 from upernet.ops.cross_entropy import reference
 
 
-def arguments(images, classes, coarse, size, sets=0, spread=1.0, channels_last=True):
+def arguments(images, classes, coarse, size, sets=0, spread=1.0, channels_last=True) -> Any:
     torch.manual_seed(0)
     logits = spread * torch.randn(images, classes, *coarse)
     logits = logits.contiguous(memory_format=torch.channels_last) if channels_last else logits
@@ -132,7 +134,7 @@ def test_arguments_that_do_not_fit():
         ((logits, target.clamp(max=-2) - 1, None, members, set_weights), "from -3 .* 1 sets"),
     ):
         with pytest.raises(ValueError, match=match):
-            resized_cross_entropy(*wrong)
+            resized_cross_entropy(*cast(Any, wrong))
 
 
 def test_the_operator_is_registered_as_torch_wants_it():

@@ -1,5 +1,7 @@
 """Tests of upernet.ops.depthwise, compared with convolutions in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from upernet.ops import choose_depthwise_conv2d, depthwise_conv2d, use_kernel
 weight_gradient = torch.ops.upernet.depthwise_weight_gradient
 
 
-def arguments(images, channels, size, filters=5):
+def arguments(images, channels, size, filters=5) -> Any:
     torch.manual_seed(0)
     tensors = (torch.randn(images, channels, *size), torch.randn(channels, 1, filters, filters), torch.randn(channels))
     return [tensor.requires_grad_() for tensor in tensors]
