@@ -30,6 +30,7 @@ from upernet.inference.components import connected_runs
 from upernet.inference.edges import follow_edges
 from upernet.inference.islands import merge_islands
 from upernet.inference.label_map import UNSURE
+from upernet.inference.resizing import reduced
 from upernet.inference.tiling import dense_logits
 from upernet.recipe import load_recipe
 from upernet.taxonomy import IGNORE, LEVEL_KINDS
@@ -151,8 +152,7 @@ def measure_time(parser: Parser, path: Path) -> dict[str, float]:
 
 def _view(parser: Parser, photo: Image.Image) -> Image.Image:
     """Return the photo as it goes through the network."""
-    factor = min(1.0, parser.short_side / min(photo.size)) if parser.short_side else 1.0
-    return photo.resize((round(photo.width * factor), round(photo.height * factor)), Image.Resampling.BILINEAR)
+    return photo if parser.short_side is None else reduced(photo, parser.short_side)
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
