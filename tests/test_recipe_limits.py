@@ -36,7 +36,7 @@ ABSURD = st.one_of(
 
 def numbers_of(schema: dict[str, Any], place: str, root: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every place of a JSON schema that takes a number."""
-    if schema.get("type") in ("integer", "number") and "const" not in schema:
+    if schema.get("type") in ("integer", "number") and not {"const", "enum"} & schema.keys():
         yield place, schema
     for name, inner in schema.get("properties", {}).items():
         yield from numbers_of(inner, f"{place}.{name}", root)

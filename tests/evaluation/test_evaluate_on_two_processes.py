@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def process(rank: int, data: str, out: str) -> None:
         matrix.update(torch.full((2,), 2), torch.tensor([row % 3, -1]))
     result = evaluate(color_network(), settings(), data)
     assert result.counts is not None
-    thresholds = calibrate(color_network(), settings(), data)
+    thresholds = asdict(calibrate(color_network(), settings(), data))
     if rank == 1:
         result.counts.save(Path(out, "photos.npz"))
     values = {"counts": matrix.reduce().counts.tolist(), "result": result.to_dict(), "thresholds": thresholds}
@@ -84,4 +85,4 @@ def test_two_processes_return_what_one_does(tmp_path: Path) -> None:
     for level, expected in zip(counts.levels, alone.counts.levels, strict=True):
         assert (level.level, level.names) == (expected.level, expected.names)
         assert np.array_equal(level.cells, expected.cells)
-    assert first["thresholds"] == calibrate(color_network(), settings(), data)
+    assert first["thresholds"] == asdict(calibrate(color_network(), settings(), data))

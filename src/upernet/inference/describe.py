@@ -26,6 +26,8 @@ CLEAR_PARTS = 0.4
 """Share of the object with a certain part from which on parts are named."""
 PREVAILING = 0.5
 """Share of an object from which on it is of a material or has a texture."""
+DETAILS = ("material", "texture")
+"""Levels that are said of the objects, where most of the photo is known to be objects."""
 MOST_DETAILS = 3
 """Largest number of objects that get a line of their own."""
 LEAST_ALONE, MOST_ALONE = 0.05, 4
@@ -60,11 +62,12 @@ def describe(
         details = (_details(thing, maps, part_groups) for thing in things if _is_clear(thing))
         lines += [detail for detail in details if detail][:MOST_DETAILS]
     for level, label_map in maps.items():
-        if level != "object" and LEVEL_KINDS[level].owned_by not in maps and known < PREVAILING:
+        said = level in DETAILS and known >= PREVAILING
+        if level != "object" and LEVEL_KINDS[level].owned_by not in maps and not said:
             names = [noun(label_map.names[label]) for label in _named(label_map, LEAST_ALONE, MOST_ALONE)]
             if names:
                 lines.append(f"{level.capitalize()}s: {_joined(names)}.")
-            elif "object" not in maps:
+            elif "object" not in maps or level not in DETAILS:
                 lines.append(f"No {level} is certain.")
     return "\n".join(lines)
 
