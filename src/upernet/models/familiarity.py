@@ -1,9 +1,9 @@
 """Familiarity: whether a photo looks like the training photos, judged by the statistics of its shallow features.
 
 The mean and the standard deviation of each channel of C2 and C3 say what kind of picture it is: a photo, a drawing, a
-page of text, a screenshot, an X-ray. One Gaussian per source of photos says which statistics are usual. On this
-task they tell unusual pictures from photos better than C4, C5, softmax probabilities and energies do
-(docs/results/familiarity.json).
+page of text, a screenshot. One Gaussian per source of photos says which statistics are usual. They find more pictures
+that are no photos than C4, C5, softmax probabilities and energies do (docs/results/familiarity.json), most of all those
+that programs draw; of scanned, medical and microscope pictures they find few.
 """
 
 from __future__ import annotations
