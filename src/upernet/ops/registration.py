@@ -63,6 +63,6 @@ def refuse_second_derivative(*args: Any) -> Any:
     """Raise an error; the `backward` of an operator that computes a gradient and has none of its own.
 
     Raises:
-        NotImplementedError: always.
+        RuntimeError: always, as torch does for functions that can be differentiated once.
     """
-    raise NotImplementedError("this gradient cannot be differentiated again; use_kernel(...='torch') can be")
+    raise RuntimeError("this gradient cannot be differentiated again; use_kernel(...='torch') can be")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field, model_validator
@@ -36,9 +37,9 @@ class SourceSpec(Settings):
     """False: reported under `sources` only, not in the level's own score."""
 
     @property
+    @abstractmethod
     def split_names(self) -> tuple[Split, ...]:
         """The splits that the recipe gives the source, in the order of `Split`."""
-        raise NotImplementedError
 
     @property
     def supervision_by_level(self) -> dict[str, str]:

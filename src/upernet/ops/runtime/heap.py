@@ -2,7 +2,7 @@
 
 GNU's malloc returns every block of more than 32 MiB to the system as soon as it is freed, and smaller ones once enough
 of them are free at the end of the heap. A training step allocates and frees the same few gigabytes again and again, and
-the system maps and clears each page anew: measured on two cores, a fifth of the processor time of a step.
+the system maps and clears each page anew.
 """
 
 from __future__ import annotations
