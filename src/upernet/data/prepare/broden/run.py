@@ -1,0 +1,174 @@
+"""The whole preparation: find, convert in parallel, index; a run that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from upernet.data.prepare.broden.assignment import Assignment, published
+from upernet.data.prepare.broden.converting import Converted, Converter, masked_levels
+from upernet.data.prepare.broden.journal import Entry, Journal
+from upernet.data.prepare.broden.options import Folders, Options, open_readers
+from upernet.data.prepare.broden.recipe import recipe_text
+from upernet.data.prepare.broden.report import Estimate, Report, summarize
+from upernet.data.prepare.broden.sources import SPLITS, Flaw, Item, Reader
+from upernet.data.prepare.broden.splits import read_lists, split_by_lists
+from upernet.data.prepare.broden.workers import convert_all
+from upernet.errors import UpernetError
+from upernet.files import write_text
+
+Progress = Callable[[int, int], None]
+SAMPLE = 16
+"""Photos of each data set that an estimate converts."""
+FORMAT = 1
+"""Version of what is written; a folder of another version is not continued."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What there is to convert."""
+
+    readers: list[Reader]
+    items: list[Item]
+    flaws: list[Flaw]
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        counts: dict[str, dict[str, int]] = {}
+        for item in self.items:
+            splits = counts.setdefault(item.dataset, {})
+            splits[item.split] = splits.get(item.split, 0) + 1
+        return counts
+
+
+def prepare_broden(
+    out: str | Path, folders: Folders, options: Options | None = None, progress: Progress | None = None
+) -> Report:
+    """Write Broden+, or the part of it that the given data sets make, to the folder `out`.
+
+    Files appear whole. A run that was stopped goes on when it is repeated. Data sets may be given in several runs;
+    those that are not given stay as they are.
+
+    Args:
+        out: The folder.
+        folders: Where the data sets are.
+        options: Choices; the defaults give the published result.
+        progress: Called with the number of photos done and of photos in all.
+
+    Returns:
+        A report, which is also written to `out/report.json`.
+
+    Raises:
+        UpernetError: No data set is given or one is not what it should be, a flaw is refused, the folder was prepared
+            with other options, or it cannot be written.
+    """
+    out, options = Path(out), options or Options()
+    found = _find(folders, options)
+    assignment = published()
+    journal = Journal(out, _settings(options, assignment))
+    wanted = {(item.dataset, item.name): item.split for item in found.items}
+    given = {reader.dataset for reader in found.readers}
+    journal.forget(
+        key for key, entry in list(journal.entries.items()) if key[0] in given and wanted.get(key) != entry["split"]
+    )
+    missing = [item for item in found.items if (item.dataset, item.name) not in journal.entries]
+    for done, converted in enumerate(_convert(out, found.readers, assignment, missing, options), 1):
+        journal.add(_entry(converted))
+        if progress:
+            progress(len(found.items) - len(missing) + done, len(found.items))
+    _write_names(out, assignment)
+    journal.finish()
+    listed = [entry for entry in journal.entries.values() if entry["row"]]
+    splits = [split for split in SPLITS if any(entry["split"] == split for entry in listed)]
+    text = recipe_text([entry["row"] for entry in listed], list(assignment.taxonomy.levels), splits)
+    write_text(out / "recipe.yaml", text)
+    report = summarize(out, journal.entries.values(), found.flaws, assignment.taxonomy, found.readers, len(missing))
+    write_text(out / "report.json", json.dumps(report.to_dict(), indent=1) + "\n")
+    return report
+
+
+def estimate_broden(out: str | Path, folders: Folders, options: Options | None = None) -> Estimate:
+    """Return what `prepare_broden` would convert and how much disk it would take; nothing is written to `out`.
+
+    Raises:
+        UpernetError: As `prepare_broden`.
+    """
+    options = options or Options()
+    found = _find(folders, options)
+    flaws, sampled, size = list(found.flaws), 0, 0.0
+    place = next(place for place in (Path(out).absolute(), *Path(out).absolute().parents) if place.is_dir())
+    with TemporaryDirectory(prefix="upernet-") as folder:
+        for reader in found.readers:
+            items = [item for item in found.items if item.dataset == reader.dataset]
+            sample = items[:: max(1, -(-len(items) // SAMPLE))]
+            done = list(_convert(Path(folder), [reader], published(), sample, options))
+            flaws += [flaw for converted in done for flaw in converted.flaws]
+            sampled += len(done)
+            size += sum(converted.size for converted in done) / max(1, len(done)) * len(items)
+    return Estimate(found.counts, flaws, sampled, round(size), shutil.disk_usage(place).free)
+
+
+def _find(folders: Folders, options: Options) -> _Found:
+    found = _Found(open_readers(folders), [], [])
+    splits = read_lists(options.lists) if options.lists else None
+    for reader in found.readers:
+        items, flaws = reader.find()
+        if splits is not None:
+            items, unlisted = split_by_lists(items, splits)
+            flaws += unlisted
+        _refuse(flaws, options)
+        found.items.extend(items)
+        found.flaws.extend(flaws)
+    return found
+
+
+def _convert(
+    out: Path, readers: Sequence[Reader], assignment: Assignment, items: Sequence[Item], options: Options
+) -> Any:
+    converters = {reader.dataset: Converter(out, reader, assignment, options.short_side) for reader in readers}
+    for converted in convert_all(items, converters, options.workers):
+        _refuse(converted.flaws, options)
+        yield converted
+
+
+def _refuse(flaws: Sequence[Flaw], options: Options) -> None:
+    """Raise UpernetError if one of the flaws is of a kind that the user refuses."""
+    for flaw in flaws:
+        if {flaw.kind, "all"} & options.refuse:
+            raise UpernetError(f"{flaw.text.removesuffix('.')} ({flaw.kind} photos are refused by --refuse).")
+
+
+def _settings(options: Options, assignment: Assignment) -> Mapping[str, Any]:
+    content = json.dumps([assignment.table, assignment.taxonomy.to_dict()], sort_keys=True)
+    return {
+        "format": FORMAT,
+        "labels": assignment.name,
+        "label_digest": blake2b(content.encode(), digest_size=8).hexdigest(),
+        "short_side": options.short_side,
+        "lists": options.lists is not None,
+    }
+
+
+def _entry(converted: Converted) -> Entry:
+    item = converted.item
+    return {
+        "key": [item.dataset, item.name],
+        "split": item.split,
+        "row": converted.row,
+        "flaws": [asdict(flaw) for flaw in converted.flaws],
+        "unknown": converted.unknown,
+        "classes": converted.classes,
+        "size": converted.size,
+    }
+
+
+def _write_names(out: Path, assignment: Assignment) -> None:
+    for level in masked_levels(assignment.taxonomy):
+        names = assignment.taxonomy.level(level).names
+        write_text(out / level / "labels.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(names)))
