@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -106,6 +106,37 @@ def broden(
             show_default="ADE20K's own split; a tenth of the others to validate on",
         ),
     ] = None,
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels",
+            metavar="SET",
+            help="published; counted: the frequent raw labels, by the options below; or a file that assigns raw labels "
+            "to classes of --taxonomy.",
+        ),
+    ] = "published",
+    taxonomy: Annotated[
+        str, typer.Option("--taxonomy", metavar="NAME", help="Name or file of the taxonomy of a file of --labels.")
+    ] = "broden",
+    min_photos: Annotated[
+        int, typer.Option("--min-photos", metavar="N", min=1, help="Counted: photos of an object or a material.")
+    ] = 50,
+    min_pixels: Annotated[
+        int, typer.Option("--min-pixels", metavar="N", min=0, help="Counted: pixels of an object or a material.")
+    ] = 50_000,
+    min_part_photos: Annotated[
+        int, typer.Option("--min-part-photos", metavar="N", min=1, help="Counted: photos of a part of an object.")
+    ] = 20,
+    min_scene_photos: Annotated[
+        int, typer.Option("--min-scene-photos", metavar="N", min=1, help="Counted: photos of a scene.")
+    ] = 1,
+    keep_synonyms: Annotated[
+        bool, typer.Option("--keep-synonyms", help="Counted: do not merge plurals and synonyms.")
+    ] = False,
+    keep_positions: Annotated[
+        bool,
+        typer.Option("--keep-positions", help="Counted: do not drop left, right, upper, ... from the names of parts."),
+    ] = False,
     refuse: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,13 +170,20 @@ def broden(
     Exit status: 0 if all is well, 1 if photos are damaged or missing.
     """
     from upernet.data.prepare.broden import Folders, Options, estimate_broden, prepare_broden
+    from upernet.data.prepare.broden.counting import COUNTED, Counting
     from upernet.data.prepare.broden.options import Refusal
+    from upernet.data.prepare.broden.pascal import POSITIONS
 
     for kind in refuse or ():
         if kind not in (kinds := get_args(Refusal)):
             raise UpernetError(f"--refuse {kind}{did_you_mean(kind, kinds)}: give one of {', '.join(kinds)}.")
     folders = Folders(ade20k, pascal_context, pascal_part, voc2010, opensurfaces, dtd)
-    options = Options(short_side, lists, frozenset(refuse or ()), workers or _cores())  # type: ignore[arg-type]
+    collapse = () if keep_positions else POSITIONS
+    counting = Counting(min_photos, min_pixels, min_part_photos, min_scene_photos, not keep_synonyms, collapse)
+    if labels != COUNTED and counting != Counting():
+        raise UpernetError(f"--min-... and --keep-... choose from counted labels; give --labels {COUNTED}, too.")
+    kinds_refused = cast("frozenset[Refusal]", frozenset(refuse or ()))
+    options = Options(short_side, lists, kinds_refused, workers or _cores(), labels, taxonomy, counting)
     if dry_run:
         estimate = estimate_broden(out, folders, options)
         if json is not None:

@@ -6,6 +6,7 @@ the first level of parts is used, as published.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -74,10 +75,16 @@ class Ade20k(Reader):
         """Return the numbers of objects and parts; see `Reader.read`."""
         return {level: _numbers(path) for level, path in item.files.items()}
 
-    def title(self, level: str, number: int) -> str:
-        """Return the name of a class by the index, else its number."""
-        del level
-        return self.object_names.get(number, str(number))
+    def titles(self, item: Item) -> Mapping[int, str]:
+        """Return number -> name by the index or, in the release of 2021, the JSON file of the photo."""
+        if self.object_names:
+            return self.object_names
+        path = item.photo.with_suffix(".json")
+        try:
+            objects = json.loads(read_text(path))["annotation"]["object"]
+            return {int(found["name_ndx"]): str(found["name"]) for found in objects}
+        except (UpernetError, ValueError, KeyError, TypeError, RecursionError):
+            return {}
 
     def _photos(self) -> Iterator[tuple[Path, tuple[str, ...]]]:
         """Yield the photos and the names of their folders from the split on."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
-
-import numpy as np
 
 from upernet.data.prepare.broden.matlab import read_matlab
 from upernet.errors import UpernetError
@@ -44,17 +42,16 @@ def read_index(path: Path) -> Index:
 
 
 def _read_mat(path: Path) -> Mapping[str, Any]:
-    index = read_matlab(path, "index", MAX_BYTES)
-    fields = index.dtype.names or ()
-    return {name: index[name].flat[0] for name in fields if index.size}
+    index: Any = read_matlab(path, "index", MAX_BYTES)
+    return {name: index[name].flat[0] for name in index.dtype.names or () if index.size}
 
 
 def _texts(values: Any) -> list[str]:
     """Return a list of texts: Python's, numpy's, or MATLAB's (an array of arrays that hold a text each)."""
     if isinstance(values, _Inert):
         values = values.listed()
-    items = list(cast("Sequence[Any]", values.flat if isinstance(values, np.ndarray) else values))
-    texts = [item.item() if isinstance(item, np.ndarray) and item.size == 1 else item for item in items]
+    items: list[Any] = list(getattr(values, "flat", values))
+    texts = [item.item() if getattr(item, "size", 0) == 1 else item for item in items]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError("not a list of texts")
     return [str(text) for text in texts]
@@ -69,15 +66,17 @@ class _Inert:
 
     def __init__(self, *arguments: object, **named: object) -> None:
         del arguments, named
-        self.state: object = None
+        self.state: Any = None
 
-    def __setstate__(self, state: object) -> None:
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
     def listed(self) -> list[object]:
         """Return the items of a pickled numpy array of objects, whose state ends with a list of them."""
-        state = cast("tuple[object, ...]", self.state) if isinstance(self.state, tuple) else ()
-        items: object = state[-1] if state else None
+        try:
+            items: object = self.state[-1]
+        except (TypeError, LookupError):
+            items = None
         if not isinstance(items, list):
             raise ValueError("not an array of objects")
         return cast("list[object]", items)

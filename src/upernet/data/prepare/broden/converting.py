@@ -17,8 +17,8 @@ from upernet.errors import UpernetError, shorten
 from upernet.files import atomic_path
 from upernet.taxonomy import IGNORE, Taxonomy
 
-UNKNOWN_PART = 255
-"""Value of a map of parts where it is unknown which part a pixel shows, if any."""
+NARROW = 255
+"""Most labels of a level whose maps have 8 bits; 255 is left for unknown."""
 JPEG_QUALITY = 95
 
 
@@ -30,9 +30,9 @@ class Converted:
     row: dict[str, Any] | None = None
     """Its row of the index; None: it was left out."""
     flaws: list[Flaw] = field(default_factory=list[Flaw])
-    unknown: dict[str, dict[int, int]] = field(default_factory=dict[str, dict[int, int]])
-    """Level -> raw label that the assignment does not know -> pixels."""
-    classes: dict[str, dict[int, int]] = field(default_factory=dict[str, dict[int, int]])
+    unknown: dict[str, dict[str, int]] = field(default_factory=dict[str, "dict[str, int]"])
+    """Level -> name of a raw label that the assignment does not know -> pixels."""
+    classes: dict[str, dict[int, int]] = field(default_factory=dict[str, "dict[int, int]"])
     """Level -> label -> pixels, or photos for labels of whole photos."""
     size: int = 0
     """Bytes written."""
@@ -76,7 +76,7 @@ class Converter:
             return converted
         converted.row = self._row(item, size, maps, labels)
         for level, values in maps.items():
-            kind = np.uint8 if self.assignment.taxonomy.level(level).num_classes <= UNKNOWN_PART else np.uint16
+            kind = np.uint8 if unknown_value(self.assignment.taxonomy, level) < 256 else np.uint16
             with atomic_path(self.out / converted.row[f"{level}_mask"]) as path:
                 Image.fromarray(values.astype(kind)).save(path)
                 converted.size += path.stat().st_size
@@ -125,7 +125,7 @@ class Converter:
         for level, raw in self.reader.read(item).items():
             if level not in self.tables:
                 continue
-            if not _fits(raw.shape, photo_size):
+            if not _fits(raw.shape, photo_size, self.reader.scaled):
                 height, width = raw.shape
                 raise UpernetError(
                     f"{item.photo}: is {photo_size[0]} x {photo_size[1]} pixels, but its map of level {level} is "
@@ -140,7 +140,7 @@ class Converter:
             del maps["part"]
         for level, values in list(maps.items()):
             found, counts = np.unique(values, return_counts=True)
-            known = (found > 0) & ~((level == "part") & (found == UNKNOWN_PART))
+            known = (found > 0) & (found != unknown_value(self.assignment.taxonomy, level))
             if known.any():
                 pixels = zip(found[known].tolist(), counts[known].tolist(), strict=True)
                 converted.classes[level] = dict(pixels)
@@ -154,9 +154,10 @@ class Converter:
         labels = np.where(inside, table[np.where(inside, raw, 0)], UNKNOWN)
         if (lost := labels == UNKNOWN).any():
             found, counts = np.unique(raw[lost], return_counts=True)
-            converted.unknown[level] = dict(zip(found.tolist(), counts.tolist(), strict=True))
-            names = [shorten(self.reader.title(level, number)) for number in found.tolist()[:4]]
-            text = f"{item.photo}: has no class for the raw {level} labels {', '.join(names)}."
+            names = [self.reader.title(item, level, number) for number in found.tolist()]
+            converted.unknown[level] = dict(zip(names, counts.tolist(), strict=True))
+            shown = ", ".join(shorten(name) for name in names[:4])
+            text = f"{item.photo}: has no class for the raw {level} labels {shown}."
             converted.flaws.append(Flaw(item.dataset, item.name, "unknown-label", text))
             labels[lost] = 0
         return labels
@@ -167,18 +168,23 @@ def masked_levels(taxonomy: Taxonomy) -> list[str]:
     return [level for level in ("object", "part", "material") if level in taxonomy.levels]
 
 
+def unknown_value(taxonomy: Taxonomy, level: str) -> int:
+    """Return the value of a label map that means unknown: 255, or 65535 where 255 may be a label."""
+    return 255 if taxonomy.level(level).num_classes <= NARROW else 65535
+
+
 def owned_parts(parts: np.ndarray, objects: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
     """Return the map of parts that counts: each part inside an object that has it.
 
     As in the published code, an object is annotated with parts in a photo if any of its parts is there. Then its other
-    pixels are known to show none of them (0). All other pixels are `UNKNOWN_PART`.
+    pixels are known to show none of them (0). All other pixels are unknown (`unknown_value`).
 
     Args:
         parts: Part labels, H x W.
         objects: Object labels, H x W.
         taxonomy: Says which object has which parts.
     """
-    owned = np.full(parts.shape, UNKNOWN_PART, np.int32)
+    owned = np.full(parts.shape, unknown_value(taxonomy, "part"), np.int32)
     present = set(np.unique(objects).tolist())
     for group in taxonomy.part_groups:
         if group.owner in present:
@@ -190,10 +196,10 @@ def owned_parts(parts: np.ndarray, objects: np.ndarray, taxonomy: Taxonomy) -> n
     return owned
 
 
-def _fits(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Return whether a label map has the size of the photo, or its proportions up to rounding (OpenSurfaces)."""
+def _fits(shape: tuple[int, ...], size: tuple[int, int], scaled: bool) -> bool:
+    """Return whether a label map has the size of the photo or, if `scaled`, its proportions up to rounding."""
     height, width = shape
-    return abs(width * size[1] - height * size[0]) <= max(*size, width, height)
+    return (width, height) == size or (scaled and abs(width * size[1] - height * size[0]) <= max(size))
 
 
 def _save_photo(source: Path, picture: Image.Image, size: tuple[int, int], path: Path) -> None:

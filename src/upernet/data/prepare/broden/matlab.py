@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,7 +18,7 @@ _COMPRESSED = 15
 _HEADER = 128
 
 
-def read_matlab(path: Path, variable: str, limit: int = MAX_BYTES) -> np.ndarray:
+def read_matlab(path: Path, variable: str, limit: int = MAX_BYTES) -> np.ndarray[Any, Any]:
     """Return a variable of a MATLAB file; structs are arrays with fields, as `scipy.io.loadmat` returns them.
 
     Args:
@@ -48,7 +49,7 @@ def read_matlab(path: Path, variable: str, limit: int = MAX_BYTES) -> np.ndarray
     found = values.get(variable)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
     if not isinstance(found, np.ndarray):
         raise UpernetError(f"{path}: has no variable {variable!r}; unpack the archive again.")
-    return found
+    return cast("np.ndarray[Any, Any]", found)
 
 
 def _check_size(path: Path, limit: int) -> None:

@@ -30,6 +30,7 @@ class OpenSurfaces(Reader):
 
     dataset = "opensurfaces"
     reduces = True
+    scaled = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from upernet.data.prepare.broden.ade20k import Ade20k
+from upernet.data.prepare.broden.assignment import PUBLISHED
+from upernet.data.prepare.broden.counting import Counting
 from upernet.data.prepare.broden.dtd import Dtd
 from upernet.data.prepare.broden.opensurfaces import OpenSurfaces
-from upernet.data.prepare.broden.pascal import POSITIONS, Pascal
+from upernet.data.prepare.broden.pascal import Pascal
 from upernet.data.prepare.broden.sources import Reader
 from upernet.errors import UpernetError
 
@@ -42,9 +44,15 @@ class Options:
     """Kinds of flaws that stop the run; others are counted, listed and left out."""
     workers: int = 1
     """Processes that convert photos."""
+    labels: str | Path = PUBLISHED
+    """`published`, `counted` (by `counting`), or a file in the form of published.yaml."""
+    taxonomy: str | Path = "broden"
+    """The taxonomy that the file of `labels` assigns to."""
+    counting: Counting = field(default_factory=Counting)
+    """Which classes there are, if they are counted."""
 
 
-def open_readers(folders: Folders) -> list[Reader]:
+def open_readers(folders: Folders, options: Options) -> list[Reader]:
     """Return the readers of the data sets that are given.
 
     Raises:
@@ -54,7 +62,7 @@ def open_readers(folders: Folders) -> list[Reader]:
     if folders.ade20k:
         readers.append(Ade20k(folders.ade20k))
     if folders.pascal_context or folders.pascal_part:
-        readers.append(Pascal(folders.pascal_context, folders.pascal_part, folders.voc2010, POSITIONS))
+        readers.append(Pascal(folders.pascal_context, folders.pascal_part, folders.voc2010, options.counting.collapse))
     if folders.opensurfaces:
         readers.append(OpenSurfaces(folders.opensurfaces))
     if folders.dtd:

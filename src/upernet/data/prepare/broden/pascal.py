@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -115,11 +115,20 @@ class Pascal(Reader):
     def read(self, item: Item) -> dict[str, np.ndarray]:
         """Return the numbers of objects and parts; see `Reader.read`."""
         maps: dict[str, np.ndarray] = {}
-        if path := item.files.get("part"):
-            objects, parts = _named(path, self._read_parts)
-            maps = {"object": objects, "part": parts}
-        if path := item.files.get("context"):
-            maps["object"] = _named(path, lambda path: as_labels(read_matlab(path, "LabelMap")))
+        for key in ("part", "context"):  # objects of Pascal-Context replace those of Pascal-Part
+            if path := item.files.get(key):
+                try:
+                    if key == "part":
+                        maps["object"], maps["part"] = self._read_parts(path)
+                    else:
+                        maps["object"] = as_labels(read_matlab(path, "LabelMap"))
+                except UpernetError:
+                    raise
+                except Exception as error:  # fields that are missing, or of other types and shapes
+                    reason = plain(str(error) or type(error).__name__, 100)
+                    raise UpernetError(
+                        f"{path}: is not an annotation of Pascal ({reason}); unpack the archive again."
+                    ) from None
         return maps
 
     def keys(self, level: str) -> Mapping[int, str] | None:
@@ -167,20 +176,20 @@ class Pascal(Reader):
         return files
 
     def _read_parts(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of objects and parts; where instances or parts overlap, the later one counts."""
         numbers = {name: number for number, name in self.part_names.items()}
-        objects_of_photo = read_matlab(path, "anno")["objects"].flat[0].flat
-        objects = parts = np.zeros((0, 0), np.int32)
-        for found in objects_of_photo:
-            mask = np.asarray(found["mask"]).astype(bool)
-            if not objects.size:
-                objects, parts = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.int32)
-            objects[mask] = int(np.asarray(found["class_ind"]).flat[0])
-            for short, part in _parts_of(found):
-                name = collapsed(long_part_name(short), self.collapse)
-                parts[part] = numbers.get(name, UNLISTED) if name else 0
-        if not objects.size:
+        anno: Any = read_matlab(path, "anno")
+        layers: tuple[np.ndarray, np.ndarray] | None = None
+        for found in _elements(anno["objects"].flat[0]):
+            mask = _mask(found)
+            layers = layers or (np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.int32))
+            layers[0][mask] = int(found["class_ind"].flat[0])
+            for part in _elements(found["parts"]):
+                name = collapsed(long_part_name(str(part["part_name"].flat[0])), self.collapse)
+                layers[1][_mask(part)] = numbers.get(name, UNLISTED) if name else 0
+        if layers is None:
             raise ValueError("no object is annotated")
-        return objects, parts
+        return layers
 
 
 UNLISTED = 2**16 - 1
@@ -212,9 +221,13 @@ SHORT_NAMES = (
 """Parts as the annotations of Pascal-Part name them, without the numbers of several equal ones."""
 
 
-def _parts_of(found: Any) -> Iterator[tuple[str, np.ndarray]]:
-    for part in np.asarray(found["parts"]).flat if np.asarray(found["parts"]).dtype.names else ():
-        yield str(np.asarray(part["part_name"]).flat[0]), np.asarray(part["mask"]).astype(bool)
+def _elements(structs: Any) -> list[Any]:
+    """Return the elements of a MATLAB struct array; an empty one may be an array without fields."""
+    return list(structs.flat) if structs.dtype.names else []
+
+
+def _mask(found: Any) -> np.ndarray:
+    return np.asarray(found["mask"]).astype(bool)
 
 
 def _listed_labels(text: str) -> Iterator[tuple[int, str]]:
@@ -228,14 +241,3 @@ def _mat_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     return {path.stem: path for path in sorted(folder.glob("*.mat")) if not path.name.startswith(".")}
-
-
-def _named(path: Path, read: Any) -> Any:
-    """Read an annotation; whatever is wrong with its content becomes one sentence."""
-    try:
-        return cast("Any", read(path))
-    except UpernetError:
-        raise
-    except Exception as error:  # fields that are missing or of other types and shapes
-        reason = plain(str(error) or type(error).__name__, 100)
-        raise UpernetError(f"{path}: is not an annotation of Pascal ({reason}); unpack the archive again.") from None

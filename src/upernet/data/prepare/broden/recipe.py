@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from upernet.data.prepare.broden.converting import unknown_value
+from upernet.data.prepare.broden.sources import SPLITS
+from upernet.taxonomy import Taxonomy
+
 SOURCES: Mapping[str, tuple[str, ...]] = {
     "scenes_and_objects": ("scene", "object", "part"),
     "materials": ("material",),
@@ -14,31 +18,41 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
 _ANNOTATIONS = {
     "scene": "{column: scene}",
     "object": "{masks: object_mask, ignore: []}",
-    "part": "{masks: part_mask}",
-    "material": "{masks: material_mask}",
+    "part": "{masks: part_mask, ignore: [UNKNOWN]}",
+    "material": "{masks: material_mask, ignore: []}",
     "texture": "{column: texture}",
 }
 
 
-def recipe_text(rows: Sequence[Mapping[str, Any] | None], levels: Sequence[str], splits: Sequence[str]) -> str:
-    """Return a recipe with a source for each group of levels that the rows of the index annotate."""
+def recipe_text(rows: Sequence[tuple[str, Mapping[str, Any]]], taxonomy: Taxonomy, bundled: bool) -> str:
+    """Return a recipe with a source for each group of levels that the rows of the index annotate.
+
+    Args:
+        rows: Split and content of each row.
+        taxonomy: The taxonomy of the labels.
+        bundled: Whether the taxonomy comes with upernet; otherwise, it is in taxonomy.yaml.
+    """
     annotated = {
-        level
-        for row in rows
-        if row
-        for level in levels
+        (level, split)
+        for split, row in rows
+        for level in taxonomy.levels
         if row.get(level) is not None or row.get(f"{level}_mask") is not None
     }
     lines = [
         "description: Broden+, as upernet data prepare broden wrote it.",
-        "taxonomy: broden",
+        f"taxonomy: {taxonomy.name if bundled else 'taxonomy.yaml'}",
         "model: {backbone: resnet50, backbone_weights: timm, decoder_channels: 512}",
         "data: .",
         "sources:",
     ]
     for source, own in SOURCES.items():
-        if present := [level for level in own if level in annotated]:
-            lines += [f"  {source}:", "    kind: label_table", "    path: .", "    table: '{split}.jsonl'"]
-            lines += [f"    splits: {{{', '.join(f'{split}: {split}' for split in splits)}}}", "    annotations:"]
-            lines += [f"      {level}: {_ANNOTATIONS[level]}" for level in present]
+        present = [level for level in own if any((level, split) in annotated for split in SPLITS)]
+        splits = [split for split in SPLITS if any((level, split) in annotated for level in own)]
+        if not present:
+            continue
+        lines += [f"  {source}:", "    kind: label_table", "    path: .", "    table: '{split}.jsonl'"]
+        lines += [f"    splits: {{{', '.join(f'{split}: {split}' for split in splits)}}}", "    annotations:"]
+        for level in present:
+            unknown = str(unknown_value(taxonomy, level))
+            lines.append(f"      {level}: {_ANNOTATIONS[level].replace('UNKNOWN', unknown)}")
     return "\n".join(lines) + "\n"

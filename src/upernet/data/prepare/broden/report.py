@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from upernet.data.prepare.broden.journal import Entry
-from upernet.data.prepare.broden.sources import Flaw, Reader
+from upernet.data.prepare.broden.sources import Flaw
 from upernet.taxonomy import LEVEL_KINDS, Taxonomy
 
 PARTLY = frozenset(("damaged", "incomplete"))
@@ -74,12 +74,10 @@ def summarize(
     entries: Iterable[Entry],
     found: Iterable[Flaw],
     taxonomy: Taxonomy,
-    readers: Iterable[Reader],
     new: int,
 ) -> Report:
     """Return the report on all photos that are done."""
     report = Report(folder, new=new, flaws=list(found))
-    titles = {reader.dataset: reader for reader in readers}
     classes = {level: Counter[int]() for level in taxonomy.levels}
     for entry in entries:
         dataset, _ = entry["key"]
@@ -90,14 +88,12 @@ def summarize(
             splits[entry["split"]] = splits.get(entry["split"], 0) + 1
             for level, labels in entry["classes"].items():
                 classes[level].update({int(label): 1 for label in labels})
-        for level, numbers in entry["unknown"].items():
+        for level, names in entry["unknown"].items():
             lost = report.unknown.setdefault(f"{dataset} {level}", {})
-            for number, pixels in numbers.items():
-                reader = titles.get(dataset)
-                title = reader.title(level, int(number)) if reader else number
-                lost[title] = lost.get(title, 0) + pixels
+            for name, pixels in names.items():
+                lost[name] = lost.get(name, 0) + pixels
     for level, counts in classes.items():
-        names = taxonomy.level(level).names
+        own = taxonomy.level(level).names
         start = 1 if taxonomy.level(level).background or LEVEL_KINDS[level].owned_by else 0
-        report.classes[level] = {names[label]: counts[label] for label in range(start, len(names))}
+        report.classes[level] = {own[label]: counts[label] for label in range(start, len(own))}
     return report

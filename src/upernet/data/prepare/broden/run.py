@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from upernet.data.prepare.broden.assignment import Assignment, published
+import yaml
+
+from upernet.data.prepare.broden.assignment import PUBLISHED, Assignment, published, read_assignment
 from upernet.data.prepare.broden.converting import Converted, Converter, masked_levels
+from upernet.data.prepare.broden.counting import COUNTED, assignment_text, choose, count, total
 from upernet.data.prepare.broden.journal import Entry, Journal
 from upernet.data.prepare.broden.options import Folders, Options, open_readers
 from upernet.data.prepare.broden.recipe import recipe_text
 from upernet.data.prepare.broden.report import Estimate, Report, summarize
-from upernet.data.prepare.broden.sources import SPLITS, Flaw, Item, Reader
+from upernet.data.prepare.broden.sources import Flaw, Item, Reader
 from upernet.data.prepare.broden.splits import read_lists, split_by_lists
-from upernet.data.prepare.broden.workers import convert_all
+from upernet.data.prepare.broden.workers import work
 from upernet.errors import UpernetError
-from upernet.files import write_text
+from upernet.files import read_limited, write_text
+from upernet.taxonomy import load_taxonomy
 
 Progress = Callable[[int, int], None]
 SAMPLE = 16
@@ -70,25 +75,28 @@ def prepare_broden(
     """
     out, options = Path(out), options or Options()
     found = _find(folders, options)
-    assignment = published()
-    journal = Journal(out, _settings(options, assignment))
+    journal = Journal(out, _settings(options))
+    assignment = _assign(out, found, options)
     wanted = {(item.dataset, item.name): item.split for item in found.items}
     given = {reader.dataset for reader in found.readers}
     journal.forget(
-        key for key, entry in list(journal.entries.items()) if key[0] in given and wanted.get(key) != entry["split"]
+        key
+        for key, entry in list(journal.entries.items())
+        if key[0] in given
+        and (wanted.get(key) != entry["split"] or any(flaw["kind"] == "damaged" for flaw in entry["flaws"]))
     )
     missing = [item for item in found.items if (item.dataset, item.name) not in journal.entries]
     for done, converted in enumerate(_convert(out, found.readers, assignment, missing, options), 1):
         journal.add(_entry(converted))
         if progress:
             progress(len(found.items) - len(missing) + done, len(found.items))
-    _write_names(out, assignment)
+    for level in masked_levels(assignment.taxonomy):
+        names = assignment.taxonomy.level(level).names
+        write_text(out / level / "labels.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(names)))
     journal.finish()
-    listed = [entry for entry in journal.entries.values() if entry["row"]]
-    splits = [split for split in SPLITS if any(entry["split"] == split for entry in listed)]
-    text = recipe_text([entry["row"] for entry in listed], list(assignment.taxonomy.levels), splits)
-    write_text(out / "recipe.yaml", text)
-    report = summarize(out, journal.entries.values(), found.flaws, assignment.taxonomy, found.readers, len(missing))
+    rows = [(entry["split"], entry["row"]) for entry in journal.entries.values() if entry["row"]]
+    write_text(out / "recipe.yaml", recipe_text(rows, assignment.taxonomy, options.labels == PUBLISHED))
+    report = summarize(out, journal.entries.values(), found.flaws, assignment.taxonomy, len(missing))
     write_text(out / "report.json", json.dumps(report.to_dict(), indent=1) + "\n")
     return report
 
@@ -104,10 +112,11 @@ def estimate_broden(out: str | Path, folders: Folders, options: Options | None =
     flaws, sampled, size = list(found.flaws), 0, 0.0
     place = next(place for place in (Path(out).absolute(), *Path(out).absolute().parents) if place.is_dir())
     with TemporaryDirectory(prefix="upernet-") as folder:
+        assignment = _assign(Path(folder), found, options)
         for reader in found.readers:
             items = [item for item in found.items if item.dataset == reader.dataset]
             sample = items[:: max(1, -(-len(items) // SAMPLE))]
-            done = list(_convert(Path(folder), [reader], published(), sample, options))
+            done = list(_convert(Path(folder), [reader], assignment, sample, options))
             flaws += [flaw for converted in done for flaw in converted.flaws]
             sampled += len(done)
             size += sum(converted.size for converted in done) / max(1, len(done)) * len(items)
@@ -115,7 +124,7 @@ def estimate_broden(out: str | Path, folders: Folders, options: Options | None =
 
 
 def _find(folders: Folders, options: Options) -> _Found:
-    found = _Found(open_readers(folders), [], [])
+    found = _Found(open_readers(folders, options), [], [])
     splits = read_lists(options.lists) if options.lists else None
     for reader in found.readers:
         items, flaws = reader.find()
@@ -128,11 +137,28 @@ def _find(folders: Folders, options: Options) -> _Found:
     return found
 
 
+def _assign(out: Path, found: _Found, options: Options) -> Assignment:
+    """Return the assignment of raw labels to classes, which is written to `out` unless it is the published one."""
+    if options.labels == PUBLISHED:
+        return published()
+    own, taxonomy_file = out / "assignment.yaml", out / "taxonomy.yaml"
+    if options.labels != COUNTED:
+        assignment = read_assignment(Path(options.labels), load_taxonomy(options.taxonomy), "own")
+    elif own.is_file() and taxonomy_file.is_file():  # an earlier run counted
+        return read_assignment(own, load_taxonomy(taxonomy_file), COUNTED)
+    else:
+        counters = {reader.dataset: partial(count, reader) for reader in found.readers}
+        assignment = choose(total(work(found.items, counters, options.workers)), options.counting)
+    write_text(taxonomy_file, yaml.safe_dump(assignment.taxonomy.to_dict(), sort_keys=False, allow_unicode=True))
+    write_text(own, assignment_text(assignment))
+    return assignment
+
+
 def _convert(
     out: Path, readers: Sequence[Reader], assignment: Assignment, items: Sequence[Item], options: Options
-) -> Any:
+) -> Iterator[Converted]:
     converters = {reader.dataset: Converter(out, reader, assignment, options.short_side) for reader in readers}
-    for converted in convert_all(items, converters, options.workers):
+    for converted in work(items, converters, options.workers):
         _refuse(converted.flaws, options)
         yield converted
 
@@ -144,15 +170,15 @@ def _refuse(flaws: Sequence[Flaw], options: Options) -> None:
             raise UpernetError(f"{flaw.text.removesuffix('.')} ({flaw.kind} photos are refused by --refuse).")
 
 
-def _settings(options: Options, assignment: Assignment) -> Mapping[str, Any]:
-    content = json.dumps([assignment.table, assignment.taxonomy.to_dict()], sort_keys=True)
-    return {
-        "format": FORMAT,
-        "labels": assignment.name,
-        "label_digest": blake2b(content.encode(), digest_size=8).hexdigest(),
-        "short_side": options.short_side,
-        "lists": options.lists is not None,
-    }
+def _settings(options: Options) -> Mapping[str, Any]:
+    """Return what decides on the content of the folder."""
+    settings: dict[str, Any] = {"format": FORMAT, "short_side": options.short_side, "lists": options.lists is not None}
+    if options.labels == COUNTED:
+        return settings | {"labels": COUNTED, "counting": asdict(options.counting)}
+    if options.labels == PUBLISHED:
+        return settings | {"labels": PUBLISHED}
+    content = read_limited(Path(options.labels), 2**24) + json.dumps(load_taxonomy(options.taxonomy).to_dict()).encode()
+    return settings | {"labels": blake2b(content, digest_size=8).hexdigest()}
 
 
 def _entry(converted: Converted) -> Entry:
@@ -166,9 +192,3 @@ def _entry(converted: Converted) -> Entry:
         "classes": converted.classes,
         "size": converted.size,
     }
-
-
-def _write_names(out: Path, assignment: Assignment) -> None:
-    for level in masked_levels(assignment.taxonomy):
-        names = assignment.taxonomy.level(level).names
-        write_text(out / level / "labels.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(names)))

@@ -57,6 +57,8 @@ class Reader(ABC):
     """Name of the data set in the index and in assignments."""
     reduces: bool = False
     """Whether photos are reduced to `Options.short_side`, as in the published code."""
+    scaled: bool = False
+    """Whether label maps are of another size than their photos."""
 
     @abstractmethod
     def find(self) -> tuple[list[Item], list[Flaw]]:
@@ -80,10 +82,15 @@ class Reader(ABC):
         del level
         return None
 
-    def title(self, level: str, number: int) -> str:
-        """Return the name of a raw label, for people."""
+    def titles(self, item: Item) -> Mapping[int, str]:
+        """Return the names of raw labels whose keys are numbers, for people."""
+        del item
+        return {}
+
+    def title(self, item: Item, level: str, number: int) -> str:
+        """Return the name of a raw label of a photo, for people."""
         keys = self.keys(level)
-        return keys.get(number, str(number)) if keys else str(number)
+        return (self.titles(item) if keys is None else keys).get(number, str(number))
 
 
 def split_by_name(name: str) -> Split:
