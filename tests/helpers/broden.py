@@ -15,7 +15,8 @@ PERSON, CAR, WALL, SKY = 1831, 401, 2978, 2420
 """Numbers of objects in ADE20K."""
 HEAD, LEFT_ARM, RIGHT_ARM, ARM_SUPPORT = 1206, 1428, 2117, 56
 """Numbers of parts in ADE20K; the last has no class in the published label set."""
-ADE_NAMES = {PERSON: "person, individual, someone", CAR: "car, auto", WALL: "wall", SKY: "sky", HEAD: "head"}
+ADE_NAMES = {PERSON: "person, individual, someone", CAR: "car, auto", WALL: "wall", SKY: "sky"}
+ADE_NAMES |= {HEAD: "head", LEFT_ARM: "left arm"}
 
 
 def columns(values: Sequence[int], width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:

@@ -38,7 +38,7 @@ class Ade20k(Reader):
     def find(self) -> tuple[list[Item], list[Flaw]]:
         """List the photos; see `Reader.find`. The index, where there is one, tells which are missing."""
         require_folder("--ade20k", self.folder)
-        index_file = find_one(self.folder, ("index_ade20k.mat", "index_ade20k.pkl"), depth=1)
+        index_file = find_one(self.folder, ("index_ade20k.pkl", "index_ade20k.mat"), depth=1)
         self.index = read_index(index_file) if index_file else None
         self.object_names = self.index.names if self.index else {}
         scenes = self._listed_scenes()

@@ -25,7 +25,7 @@ from upernet.data.prepare.broden.sources import Flaw, Item, Reader
 from upernet.data.prepare.broden.splits import read_lists, split_by_lists
 from upernet.data.prepare.broden.workers import work
 from upernet.errors import UpernetError
-from upernet.files import read_limited, write_text
+from upernet.files import write_text
 from upernet.taxonomy import load_taxonomy
 
 Progress = Callable[[int, int], None]
@@ -143,7 +143,7 @@ def _assign(out: Path, found: _Found, options: Options) -> Assignment:
         return published()
     own, taxonomy_file = out / "assignment.yaml", out / "taxonomy.yaml"
     if options.labels != COUNTED:
-        assignment = read_assignment(Path(options.labels), load_taxonomy(options.taxonomy), "own")
+        assignment = _own_assignment(options)
     elif own.is_file() and taxonomy_file.is_file():  # an earlier run counted
         return read_assignment(own, load_taxonomy(taxonomy_file), COUNTED)
     else:
@@ -177,8 +177,13 @@ def _settings(options: Options) -> Mapping[str, Any]:
         return settings | {"labels": COUNTED, "counting": asdict(options.counting)}
     if options.labels == PUBLISHED:
         return settings | {"labels": PUBLISHED}
-    content = read_limited(Path(options.labels), 2**24) + json.dumps(load_taxonomy(options.taxonomy).to_dict()).encode()
+    own = _own_assignment(options)
+    content = json.dumps([own.table, own.taxonomy.to_dict()], sort_keys=True).encode()
     return settings | {"labels": blake2b(content, digest_size=8).hexdigest()}
+
+
+def _own_assignment(options: Options) -> Assignment:
+    return read_assignment(Path(options.labels), load_taxonomy(options.taxonomy), "own")
 
 
 def _entry(converted: Converted) -> Entry:
