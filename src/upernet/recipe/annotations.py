@@ -102,7 +102,7 @@ class MaskColumnSpec(MaskValueSpec):
 
     masks: Name
     """Column (CSV) or key (JSONL) with the paths of the masks, relative to the folder of the table; empty: the level is
-    unknown in the photo. Values go by the nearest `labels.txt` in the folder of a mask or above."""
+    unknown in the photo. Values go by `labels.txt` in the folder of the masks or the one above."""
 
 
 def _mask_or_class_column(values: Any) -> str:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from upernet.data.check import check
 from upernet.data.prepare.broden import Folders, Options, estimate_broden, prepare_broden
+from upernet.data.prepare.broden.options import Refusal
 from upernet.data.sources import Source, open_source
 from upernet.errors import UpernetError
 from upernet.recipe import load_recipe
@@ -195,7 +196,12 @@ def test_damage_is_listed_and_left_out_or_refused(tmp_path):
     )
     assert texts["ADE_train_00000004"].endswith("its map of level object is 3 x 3; unpack the archive again.")
     assert sources_of(tmp_path / "out")["scenes_and_objects"].photos[0].path.name == "ADE_train_00000003.jpg"
-    for kind, words in (("damaged", "refused by --refuse"), ("unannotated", "00000002"), ("unknown-label", "4000")):
+    expected: dict[Refusal, str] = {
+        "damaged": "refused by --refuse",
+        "unannotated": "00000002",
+        "unknown-label": "4000",
+    }
+    for kind, words in expected.items():
         with pytest.raises(UpernetError, match=words):
             prepare_broden(tmp_path / kind, Folders(folder), Options(refuse=frozenset({kind})))
     assert not (tmp_path / "unannotated").exists()  # refused before anything was written

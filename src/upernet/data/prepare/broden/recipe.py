@@ -24,6 +24,13 @@ _ANNOTATIONS = {
 }
 
 
+_TERMS = {
+    "scenes_and_objects": "ADE20K, and Pascal-Context and Pascal-Part on photos of VOC2010",
+    "materials": "OpenSurfaces",
+    "textures": "Describable Textures Dataset",
+}
+
+
 def recipe_text(rows: Sequence[tuple[str, Mapping[str, Any]]], taxonomy: Taxonomy, bundled: bool) -> str:
     """Return a recipe with a source for each group of levels that the rows of the index annotate.
 
@@ -51,7 +58,11 @@ def recipe_text(rows: Sequence[tuple[str, Mapping[str, Any]]], taxonomy: Taxonom
         if not present:
             continue
         lines += [f"  {source}:", "    kind: label_table", "    path: .", "    table: '{split}.jsonl'"]
-        lines += [f"    splits: {{{', '.join(f'{split}: {split}' for split in splits)}}}", "    annotations:"]
+        lines += [
+            f"    splits: {{{', '.join(f'{split}: {split}' for split in splits)}}}",
+            f"    terms: {{name: '{_TERMS[source]}', license: research and non-commercial use, research_only: true}}",
+        ]
+        lines.append("    annotations:")
         for level in present:
             unknown = str(unknown_value(taxonomy, level))
             lines.append(f"      {level}: {_ANNOTATIONS[level].replace('UNKNOWN', unknown)}")
