@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,6 +172,7 @@ def broden(
     from upernet.data.prepare.broden.counting import COUNTED, Counting
     from upernet.data.prepare.broden.options import Refusal
     from upernet.data.prepare.broden.pascal import POSITIONS
+    from upernet.ops.runtime.cores import usable_cores
 
     for kind in refuse or ():
         if kind not in (kinds := get_args(Refusal)):
@@ -183,7 +183,7 @@ def broden(
     if labels != COUNTED and counting != Counting():
         raise UpernetError(f"--min-... and --keep-... choose from counted labels; give --labels {COUNTED}, too.")
     kinds_refused = cast("frozenset[Refusal]", frozenset(refuse or ()))
-    options = Options(short_side, lists, kinds_refused, workers or _cores(), labels, taxonomy, counting)
+    options = Options(short_side, lists, kinds_refused, workers or usable_cores(), labels, taxonomy, counting)
     if dry_run:
         estimate = estimate_broden(out, folders, options)
         if json is not None:
@@ -238,10 +238,6 @@ def _bytes(size: float) -> str:
             return f"{size:.3g} {unit}" if unit != "bytes" else f"{size:.0f} bytes"
         size /= 1000
     return f"{size:.3g} TB"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def complaint(path: Path) -> str:
 WHOLE = pickle.dumps({"filename": ["a.jpg"], "objectnames": ["wall"], "rest": np.zeros(5)})
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_a_damaged_pickle_is_one_sentence(tmp_path_factory, data):
     content = bytearray(WHOLE[: data.draw(st.integers(0, len(WHOLE)))])

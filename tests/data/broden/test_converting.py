@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.broden import make_ade_2021, make_dtd, make_opensurfaces
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upernet.data.prepare.broden import Folders, prepare_broden
@@ -39,6 +39,7 @@ def published_planes(parts: np.ndarray, objects: np.ndarray) -> dict[int, np.nda
     return planes
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([0, 1, *OWNERS]), min_size=12, max_size=12),
     st.lists(st.sampled_from([*LISTED, 150]), min_size=12, max_size=12),

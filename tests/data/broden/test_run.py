@@ -77,7 +77,7 @@ def test_all_data_sets_train_and_evaluate(tmp_path):
     assert sample.maps["part"][0, ::4].tolist() == [PARTS.index("head"), IGNORE, IGNORE]
     for split in ("train", "val"):
         for source in sources_of(tmp_path / "out", split).values():
-            assert len(list(source)) == len(source)
+            assert all(source[position].key for position in range(len(source)))
     assert not check(load_recipe(str(tmp_path / "out" / "recipe.yaml")), tmp_path / "out").problems
 
 
@@ -120,11 +120,23 @@ def test_a_run_that_was_stopped_goes_on(tmp_path):
     assert not (tmp_path / "out" / "train.jsonl").exists()
     journal = tmp_path / "out" / ".journal.jsonl"
     journal.write_bytes(journal.read_bytes() + b'{"key": ["ade20k", "ADE_val_0')  # a kill while it was written
+    (tmp_path / "out" / "photos" / "ade20k" / ".ADE_val_00000001-x1y2z3.jpg").write_bytes(b"half of a photo")
     assert prepare_broden(tmp_path / "out", Folders(folder)).new == 2
     assert {name: files_below(tmp_path / "out")[name] for name in done} == done
+    assert not list((tmp_path / "out" / "photos").rglob(".*"))
     prepare_broden(tmp_path / "whole", Folders(folder))
     for name in ("train.jsonl", "val.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    folder = make_ade_2021(tmp_path)
+
+    def again(done: int, total: int) -> None:
+        with pytest.raises(UpernetError, match="out: another run is writing to it"):
+            prepare_broden(tmp_path / "out", Folders(folder))
+
+    assert prepare_broden(tmp_path / "out", Folders(folder), progress=again).new == 4
 
 
 @pytest.mark.slow
@@ -174,6 +186,14 @@ def test_other_options_need_another_folder(tmp_path):
     with pytest.raises(UpernetError, match="no data set is given; give at least one of --ade20k"):
         prepare_broden(tmp_path / "none", Folders())
     assert not (tmp_path / "none").exists()
+
+
+def test_two_photos_of_one_name_are_refused(tmp_path):
+    folder = make_dtd(tmp_path)
+    images = folder / "images"
+    (images / "zigzagged" / "BANDED_0001.jpg").write_bytes((images / "banded" / "banded_0001.jpg").read_bytes())
+    with pytest.raises(UpernetError, match=r"BANDED_0001\.jpg: has the name of .*banded_0001\.jpg"):
+        prepare_broden(tmp_path / "out", Folders(dtd=folder))
 
 
 def test_damage_is_listed_and_left_out_or_refused(tmp_path):

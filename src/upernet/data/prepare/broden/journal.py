@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
+from filelock import FileLock, Timeout
+
 from upernet.data.prepare.broden.sources import SPLITS
 from upernet.errors import UpernetError
 from upernet.files import write_text
@@ -26,19 +28,33 @@ class Journal:
         folder: The folder that is prepared.
         settings: What decides on the result; a folder is not mixed from several.
 
+    While it is open, no other run can write to the folder.
+
     Raises:
-        UpernetError: The folder was prepared with other settings.
+        UpernetError: The folder was prepared with other settings, or another run is writing to it.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.path = folder / JOURNAL
         _claim(folder, settings)
+        self._lock = FileLock(folder / ".lock", timeout=0)
+        try:
+            self._lock.acquire()  # pyright: ignore[reportUnknownMemberType]
+        except Timeout:
+            raise UpernetError(f"{folder}: another run is writing to it; wait for its end.") from None
         self.entries: dict[Key, Entry] = {}
         for entry in _read(self.path):
             if all((folder / file).is_file() for file in files_of(entry)):
                 self.entries[_key(entry)] = entry
         self._file: IO[str] | None = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+        self._lock.release()
 
     def add(self, entry: Entry) -> None:
         """Note that a photo is done."""
@@ -57,10 +73,10 @@ class Journal:
             self.entries.pop(key, None)
 
     def finish(self) -> None:
-        """Write the index of each split, and the journal without what was forgotten."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Write the index of each split, and the journal without what was forgotten; delete what kills left behind."""
+        self._close()
+        for rest in self.folder.glob("*/*/.*"):  # temporary files of `atomic_path`
+            rest.unlink(missing_ok=True)
         ordered = [self.entries[key] for key in sorted(self.entries)]
         write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in ordered))
         for split in SPLITS:
@@ -70,6 +86,11 @@ class Journal:
                 write_text(index, "".join(json.dumps(row) + "\n" for row in rows))
             else:
                 index.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def files_of(entry: Entry) -> list[str]:

@@ -75,28 +75,33 @@ def prepare_broden(
     """
     out, options = Path(out), options or Options()
     found = _find(folders, options)
-    journal = Journal(out, _settings(options))
-    assignment = _assign(out, found, options)
-    wanted = {(item.dataset, item.name): item.split for item in found.items}
-    given = {reader.dataset for reader in found.readers}
-    journal.forget(
-        key
-        for key, entry in list(journal.entries.items())
-        if key[0] in given
-        and (wanted.get(key) != entry["split"] or any(flaw["kind"] == "damaged" for flaw in entry["flaws"]))
-    )
-    missing = [item for item in found.items if (item.dataset, item.name) not in journal.entries]
-    for done, converted in enumerate(_convert(out, found.readers, assignment, missing, options), 1):
-        journal.add(_entry(converted))
-        if progress:
-            progress(len(found.items) - len(missing) + done, len(found.items))
+    with Journal(out, _settings(options)) as journal:
+        assignment = _assign(out, found, options)
+        wanted = {(item.dataset, item.name): item.split for item in found.items}
+        given = {reader.dataset for reader in found.readers}
+        journal.forget(
+            key
+            for key, entry in list(journal.entries.items())
+            if key[0] in given
+            and (wanted.get(key) != entry["split"] or any(flaw["kind"] == "damaged" for flaw in entry["flaws"]))
+        )
+        missing = [item for item in found.items if (item.dataset, item.name) not in journal.entries]
+        for done, converted in enumerate(_convert(out, found.readers, assignment, missing, options), 1):
+            journal.add(_entry(converted))
+            if progress:
+                progress(len(found.items) - len(missing) + done, len(found.items))
+        journal.finish()
+        return _finish(out, journal, found, assignment, len(missing), options)
+
+
+def _finish(out: Path, journal: Journal, found: _Found, assignment: Assignment, new: int, options: Options) -> Report:
+    """Write the names of the labels, the recipe and the report."""
     for level in masked_levels(assignment.taxonomy):
         names = assignment.taxonomy.level(level).names
         write_text(out / level / "labels.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(names)))
-    journal.finish()
     rows = [(entry["split"], entry["row"]) for entry in journal.entries.values() if entry["row"]]
     write_text(out / "recipe.yaml", recipe_text(rows, assignment.taxonomy, options.labels == PUBLISHED))
-    report = summarize(out, journal.entries.values(), found.flaws, assignment.taxonomy, len(missing))
+    report = summarize(out, journal.entries.values(), found.flaws, assignment.taxonomy, new)
     write_text(out / "report.json", json.dumps(report.to_dict(), indent=1) + "\n")
     return report
 
@@ -132,9 +137,19 @@ def _find(folders: Folders, options: Options) -> _Found:
             items, unlisted = split_by_lists(items, splits)
             flaws += unlisted
         _refuse(flaws, options)
+        _check_names(items)
         found.items.extend(items)
         found.flaws.extend(flaws)
     return found
+
+
+def _check_names(items: Sequence[Item]) -> None:
+    """Refuse photos that would be written to the same file, on disks that ignore case, too."""
+    photos: dict[str, Path] = {}
+    for item in items:
+        other = photos.setdefault(item.name.casefold(), item.photo)
+        if other != item.photo:
+            raise UpernetError(f"{item.photo}: has the name of {other}; take one of them away.")
 
 
 def _assign(out: Path, found: _Found, options: Options) -> Assignment:
