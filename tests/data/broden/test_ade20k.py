@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -169,6 +170,17 @@ def test_a_damaged_matlab_file_is_one_sentence(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(UpernetError, match=r"index_ade20k\.mat: .*\.$"):
             read_index(path)
+
+
+def test_photos_are_read_without_a_damaged_index(tmp_path, monkeypatch):
+    folder = make_ade_2016(tmp_path)
+    (folder / "index_ade20k.pkl").write_bytes(b"no pickle")  # it is preferred to the MATLAB file
+    items, flaws = Ade20k(folder).find()
+    assert len(items) == 2 and [(flaw.kind, flaw.name) for flaw in flaws] == [("damaged", "")]
+    (folder / "index_ade20k.pkl").unlink()
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    items, flaws = Ade20k(folder).find()
+    assert len(items) == 2 and flaws[0].text.endswith("MATLAB files need scipy; run: pip install 'upernet[matlab]'.")
 
 
 def test_a_matlab_file_that_grows_is_not_unpacked(tmp_path):

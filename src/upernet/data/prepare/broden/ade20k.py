@@ -39,12 +39,15 @@ class Ade20k(Reader):
         """List the photos; see `Reader.find`. The index, where there is one, tells which are missing."""
         require_folder("--ade20k", self.folder)
         index_file = find_one(self.folder, ("index_ade20k.pkl", "index_ade20k.mat"), depth=1)
-        self.index = read_index(index_file) if index_file else None
+        items: dict[str, Item] = {}
+        flaws: list[Flaw] = []
+        try:
+            self.index = read_index(index_file) if index_file else None
+        except UpernetError as error:  # the photos can be read without it
+            flaws.append(Flaw(self.dataset, "", "damaged", str(error)))
         self.object_names = self.index.names if self.index else {}
         scenes = self._listed_scenes()
         rows = {name: row for row, name in enumerate(self.index.photos)} if self.index else {}
-        items: dict[str, Item] = {}
-        flaws: list[Flaw] = []
         for photo, parts in self._photos():
             name = photo.stem
             if name in items:
@@ -60,7 +63,7 @@ class Ade20k(Reader):
             scene = scenes.get(name) if scenes else "/".join(parts[1:])
             names = {"scene": scene} if scene else {}
             items[name] = Item(self.dataset, name, _SPLITS[parts[0]], photo, files, names, rows.get(name, -1))
-        if not items and not flaws:
+        if not items and not any(flaw.name for flaw in flaws):
             raise UpernetError(
                 f"{self.folder}: no ADE20K in there; expected images/training/*/*.jpg with *_seg.png, as the archives "
                 "of 2016 and 2021 unpack."
