@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from upernet.data.sample import Batch, Sample
     from upernet.data.transforms import augment, resize
     from upernet.decoding import label_map
+    from upernet.discovery import Discovery, Relation, discover
     from upernet.errors import UpernetError
     from upernet.evaluation import ConfusionMatrix, EvaluationResult, evaluate
     from upernet.inference import LabelMap, Parse, Parser, load
@@ -26,6 +27,7 @@ __all__ = [
     "Augmentation",
     "Batch",
     "ConfusionMatrix",
+    "Discovery",
     "EvaluationResult",
     "LabelMap",
     "LevelLosses",
@@ -34,6 +36,7 @@ __all__ = [
     "Parse",
     "Parser",
     "Recipe",
+    "Relation",
     "Resize",
     "Sample",
     "Taxonomy",
@@ -43,6 +46,7 @@ __all__ = [
     "bench",
     "create_backbone",
     "create_model",
+    "discover",
     "evaluate",
     "label_map",
     "list_models",
@@ -61,6 +65,7 @@ _HOME = {
     "Augmentation": "upernet.recipe",
     "Batch": "upernet.data.sample",
     "ConfusionMatrix": "upernet.evaluation",
+    "Discovery": "upernet.discovery",
     "EvaluationResult": "upernet.evaluation",
     "LabelMap": "upernet.inference",
     "LevelLosses": "upernet.training.losses",
@@ -69,6 +74,7 @@ _HOME = {
     "Parse": "upernet.inference",
     "Parser": "upernet.inference",
     "Recipe": "upernet.recipe",
+    "Relation": "upernet.discovery",
     "Resize": "upernet.recipe",
     "Sample": "upernet.data.sample",
     "Taxonomy": "upernet.taxonomy",
@@ -78,6 +84,7 @@ _HOME = {
     "bench": "upernet.inference.bench",
     "create_backbone": "upernet.checkpoints",
     "create_model": "upernet.checkpoints",
+    "discover": "upernet.discovery",
     "evaluate": "upernet.evaluation",
     "label_map": "upernet.decoding",
     "list_models": "upernet.models",

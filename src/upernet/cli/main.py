@@ -15,6 +15,7 @@ from upernet.cli import data
 from upernet.cli.bench import bench
 from upernet.cli.compare import compare
 from upernet.cli.convert import convert
+from upernet.cli.discover import discover
 from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
 from upernet.cli.init import init
@@ -81,6 +82,7 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(convert)
 app.command()(bench)
+app.command()(discover)
 app.add_typer(data.app, name="data")
 
 
