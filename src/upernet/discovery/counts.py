@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from upernet.inference.saved import ClassMap, ParsedPhoto
 
@@ -78,7 +79,8 @@ def count(photo: ParsedPhoto) -> PhotoCounts:
 def _of_maps(a: ClassMap, b: ClassMap) -> list[Overlap]:
     columns = len(b.names) + 1  # the first one is for unsure
     joint = (a.labels.astype(np.intp) + 1) * columns + (b.labels + 1)
-    pixels = np.bincount(joint.ravel(), minlength=(len(a.names) + 1) * columns).reshape(-1, columns)[1:, 1:]
+    pixels: NDArray[np.int64] = np.bincount(joint.ravel(), minlength=(len(a.names) + 1) * columns)
+    pixels = np.reshape(pixels, (-1, columns))[1:, 1:]
     return [
         Overlap(_name(a, int(row)), _name(b, int(column)), units(int(pixels[row, column]), a.labels.size))
         for row, column in np.argwhere(pixels)

@@ -22,8 +22,11 @@ MARGIN = 0.3
 """What is shown around a region, as a share of its longer side."""
 LEAST = 96
 """Shortest side in pixels, where the photo is large enough, of what is shown of it."""
-DARK = 0.35
-"""Brightness of what does not belong to the relation."""
+FADED = 0.6
+"""How far the colors of what does not belong to the relation are moved to gray."""
+GRAY = 110
+BORDER = (255, 212, 0)
+"""Color of the line around what belongs to the relation."""
 QUALITY = 80
 
 Key = tuple[str, str, str]
@@ -69,22 +72,34 @@ def crop(photo: Image.Image, parsed: ParsedPhoto, pair: str, a: str, b: str) -> 
     box = (0, 0, *photo.size)
     if level_a in parsed.maps:
         shown = shown & _mask(parsed.maps[level_a], a)
-        joint = LabelMap(pair, shown.astype(np.int16), np.zeros(shown.shape, np.float32), ("", b), ((0, 0, 0),) * 2, True)
+        joint = LabelMap(
+            pair, shown.astype(np.int16), np.zeros(shown.shape, np.float32), ("", b), ((0, 0, 0),) * 2, True
+        )
         regions = joint.regions(b)
         if not regions:
             return None
         box = _around(regions[0].box, photo.size)
-    pixels = np.asarray(photo.crop(box))
-    inside = shown[box[1] : box[3], box[0] : box[2], None]
-    gray = pixels.mean(axis=2, keepdims=True)
-    picture = Image.fromarray(np.where(inside, pixels, DARK * gray).astype(np.uint8))
-    scale = SIDE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    scale = SIDE / max(box[2] - box[0], box[3] - box[1])
+    size = (max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale)))
+    pixels = np.asarray(photo.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=2))
+    inside = np.asarray(Image.fromarray(shown).resize(size, Image.Resampling.NEAREST, box))
+    lightness = pixels.mean(axis=2, keepdims=True)
+    picture = np.where(inside[..., None], pixels, (1 - FADED) * lightness + FADED * GRAY).astype(np.uint8)
+    picture[_border(inside)] = BORDER
+    return Image.fromarray(picture)
+
+
+def _border(inside: np.ndarray) -> np.ndarray:
+    """Return the pixels outside that touch one inside: bool H x W."""
+    padded = np.pad(inside, 1)
+    near = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+    return near & ~inside
 
 
 def _mask(of: ClassMap, name: str) -> np.ndarray:
-    return of.labels == of.names.index(name, int(of.background)) if name in of.names[of.background :] else of.labels < -1
+    return (
+        of.labels == of.names.index(name, int(of.background)) if name in of.names[of.background :] else of.labels < -1
+    )
 
 
 def _around(box: tuple[int, int, int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:

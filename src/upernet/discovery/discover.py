@@ -91,7 +91,7 @@ def discover(
             ratios = bootstrap(store, pair, chosen, min_area, resamples, seed)
             for classes in chosen:
                 found.append(relation(pair, classes, sums, ratios[classes]))
-                best[pair, *classes] = tuple(best_first(sums.examples[classes]))
+                best[(pair, *classes)] = tuple(best_first(sums.examples[classes]))
         return Discovery(
             relations=sorted_relations(found),
             photos={pair: sums.photos for pair, sums in totals.items()},

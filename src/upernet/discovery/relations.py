@@ -85,9 +85,9 @@ class Discovery:
     """`min_support`, `min_area`, `resamples` and `seed`."""
     counted: int
     """Number of photos in all."""
-    failures: tuple[tuple[str, str], ...] = ()
+    failures: tuple[tuple[str, str], ...]
     """Parses that were left out, each with the reason."""
-    examples: Mapping[tuple[str, str, str], tuple[Example, ...]] = field(default_factory=dict, repr=False)
+    examples: Mapping[tuple[str, str, str], tuple[Example, ...]] = field(repr=False)
     """`(pair, a, b)` -> photos that show the relation best."""
 
     @property
@@ -175,5 +175,3 @@ def relation(pair: str, classes: Classes, totals: PairTotals, ratios: Ratios) ->
         area_lift_high=area_lift_high,
         area_pmi=math.log2(area_share / base_area),
     )
-
-

@@ -52,7 +52,9 @@ def check_what(what: Collection[str]) -> Collection[str]:
     """Return names of files. Raises UpernetError for one that is unknown, and for parquet without pyarrow."""
     for name in what:
         if name not in WRITERS:
-            raise UpernetError(f"{name!r} cannot be saved{did_you_mean(name, WRITERS)}; choose from {', '.join(WRITERS)}.")
+            raise UpernetError(
+                f"{name!r} cannot be saved{did_you_mean(name, WRITERS)}; choose from {', '.join(WRITERS)}."
+            )
     if "parquet" in what and not find_spec("pyarrow"):
         raise UpernetError("Parquet files need pyarrow; run: pip install 'upernet[parquet]'")
     return what

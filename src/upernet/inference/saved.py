@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -139,7 +139,7 @@ def _read_json(place: Path) -> dict[str, Any]:
         raise UpernetError(f"{place}: cannot be read ({shorten(str(error))}); parse the photo again.") from None
     if not isinstance(content, dict):
         raise UpernetError(f"{place}: is not what `upernet parse` writes; parse the photo again.")
-    return content
+    return cast("dict[str, Any]", content)
 
 
 def _check(place: Path, content: object, model: type[Any]) -> Any:

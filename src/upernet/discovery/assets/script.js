@@ -11,7 +11,7 @@ const state = { pair: 0, score: "area_share", support: 0, search: "", above: fal
 const find = (id) => document.getElementById(id);
 const value = (relation, name) => relation.values[at[name]];
 const words = (name) => name.replaceAll("_", " ");
-const percent = (x) => (100 * x < 1 ? (100 * x).toFixed(2) : (100 * x).toFixed(0)) + " %";
+const percent = (x) => (x > .995 && x < 1 ? "over 99" : (100 * x).toFixed(x < .01 && x > 0 ? 2 : 0)) + " %";
 const times = (x) => (x < 10 ? x.toFixed(2) : x.toFixed(0)) + "×";
 const isShare = (name) => name === "frequency" || name === "area_share";
 const shown = (name, x) => name === "support" ? String(x) : isShare(name) ? percent(x) : times(x);
