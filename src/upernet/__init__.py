@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from upernet.inference.bench import bench
     from upernet.models import UPerNet, list_models
     from upernet.recipe import Augmentation, LossSpec, ModelSpec, Recipe, Resize, load_recipe
-    from upernet.taxonomy import Taxonomy, list_taxonomies, load_taxonomy
+    from upernet.taxonomy import (
+        Taxonomy,
+        TaxonomyMapping,
+        list_taxonomies,
+        load_taxonomy,
+        map_taxonomies,
+        merge_taxonomies,
+    )
     from upernet.training import train
     from upernet.training.losses import LevelLosses
 
@@ -40,6 +47,7 @@ __all__ = [
     "Resize",
     "Sample",
     "Taxonomy",
+    "TaxonomyMapping",
     "UPerNet",
     "UpernetError",
     "augment",
@@ -56,6 +64,8 @@ __all__ = [
     "load_model",
     "load_recipe",
     "load_taxonomy",
+    "map_taxonomies",
+    "merge_taxonomies",
     "resize",
     "save_checkpoint",
     "train",
@@ -78,6 +88,7 @@ _HOME = {
     "Resize": "upernet.recipe",
     "Sample": "upernet.data.sample",
     "Taxonomy": "upernet.taxonomy",
+    "TaxonomyMapping": "upernet.taxonomy",
     "UPerNet": "upernet.models",
     "UpernetError": "upernet.errors",
     "augment": "upernet.data.transforms",
@@ -94,6 +105,8 @@ _HOME = {
     "load_model": "upernet.checkpoints",
     "load_recipe": "upernet.recipe",
     "load_taxonomy": "upernet.taxonomy",
+    "map_taxonomies": "upernet.taxonomy",
+    "merge_taxonomies": "upernet.taxonomy",
     "resize": "upernet.data.transforms",
     "save_checkpoint": "upernet.checkpoints",
     "train": "upernet.training",

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from upernet.cli import data
+from upernet.cli import data, taxonomy
 from upernet.cli.bench import bench
 from upernet.cli.compare import compare
 from upernet.cli.convert import convert
@@ -84,6 +84,7 @@ app.command()(convert)
 app.command()(bench)
 app.command()(discover)
 app.add_typer(data.app, name="data")
+app.add_typer(taxonomy.app, name="taxonomy")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

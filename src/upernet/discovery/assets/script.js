@@ -205,7 +205,7 @@ function drawDetail() {
   element(box, "p", {}, `${value(relation, "support")} of ${value(relation, "photos_a")} ${where} show ${b}`
     + (levelA === "scene" ? "" : " on it") + `: ${percent(value(relation, "frequency"))} (${range(relation, "frequency")}). `
     + `Of all photos, ${percent(value(relation, "base_frequency"))} have ${b} anywhere.`);
-  element(box, "p", {}, `${percent(value(relation, "area_share"))} (${range(relation, "area_share")}) of the area of ${a} is ${b}, `
+  element(box, "p", {}, `Of the area of ${a}, ${percent(value(relation, "area_share"))} (${range(relation, "area_share")}) is ${b}, `
     + `which covers ${percent(value(relation, "base_area_share"))} of everything: `
     + `${times(value(relation, "area_lift"))} (${range(relation, "area_lift")}) as much.`);
   element(box, "p", {}, `PMI: ${value(relation, "pmi").toFixed(2)} bits in photos, ${value(relation, "area_pmi").toFixed(2)} bits of the area.`);
