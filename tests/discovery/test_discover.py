@@ -9,6 +9,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -59,7 +60,7 @@ def plain_relations(
             if a == "scene" and not parse.is_sure("scene"):
                 continue
             pair = sums.setdefault(f"{a}-{b}", {})
-            shares = {("all",): len(both) / pixels}
+            shares: dict = {("all",): len(both) / pixels}
             for x, y in both:
                 for key in (("a", x), ("b", y), (x, y)):
                     shares[key] = shares.get(key, 0) + 1 / pixels
@@ -294,7 +295,8 @@ def test_what_cannot_be_done_is_said(saved: Path, tmp_path: Path):
     for wrong, says in ((tmp_path / "empty", "no saved parse"), (tmp_path / "missing", "no such folder")):
         with pytest.raises(UpernetError, match=says):
             upernet.discover(wrong)
-    for name, value in (("min_support", 0), ("min_area", 1.5), ("resamples", 1), ("examples", -1)):
+    wrong_values: dict[str, Any] = {"min_support": 0, "min_area": 1.5, "resamples": 1, "examples": -1}
+    for name, value in wrong_values.items():
         with pytest.raises(UpernetError, match=f"{name} {value}"):
             upernet.discover(saved, **{name: value})
     (tmp_path / "out").mkdir()
