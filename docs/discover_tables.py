@@ -6,6 +6,8 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+from upernet.inference.wording import percent
+
 RELATIONS = Path(__file__).parent / "results" / "discover_relations.csv"
 MOST_ROWS = 12
 MOST_RELATIONS = 3
@@ -26,7 +28,7 @@ def table(pair: str) -> list[str]:
 
 def _cell(row: dict[str, str]) -> str:
     share, lift, low, high = (float(row[f"area_{key}"]) for key in ("share", "lift", "lift_low", "lift_high"))
-    return f"{row['b']} {100 * share:.0f} % ({lift:.1f}x, {low:.1f} to {high:.1f})"
+    return f"{row['b']} {percent(share)} ({lift:.1f}x, {low:.1f} to {high:.1f})"
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {

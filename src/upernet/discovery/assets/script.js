@@ -178,7 +178,7 @@ function drawTable(relations) {
       const cell = element(line, "td", {}, name === "support" ? `${x} of ${value(relation, "photos_a")}` : shown(name, x));
       if (name !== "support") element(cell, "small", {}, ` (${range(relation, name)})`);
     }
-    press(line, () => choose(relation));
+    press(line, () => { choose(relation); find("detail").scrollIntoView({ block: "nearest" }); });
   }
 }
 
