@@ -30,7 +30,7 @@ def transfer_classifiers(model: UPerNet, tensors: Mapping[str, Tensor], taxonomy
         mine = model.taxonomy.logit_names(level)
         rows = {mine.index(label): theirs.index(label) for label in mine if label in theirs}
         for key in (f"{name}.weight", f"{name}.bias"):
-            if mine == theirs or not rows or key not in tensors or tensors[key].shape[1:] != own[key].shape[1:]:
+            if mine == theirs or key not in tensors or tensors[key].shape[1:] != own[key].shape[1:]:
                 continue
             found[key] = own[key].clone()
             found[key][list(rows)] = tensors[key][list(rows.values())].to(own[key].dtype)
