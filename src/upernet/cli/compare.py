@@ -92,7 +92,7 @@ def _evaluation(
         return read_evaluation(find_evaluation(reference))
     recipe = open_recipe(reference)
     photos = data_folder(recipe, data)
-    wanted: Split = split or default_split(load_taxonomy(recipe.taxonomy), recipe, photos)
+    wanted: Split = split or default_split(recipe.load_taxonomy(), recipe, photos)
     found = current_evaluation(reference, wanted)
     if found is not None:
         return read_evaluation(found)

@@ -100,7 +100,7 @@ def check(recipe: Recipe, data_dir: str | Path, progress: Progress | None = None
         raise UpernetError(f"{data_dir}: no such folder; give the directory that holds the data sets.")
     if not recipe.sources:
         raise UpernetError(f"recipe {recipe.name} has no sources; list its data under sources.")
-    taxonomy = load_taxonomy(recipe.taxonomy)
+    taxonomy = recipe.load_taxonomy()
     report = Report(recipe.name, str(data_dir))
     opened = _open_all(recipe, taxonomy, data_dir, report)
     if not opened and not report.problems:
