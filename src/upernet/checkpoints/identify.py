@@ -118,8 +118,8 @@ def same_classes(a: Taxonomy, b: Taxonomy) -> bool:
 def taxonomy_of(file: NamedWeights, count: int) -> Taxonomy:
     """Return the classes of the file of another program.
 
-    Broden's if the released code of Unified Perceptual Parsing wrote it; ADE20K's if there are 150 and the file does not
-    name others; else those that it names; else `class 0`, `class 1`...
+    Broden's if the released code of Unified Perceptual Parsing wrote it; ADE20K's if there are 150 and the file does
+    not name others; else those that it names; else `class 0`, `class 1`...
 
     Args:
         file: the file.

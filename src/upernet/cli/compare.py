@@ -86,7 +86,6 @@ def _evaluation(
     from upernet.evaluation.folder import read_evaluation, write_evaluation
     from upernet.evaluation.subject import is_run, open_model, open_recipe
     from upernet.recipe import data_folder
-    from upernet.taxonomy import load_taxonomy
 
     if not is_run(reference):
         return read_evaluation(find_evaluation(reference))

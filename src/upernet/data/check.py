@@ -16,7 +16,7 @@ from upernet.data.sources.annotation import size_problem
 from upernet.data.sources.mapping import OUTSIDE
 from upernet.errors import UpernetError
 from upernet.recipe import FolderSpec, Recipe
-from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
+from upernet.taxonomy import IGNORE, Taxonomy
 
 Progress = Callable[[int, int], None]
 

@@ -54,8 +54,8 @@ def build_backbone(
     """Return the backbone `name`, which maps N x 3 x H x W to [C2, C3, C4, C5] at strides 4, 8, 16, 32.
 
     Args:
-        name: `internimage_{t,s,b,l,xl,h}`, `{resnet50,resnet101,resnext101}_deep` or the name of a timm model. Where several features of a timm model share a
-            stride, the last one is used.
+        name: `internimage_{t,s,b,l,xl,h}`, `{resnet50,resnet101,resnext101}_deep` or the name of a timm model. Where
+            several features of a timm model share a stride, the last one is used.
         options: values that replace those of the variant `name` (InternImage: the fields of `InternImageSpec`).
         drop_path: rate of stochastic depth.
         feature_norms: add a layer norm to each feature.

@@ -1,7 +1,7 @@
 """ResNet and ResNeXt with a deep stem, as in the released code of Unified Perceptual Parsing (arXiv 1807.10221).
 
-Three 3x3 convolutions replace the 7x7 convolution of the original stem, and the first block reads 128 channels. Parameter
-names are the published ones.
+Three 3x3 convolutions replace the 7x7 convolution of the original stem, and the first block reads 128 channels.
+Parameter names are the published ones.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from upernet.models.protocol import BackboneSettings, ConvNormPair, Normalizatio
 STEM_CHANNELS = (64, 64, 128)
 CHANNELS = (256, 512, 1024, 2048)
 """Channels of C2, C3, C4 and C5."""
-NORMALIZATION = Normalization(
-    mean=(102.9801, 115.9465, 122.7717), std=(1.0, 1.0, 1.0), largest=255.0, channels="BGR"
-)
+NORMALIZATION = Normalization(mean=(102.9801, 115.9465, 122.7717), std=(1.0, 1.0, 1.0), largest=255.0, channels="BGR")
 """The published weights take pixels in 0..255 in the order BGR, minus the mean."""
 
 
@@ -181,7 +179,9 @@ class DeepResNetFamily:
     def recognize(self, tensors: Mapping[str, Tensor]) -> str | None:
         """Return the variant with this many blocks and channels."""
         blocks, width = count_blocks(tensors, r"layer(\d)"), num_filters(tensors, "layer1.0.conv1.weight")
-        names = (name for name, spec in VARIANTS.items() if (spec.blocks, CHANNELS[0] // spec.expansion) == (blocks, width))
+        names = (
+            name for name, spec in VARIANTS.items() if (spec.blocks, CHANNELS[0] // spec.expansion) == (blocks, width)
+        )
         return next(names, None)
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 def precise_pool(maps: Tensor, bins: int) -> Tensor:
     """Return the means over `bins` x `bins` equal parts of maps: N x C x H x W -> N x C x bins x bins.
 
-    The means are integrals of the bilinear interpolation of the map, so a bin may end inside a pixel. As in the published
-    operator, pixel i lies at coordinate i, and the interpolation falls linearly to 0 one pixel outside the map; the means
-    are therefore those of an adaptive average pool neither inside nor at the borders.
+    The means are integrals of the bilinear interpolation of the map, so a bin may end inside a pixel. As in the
+    published operator, pixel i lies at coordinate i, and the interpolation falls linearly to 0 one pixel outside the
+    map. So these are not the means of `adaptive_avg_pool2d`, not even for maps that the bins divide evenly.
     """
     rows, columns = (bin_weights(size, bins).to(maps) for size in maps.shape[-2:])
     return rows @ maps @ columns.mT

@@ -14,7 +14,6 @@ from upernet.evaluation.calibration import check_calibration
 from upernet.models import UPerNet, build_model
 from upernet.models.backbones import as_backbone
 from upernet.recipe import Recipe, TrainingSpec
-from upernet.taxonomy import load_taxonomy
 from upernet.training.optimizer import create_optimizer
 from upernet.training.result import ResultWriter
 from upernet.training.stages import open_stages

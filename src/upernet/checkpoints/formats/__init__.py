@@ -52,7 +52,8 @@ class NamedWeights:
 
     path: Path
     origin: str
-    """Name of the file's format: `upernet`, `unifiedparsing`, `transformers` or `mmsegmentation` (also InternImage's own files)."""
+    """Name of the file's format: `upernet`, `unifiedparsing`, `transformers` or `mmsegmentation` (also InternImage's own
+    files)."""
     tensors: dict[str, Tensor]
     metadata: dict[str, object]
     class_names: tuple[str, ...] = ()

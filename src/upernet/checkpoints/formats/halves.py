@@ -1,7 +1,7 @@
 """Models in two files: `encoder_epoch_N.pth` and `decoder_epoch_N.pth` of CSAILVision/unifiedparsing.
 
-Either file, or their folder, stands for the model. A half is recognized by its tensors; the other half is the file beside
-it whose name has `decoder` in place of `encoder`.
+Either file, or their folder, stands for the model. A half is recognized by its tensors; the other half is the file
+beside it whose name has `decoder` in place of `encoder`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def join_halves(weights: Weights) -> Weights:
     if partner is None:
         if holds_encoder:
             return weights
-        raise UpernetError(f"{path}: a decoder alone; name it decoder_epoch_N.pth, and put encoder_epoch_N.pth beside it.")
+        raise UpernetError(
+            f"{path}: a decoder alone; name it decoder_epoch_N.pth, and put encoder_epoch_N.pth beside it."
+        )
     if not path.name.startswith(own):
         raise UpernetError(f"{path}: holds an {own}, in spite of its name; name the files after what they hold.")
     if not partner.is_file():

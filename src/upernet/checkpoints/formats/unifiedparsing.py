@@ -1,6 +1,6 @@
-"""Checkpoints of CSAILVision/unifiedparsing, the released code of Unified Perceptual Parsing; also its ImageNet backbones.
+"""Checkpoints of CSAILVision/unifiedparsing, the released code of Unified Perceptual Parsing; also its backbones.
 
-A model is two files, one of the encoder and one of the decoder; `upernet.checkpoints.formats.halves` puts them together.
+A model is two files, one of the encoder and one of the decoder; `halves.py` puts them together.
 """
 
 from __future__ import annotations
