@@ -30,6 +30,8 @@ class Recipe(Settings):
     """One sentence about the model, for people."""
     license: TermsText = ""
     """Terms of the trained weights, which their card states: an SPDX license expression, or words."""
+    research_weights: bool = False
+    """Whether the published weights allow research or non-commercial use only, if `sources` do not say so."""
     taxonomy: PathText
     """Name of a bundled taxonomy, or the path of a YAML file relative to the recipe."""
     levels: Annotated[tuple[LevelName, ...], Field(min_length=1)] | None = None
@@ -73,8 +75,8 @@ class Recipe(Settings):
 
     @property
     def research_only(self) -> bool:
-        """Whether the terms of the training data allow research or non-commercial use only."""
-        return any(spec.terms.research_only for spec in self.training_data.values())
+        """Whether the terms of the weights or of the training data allow research or non-commercial use only."""
+        return self.research_weights or any(spec.terms.research_only for spec in self.training_data.values())
 
     @model_validator(mode="after")
     def _stages_name_sources(self) -> Recipe:

@@ -52,8 +52,8 @@ class NamedWeights:
 
     path: Path
     origin: str
-    """Name of the file's format: `upernet`, `unifiedparsing`, `transformers` or `mmsegmentation` (also InternImage's own
-    files)."""
+    """Name of the file's format: `upernet`, `unifiedparsing`, `transformers`, or `mmsegmentation` (which InternImage's
+    files have, too)."""
     tensors: dict[str, Tensor]
     metadata: dict[str, object]
     class_names: tuple[str, ...] = ()
