@@ -161,5 +161,5 @@ def test_some_levels_keep_their_order_and_part_groups(room: Taxonomy) -> None:
     assert list(objects.levels) == ["object"] and objects.part_groups == ()
     with pytest.raises(UpernetError, match="level part needs the level object, whose classes own its own; add it"):
         room.subset(["part"])
-    with pytest.raises(UpernetError, match="has no level smell"):
+    with pytest.raises(UpernetError, match="has no level 'smell'"):
         room.subset(["object", "smell"])

@@ -85,9 +85,9 @@ def fetch(entry: ZooEntry | str, *, progress: Progress | None = None, verify: bo
 
     If the entry has two files, both are fetched, and the path is that of the encoder. The SHA-256 of a file is compared
     with the published one. If none is published, the one of the first download is recorded, and later downloads must
-    agree. A file counts as verified while its size and modification time are those
-    of the last verification; otherwise, or with `verify`, it is read and hashed again. A file that was put into the
-    folder by hand is hashed and kept like a downloaded one. Of several processes, one downloads and the others wait.
+    agree. A file counts as verified while its size and modification time are those of the last verification; otherwise,
+    or with `verify`, it is read and hashed again. A file that was put into the folder by hand is hashed and kept like a
+    downloaded one. Of several processes, one downloads and the others wait.
 
     An interrupted download continues where it stopped, if the server still has the same file. A download that fails
     verification is deleted; a file that was there before and fails is left alone.
