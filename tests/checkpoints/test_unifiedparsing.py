@@ -38,8 +38,8 @@ def variant_of(name: str) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Create the pair of the ResNet-50, with all that the released code stores."""
-    halves = (official_half("resnet50", half) for half in HALVES)
-    path = save_pair(tmp_path_factory.mktemp("upp") / "upp-resnet50-upernet", *halves)
+    encoder, decoder = (official_half("resnet50", half) for half in HALVES)
+    path = save_pair(tmp_path_factory.mktemp("upp") / "upp-resnet50-upernet", encoder, decoder)
     torch.save({"epoch": 40}, path / "history_epoch_40.pth")
     yield path
     shutil.rmtree(path)  # 300 MB

@@ -42,7 +42,7 @@ def test_the_published_inputs_are_met_exactly() -> None:
         resized = resize_as_opencv(facts["image"], (height, width))
         values = resized[..., ::-1].transpose(2, 0, 1).astype(np.float32).ravel()
         step = values.size // 4096
-        means = np.repeat(np.float32([102.9801, 115.9465, 122.7717]), height * width)[::step][:4096]
+        means = np.repeat(np.array([102.9801, 115.9465, 122.7717], np.float32), height * width)[::step][:4096]
         np.testing.assert_array_equal(values[::step][:4096] - means, facts[f"input{index}_sub"])
 
 

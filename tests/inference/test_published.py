@@ -141,7 +141,7 @@ def test_a_photo_is_parsed_as_by_the_released_code(tmp_path: Path) -> None:
             bias = facts.get(f"override/{name}")
             state[key] = value * factors.get(name, 1) if bias is None else torch.from_numpy(bias)
         states.append(state)
-    folder = save_pair(tmp_path / "coffee", *states)
+    folder = save_pair(tmp_path / "coffee", states[0], states[1])
 
     parser = upernet.load(folder, scales="published")
     shutil.rmtree(folder)
