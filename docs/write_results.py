@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_tables
+import discover_tables
 import import_graph
 import model_cards
 import recipe_reference
@@ -130,6 +131,7 @@ def update(text: str) -> str:
             "import_graph": import_graph.graph_lines,
             "recipe_reference": recipe_reference.reference_lines,
             **benchmark_tables.TABLES,
+            **discover_tables.TABLES,
         }
         lines = pages[match[2]]() if match[2] in pages else model_cards.part(match[2])
         return "\n".join([match[1].rstrip("\n"), "", *lines, "", match[3]])

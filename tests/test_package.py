@@ -47,6 +47,7 @@ ROOMS = [
     "data",
     "decoding",
     "inference",
+    "discovery",
     "evaluation",
     "training",
     "scaffold",

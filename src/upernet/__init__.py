@@ -12,13 +12,21 @@ if TYPE_CHECKING:
     from upernet.data.sample import Batch, Sample
     from upernet.data.transforms import augment, resize
     from upernet.decoding import label_map
+    from upernet.discovery import Discovery, Relation, discover
     from upernet.errors import UpernetError
     from upernet.evaluation import ConfusionMatrix, EvaluationResult, evaluate
     from upernet.inference import LabelMap, Parse, Parser, load
     from upernet.inference.bench import bench
     from upernet.models import UPerNet, list_models
     from upernet.recipe import Augmentation, LossSpec, ModelSpec, Recipe, Resize, load_recipe
-    from upernet.taxonomy import Taxonomy, list_taxonomies, load_taxonomy
+    from upernet.taxonomy import (
+        Taxonomy,
+        TaxonomyMapping,
+        list_taxonomies,
+        load_taxonomy,
+        map_taxonomies,
+        merge_taxonomies,
+    )
     from upernet.training import train
     from upernet.training.losses import LevelLosses
 
@@ -26,6 +34,7 @@ __all__ = [
     "Augmentation",
     "Batch",
     "ConfusionMatrix",
+    "Discovery",
     "EvaluationResult",
     "LabelMap",
     "LevelLosses",
@@ -34,15 +43,18 @@ __all__ = [
     "Parse",
     "Parser",
     "Recipe",
+    "Relation",
     "Resize",
     "Sample",
     "Taxonomy",
+    "TaxonomyMapping",
     "UPerNet",
     "UpernetError",
     "augment",
     "bench",
     "create_backbone",
     "create_model",
+    "discover",
     "evaluate",
     "label_map",
     "list_models",
@@ -52,6 +64,8 @@ __all__ = [
     "load_model",
     "load_recipe",
     "load_taxonomy",
+    "map_taxonomies",
+    "merge_taxonomies",
     "resize",
     "save_checkpoint",
     "train",
@@ -61,6 +75,7 @@ _HOME = {
     "Augmentation": "upernet.recipe",
     "Batch": "upernet.data.sample",
     "ConfusionMatrix": "upernet.evaluation",
+    "Discovery": "upernet.discovery",
     "EvaluationResult": "upernet.evaluation",
     "LabelMap": "upernet.inference",
     "LevelLosses": "upernet.training.losses",
@@ -69,15 +84,18 @@ _HOME = {
     "Parse": "upernet.inference",
     "Parser": "upernet.inference",
     "Recipe": "upernet.recipe",
+    "Relation": "upernet.discovery",
     "Resize": "upernet.recipe",
     "Sample": "upernet.data.sample",
     "Taxonomy": "upernet.taxonomy",
+    "TaxonomyMapping": "upernet.taxonomy",
     "UPerNet": "upernet.models",
     "UpernetError": "upernet.errors",
     "augment": "upernet.data.transforms",
     "bench": "upernet.inference.bench",
     "create_backbone": "upernet.checkpoints",
     "create_model": "upernet.checkpoints",
+    "discover": "upernet.discovery",
     "evaluate": "upernet.evaluation",
     "label_map": "upernet.decoding",
     "list_models": "upernet.models",
@@ -87,6 +105,8 @@ _HOME = {
     "load_model": "upernet.checkpoints",
     "load_recipe": "upernet.recipe",
     "load_taxonomy": "upernet.taxonomy",
+    "map_taxonomies": "upernet.taxonomy",
+    "merge_taxonomies": "upernet.taxonomy",
     "resize": "upernet.data.transforms",
     "save_checkpoint": "upernet.checkpoints",
     "train": "upernet.training",

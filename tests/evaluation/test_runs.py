@@ -160,6 +160,13 @@ def test_folders_and_files_of_evaluations_are_compared(run: Path, other: Path, c
     status, out, _ = call("compare", "a", "b/scores.json", "--json", "-")
     assert status == 0 and json.loads(out)["object"]["photos"] == 3
     assert call("compare", "a", "a")[1].count("+0.000 to +0.000") == 1 + 3 + 1 + 2
+    (tmp_path / "other.yaml").write_text("levels: {object: {classes: [tree, sky, house]}}")
+    status, out, _ = call("compare", "a", "b", "--as", "other.yaml", "--json", "-")
+    assert status == 0 and set(json.loads(out)["object"]["per_class"]) == {"tree", "sky"}
+    (tmp_path / "table.csv").write_text("level,class,to\nobject,tree,house\n")
+    status, out, _ = call("compare", "a", "b", "--as", "other.yaml", "--table", "table.csv", "--json", "-")
+    assert status == 0 and set(json.loads(out)["object"]["per_class"]) == {"house", "sky"}
+    assert call("compare", "a", "b", "--table", "table.csv")[0] == 2
     (tmp_path / "alone.json").write_text((tmp_path / "a" / "scores.json").read_text())
     status, _, error = call("compare", "a", "alone.json")
     assert status == 2 and "the scores alone do not tell what was counted in each photo" in error

@@ -36,6 +36,19 @@ def compare(
         int, typer.Option(metavar="N", min=100, max=100_000, help="Bootstrap samples of the photos.")
     ] = 2000,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the bootstrap.")] = 0,
+    taxonomy: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="TAXONOMY",
+            help="Compare models with different label sets in this taxonomy, a name or a .yaml file.",
+            show_default="both models have the same classes",
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --as: a table of counterparts; see `upernet taxonomy map`."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for a page, tables per class and photo, and JSON.")
     ] = None,
@@ -52,24 +65,36 @@ def compare(
     """
     from rich.console import Console
 
-    from upernet.errors import printable
+    from upernet.errors import UpernetError, printable
     from upernet.evaluation.compare import compare as differences
     from upernet.evaluation.compare_report import comparison_tables, notes, write_comparison
+    from upernet.evaluation.translating import in_taxonomy
     from upernet.inference.photos import make_output_folder
     from upernet.ops import set_threads
+    from upernet.taxonomy import load_taxonomy
+    from upernet.taxonomy.tables import read_table
 
+    if table is not None and taxonomy is None:
+        raise UpernetError("--table needs --as TAXONOMY; add it, or leave the table out.")
+    target = None if taxonomy is None else load_taxonomy(taxonomy)
+    wanted = None if table is None else read_table(table)
     set_threads(threads)
     if out is not None:
         make_output_folder(out)
-    results = [_evaluation(reference, split, data, device, quiet) for reference in (first, second)]
+    results = (
+        _evaluation(first, split, data, device, quiet),
+        _evaluation(second, split, data, device, quiet),
+    )
+    if target is not None:
+        results = in_taxonomy(*results, target, wanted)
     comparison = differences(*results, resamples=resamples, seed=seed)
     page = None if out is None else write_comparison(out, comparison, first, second)
     if json is not None:
         write_json({"first": first, "second": second, **comparison.to_dict()}, json)
     console = Console(quiet=json == STDOUT)
     console.print(f"A: {printable(first)}\nB: {printable(second)}\nPhotos of split {comparison.split}.\n", markup=False)
-    for table in comparison_tables(comparison):
-        console.print(table)
+    for rows in comparison_tables(comparison):
+        console.print(rows)
     for note in notes(comparison):
         console.print(note, markup=False)
     if page is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich import markup
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from upernet.cli import prepare
 from upernet.cli.options import (
     STDOUT,
     DataOption,
@@ -21,7 +21,6 @@ from upernet.cli.options import (
     SettingsOption,
     write_json,
 )
-from upernet.data.prepare import DATASETS
 from upernet.errors import printable
 from upernet.overrides import override
 from upernet.recipe import data_folder, load_recipe
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Prepare and look at training data.", no_args_is_help=True)
 SHOWN_PROBLEMS = 30
+
+
+app.add_typer(prepare.app, name="prepare")
 
 
 @app.callback()
@@ -68,43 +70,6 @@ def check_command(
     if json != STDOUT:
         _show(report, Console())
     raise typer.Exit(0 if report.ok else 1)
-
-
-@app.command(
-    "prepare",
-    help="Convert a downloaded data set to folders for recipes.\n\nExisting files are kept.\n\n"
-    + "\n\n".join(f"{name}: {archives}" for name, archives in DATASETS.items()),
-)
-def prepare_command(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help=f"Which data set: {', '.join(DATASETS)}.")],
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR", help="Folder in which its folder is created; pass it as --data to other commands."
-        ),
-    ],
-    archives: Annotated[
-        list[Path] | None,
-        typer.Option("--from", metavar="PATH", help="A downloaded zip, or the folder it was unpacked to; repeatable."),
-    ] = None,
-) -> None:
-    """Convert a downloaded data set."""
-    from upernet.data.prepare import prepare
-
-    console = Console(stderr=True)
-    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"preparing {dataset}", total=None)
-        prepared = prepare(
-            dataset,
-            data,
-            archives or [],
-            lambda done, total: bar.update(task, completed=done, total=total, refresh=False),
-        )
-    for split, photos in prepared.photos.items():
-        print(f"{split}: {photos} photos, {prepared.written[split]} of them new")
-    print(f"Wrote {prepared.folder}, from the {prepared.origin}; pass --data {data}")
-    if prepared.note:
-        print(prepared.note)
 
 
 def _show(report: Report, console: Console) -> None:

@@ -11,10 +11,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from upernet.cli import data
+from upernet.cli import data, taxonomy
 from upernet.cli.bench import bench
 from upernet.cli.compare import compare
 from upernet.cli.convert import convert
+from upernet.cli.discover import discover
 from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
 from upernet.cli.init import init
@@ -81,7 +82,9 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(convert)
 app.command()(bench)
+app.command()(discover)
 app.add_typer(data.app, name="data")
+app.add_typer(taxonomy.app, name="taxonomy")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

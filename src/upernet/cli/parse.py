@@ -70,6 +70,22 @@ def parse(
             show_default="all levels of the model",
         ),
     ] = None,
+    taxonomy: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="TAXONOMY",
+            help="Show the results in the classes of another taxonomy, a name or a .yaml file, where the model's have "
+            "a counterpart there (`upernet taxonomy map`); the rest is unsure.",
+            show_default="the classes of the model",
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --as: a table of counterparts (.csv or .yaml), as `upernet taxonomy map` writes."
+        ),
+    ] = None,
     device: DeviceOption = None,
     short_side: Annotated[
         int | None,
@@ -111,6 +127,7 @@ def parse(
     from upernet.inference.inputs import name_of
     from upernet.inference.photos import check_what, find_photos, make_output_folder, parse_photos
     from upernet.ops import set_threads
+    from upernet.taxonomy.tables import read_table
 
     parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
@@ -120,6 +137,8 @@ def parse(
         failures.append({"path": path, "error": str(error)})
         print(f"upernet: {printable(error)}", file=sys.stderr)
 
+    if table is not None and taxonomy is None:
+        raise UpernetError("--table needs --as TAXONOMY; add it, or leave the table out.")
     what = check_what(_split(save))
     found = find_photos(paths)
     for path, problem in found.problems:
@@ -130,6 +149,8 @@ def parse(
         set_threads(threads)
         reduce = "card" if short_side is None else short_side or None
         parser = load(model, usable_device(device), short_side=reduce, precision=precision, scales=scales)
+        if taxonomy is not None:
+            parser.show_as(taxonomy, None if table is None else read_table(table))
         wanted = parser.select_levels(None if levels is None else _split(levels))
         folder = None if not what or (json and out is None) else out or Path("parses")
         if folder is not None:

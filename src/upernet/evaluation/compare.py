@@ -135,7 +135,7 @@ def _paired_levels(first: PhotoCounts, second: PhotoCounts) -> list[tuple[LevelC
         if (level.names, level.groups) != (other.names, other.groups):
             raise UpernetError(
                 f"{level.title}: the models have different classes ({_differing(level.names, other.names)}); "
-                "compare models of the same taxonomy."
+                "compare models of the same taxonomy, or add --as TAXONOMY."
             )
         pairs.append((level, other))
     if not pairs:

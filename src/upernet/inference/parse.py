@@ -250,7 +250,8 @@ class Parse:
         """Return the parse without its pixels, as values that JSON can hold.
 
         `shares` are fractions of the photo, including "unsure"; `names` gives the meaning of the values in the label
-        PNGs; `part.of` has the shares within each object that owns parts.
+        PNGs, and `background` says whether the first one means "none of the others"; `part.of` has the shares within
+        each object that owns parts.
         """
         result: dict[str, Any] = {
             "path": self.path,
@@ -276,6 +277,7 @@ class Parse:
                 "threshold": _finite(self.thresholds.get(level, 0.0)),
                 "class_thresholds": self.class_thresholds.get(level, {}),
                 "unsure": saving.unsure_value(label_map),
+                "background": label_map.background,
                 "names": list(label_map.names),
             }
         for level, owned in self.maps.items():

@@ -28,10 +28,12 @@ from upernet.inference.resizing import image_view, reduced
 from upernet.inference.saving import KINDS
 from upernet.inference.streaming import outcomes
 from upernet.inference.tiling import dense_logits, image_logits
+from upernet.inference.translating import translate
 from upernet.models import Precision, UPerNet, prepare_for_inference
 from upernet.models.familiarity import FAMILIARITY
 from upernet.recipe import PublishedTesting
-from upernet.taxonomy import LEVEL_KINDS
+from upernet.taxonomy import LEVEL_KINDS, Taxonomy, TaxonomyMapping, load_taxonomy, map_taxonomies
+from upernet.taxonomy.mapping import Table
 
 Scales = Literal["published"]
 
@@ -83,8 +85,38 @@ class Parser:
         self.class_thresholds: dict[str, dict[str, float]] = {
             level: dict(thresholds) for level, thresholds in self.card.class_thresholds.items()
         }
+        self.mapping: TaxonomyMapping | None = None
+        """How parses are shown in another taxonomy; `show_as` sets it. None: they have the classes of the model."""
         for level in self.levels:
             self._thresholds_of(level)
+
+    def show_as(self, taxonomy: Taxonomy | str | os.PathLike[str], table: Table | None = None) -> Parser:
+        """Show all further parses in another taxonomy, where the model's classes have a counterpart there.
+
+        Args:
+            taxonomy: A taxonomy, the name of a bundled one, or the path of a .yaml file.
+            table: Counterparts of classes that differ from what `map_taxonomies` finds.
+
+        Returns:
+            The parser itself.
+
+        Raises:
+            UpernetError: There is no such taxonomy, the table does not fit, or no class has a counterpart.
+
+        Example:
+            >>> import upernet
+            >>> upernet.load("everyday").show_as("ade20k150")("street.jpg").object.shares()
+            {'road': 0.41, 'building': 0.28, ...}
+        """
+        target = taxonomy if isinstance(taxonomy, Taxonomy) else load_taxonomy(os.fspath(taxonomy))
+        mapping = map_taxonomies(self.model.taxonomy, target, table)
+        if not mapping.levels:
+            raise UpernetError(
+                f"no class of this model has a counterpart in the taxonomy {target.name}; write some into a table: "
+                "upernet taxonomy map --out."
+            )
+        self.mapping = mapping
+        return self
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -232,7 +264,7 @@ class Parser:
             raise UpernetError(
                 f"{name}: the model computes numbers that are not finite; use precision fp32, or check its weights."
             )
-        return Parse(
+        parse = Parse(
             photo,
             maps,
             rankings,
@@ -243,6 +275,7 @@ class Parser:
             model=self.card.name,
             path=path,
         )
+        return parse if self.mapping is None else translate(parse, self.mapping)
 
     def __repr__(self) -> str:
         side = "" if self.short_side is None else f", short side {self.short_side}"

@@ -2,6 +2,7 @@
 
 from upernet.recipe.annotations import (
     AnnotationSpec,
+    MaskColumnSpec,
     MaskSpec,
     MaskValueSpec,
     PseudoLabelSpec,
@@ -42,6 +43,7 @@ __all__ = [
     "LabelFolderSpec",
     "LabelTableSpec",
     "LossSpec",
+    "MaskColumnSpec",
     "MaskFolderSpec",
     "MaskSpec",
     "MaskValueSpec",

@@ -97,6 +97,26 @@ class TableSpec(TableColumnSpec):
     """True: in a photo that the table does not list, the level is unknown. False: the table must list each photo."""
 
 
+class MaskColumnSpec(MaskValueSpec):
+    """A dense level whose masks are listed in a column of the source's table."""
+
+    masks: Name
+    """Column (CSV) or key (JSONL) with the paths of the masks, relative to the folder of the table; empty: the level is
+    unknown in the photo. Values go by `labels.txt` in the folder of the masks or the one above."""
+
+
+def _mask_or_class_column(values: Any) -> str:
+    """Return the tag of an annotation of `LabelTableSpec`, given as YAML values or as a spec."""
+    has_masks = "masks" in values if isinstance(values, dict) else isinstance(values, MaskColumnSpec)
+    return "column of masks" if has_masks else "column of classes"
+
+
+LabelTableAnnotation = Annotated[
+    Annotated[MaskColumnSpec, Tag("column of masks")] | Annotated[TableColumnSpec, Tag("column of classes")],
+    Discriminator(_mask_or_class_column),
+]
+
+
 def _mask_or_table(values: Any) -> str:
     """Return the tag of an annotation of `MaskFolderSpec`, given as YAML values or as a spec."""
     has_table = "table" in values if isinstance(values, dict) else isinstance(values, TableSpec)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from upernet.recipe.annotations import (
     AnnotationSpec,
+    LabelTableAnnotation,
     MaskFolderAnnotation,
     MaskSpec,
     MaskValueSpec,
@@ -189,15 +190,15 @@ class LabelFolderSpec(FolderSpec, AnnotationSpec):
 
 
 class LabelTableSpec(FolderSpec, TableColumnSpec):
-    """Photos and a table, which has a row per photo and a column per level."""
+    """Photos and a table, which has a row per photo and a column per level: a class, or the path of a mask."""
 
     kind: Literal["label_table"]
     """The kind of source."""
     table: PathText = "labels.csv"
     """CSV file with a header, or JSONL file (one JSON object per line), in the split's folder. Its column `file` has
-    paths relative to that folder."""
-    annotations: dict[LevelName, TableColumnSpec] = {}
-    """Level -> its column, instead of `level`."""
+    paths relative to that folder. `{split}` stands for the split's folder name."""
+    annotations: dict[LevelName, LabelTableAnnotation] = {}
+    """Level -> its column, instead of `level`. A photo without a label or mask of any level is left out."""
 
 
 class CollageSpec(SourceSpec):

@@ -1,6 +1,7 @@
 """Taxonomies: the levels of perception, their classes, and which parts belong to which object."""
 
 from upernet.taxonomy.levels import LEVEL_KINDS, LEVELS, LevelKind, LevelName
+from upernet.taxonomy.mapping import TaxonomyMapping, map_taxonomies, merge_taxonomies
 from upernet.taxonomy.taxonomy import (
     IGNORE,
     Level,
@@ -19,6 +20,9 @@ __all__ = [
     "LevelName",
     "PartGroup",
     "Taxonomy",
+    "TaxonomyMapping",
     "list_taxonomies",
     "load_taxonomy",
+    "map_taxonomies",
+    "merge_taxonomies",
 ]

@@ -24,7 +24,7 @@ from PIL import Image
 from upernet.data.images import read_image
 from upernet.data.prepare import Prepared, Progress
 from upernet.data.prepare.archive import Archive, open_archive
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, plain
 from upernet.files import atomic_path, write_text
 from upernet.taxonomy import load_taxonomy
 
@@ -122,8 +122,8 @@ def _find(archives: Sequence[Archive]) -> tuple[str, list[_Item]]:
             item = _Item(archive, match["split"], match["stem"], name, mask)
             other = found[origin].setdefault((item.split, item.stem.casefold()), item)  # as some disks see names
             if other is not item:
-                where = f"{other.photo} of {other.archive.path}"
-                raise UpernetError(f"{archive.path}: {name} has the name of {where}; give each photo once.")
+                where = f"{plain(other.photo, 200)} of {other.archive.path}"
+                raise UpernetError(f"{archive.path}: {plain(name, 200)} has the name of {where}; give each photo once.")
     origins = [origin for origin in found if found[origin]]
     paths = " and ".join(str(archive.path) for archive in archives)
     if not origins:
@@ -143,8 +143,8 @@ def _check(archives: Sequence[Archive], items: list[_Item]) -> None:
     if missing:
         more = f" ({len(missing)} photos have none)" if len(missing) > 1 else ""
         raise UpernetError(
-            f"{missing[0].archive.path}: {missing[0].photo} has no label map {missing[0].mask}{more}; download or "
-            "unpack the archive again."
+            f"{missing[0].archive.path}: {plain(missing[0].photo, 200)} has no label map "
+            f"{plain(missing[0].mask, 200)}{more}; download or unpack the archive again."
         )
     for archive in archives:
         tables = [name for name in archive.sizes if name.rpartition("/")[2] == "objectInfo150.txt"]

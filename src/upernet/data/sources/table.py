@@ -30,7 +30,7 @@ class Row:
     Attributes:
         place: `table:line`, for errors.
         photo: Path of the photo.
-        classes: Column -> name of a class; empty: unknown.
+        classes: Column -> name of a class, or of a mask; empty: unknown.
     """
 
     place: str
@@ -41,6 +41,15 @@ class Row:
         """Return the label of `column`; `IGNORE` for unknown."""
         name = self.classes[column]
         return annotation.label_of(name, self.place) if name else IGNORE
+
+    def mask(self, folder: Path, column: str) -> Path | None:
+        """Return the mask that `column` names, below the folder of the table; None: there is none.
+
+        Raises:
+            UpernetError: It does not exist or lies outside the folder.
+        """
+        name = self.classes[column]
+        return _image(self.place, folder, name, column, "mask") if name else None
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
@@ -57,7 +66,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
     first_places: dict[Path, str] = {}
     for line, cells in read(path, _read_text(path), [FILE, *columns]):
         place = f"{path}:{line}"
-        photo = _photo(place, path.parent, cells[FILE])
+        photo = _image(place, path.parent, cells[FILE], FILE, "photo")
         if photo in first_places:
             earlier = first_places[photo].rpartition(":")[2]
             raise UpernetError(
@@ -162,11 +171,11 @@ def _column_problem(column: str, known: Sequence[str]) -> str:
     return f"has no column {column!r}{hint}; add it or correct the name of the column"
 
 
-def _photo(place: str, folder: Path, file: str) -> Path:
-    """Return the path of the photo that a row names."""
+def _image(place: str, folder: Path, file: str, column: str, noun: str) -> Path:
+    """Return the path of the photo or mask that a row names."""
     relative = PurePosixPath(file.replace("\\", "/"))
     if not relative.parts:
-        raise UpernetError(f"{place}: names no photo; fill in the column {FILE!r}.")
+        raise UpernetError(f"{place}: names no {noun}; fill in the column {column!r}.")
     if relative.is_absolute() or ".." in relative.parts or ":" in relative.parts[0]:
         raise UpernetError(
             f"{place}: {shorten(file, 200)} is outside the folder of the table; give a path relative to that folder, "
@@ -178,7 +187,7 @@ def _photo(place: str, folder: Path, file: str) -> Path:
     except (OSError, ValueError):
         exists = False
     if not exists:
-        raise UpernetError(f"{place}: there is no photo {shorten(file, 200)} in {folder}; add it or remove the row.")
+        raise UpernetError(f"{place}: there is no {noun} {shorten(file, 200)} in {folder}; add it or remove the row.")
     if not is_photo(path):
-        raise UpernetError(f"{place}: {shorten(file, 200)} is not the name of a photo; give an image file.")
+        raise UpernetError(f"{place}: {shorten(file, 200)} is not the name of a {noun}; give an image file.")
     return path
