@@ -28,6 +28,7 @@ LATER_HEADINGS = {
     "PasteSpec": "`paste` and `paste_onto` of an augmentation",
     "PseudoLabelSpec": "`sources.NAME.pseudo_labels.LEVEL`",
     "Resize": "`test_resize` of a source",
+    "PublishedTesting": "`published_testing`",
     "LossSpec": "`loss` of the recipe or a stage",
     "TrainingSpec": "`training`",
     "StageSpec": "`training.stages`, a list",

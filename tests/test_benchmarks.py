@@ -63,6 +63,15 @@ def test_official_beside_fast(run: Any, name: str):
 
 
 @pytest.mark.slow
+def test_unified_perceptual_parsing(run: Any):
+    whole, *others = run("upp")["rows"].values()
+    for row in (whole, *others):
+        assert_compared(row, "official", "fast")
+    assert set(whole["agreement"]) == {"scene", "object", "part", "material"}
+    assert all(values["relative_error"] < 1e-4 for values in whole["agreement"].values())
+
+
+@pytest.mark.slow
 def test_training_step(run: Any):
     rows = run("everyday_step")["rows"]
     assert len(rows) == 3

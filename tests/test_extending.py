@@ -291,8 +291,8 @@ def class_names(weights: Weights) -> object:
     )
     copy.edit(
         "checkpoints/formats/__init__.py",
-        ("import mmsegmentation, transformers\n", "import mmsegmentation, prefixed, transformers\n"),
-        (" = (transformers, mmsegmentation)", " = (transformers, mmsegmentation, prefixed)"),
+        ("import mmsegmentation, transformers, ", "import mmsegmentation, prefixed, transformers, "),
+        ("transformers, mmsegmentation)", "transformers, mmsegmentation, prefixed)"),
     )
     copy.run(
         """

@@ -12,6 +12,7 @@ import yaml
 from upernet.data.sources import Source
 from upernet.errors import UpernetError
 from upernet.evaluation.calibration import check_calibration
+from upernet.models import build_model
 from upernet.recipe import AnySourceSpec, FolderSpec, Recipe, data_folder, list_recipes, load_recipe
 from upernet.taxonomy import load_taxonomy
 
@@ -34,7 +35,7 @@ def write(tmp_path: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize("name", list_recipes())
 def test_shipped_recipes_load_and_name_what_their_taxonomy_has(name: str) -> None:
     recipe = load_recipe(name)
-    taxonomy = load_taxonomy(recipe.taxonomy)
+    taxonomy = recipe.load_taxonomy()
     assert recipe.name == name
     folders = [source for source in recipe.sources.values() if isinstance(source, FolderSpec)]
     annotations = [item for source in folders for item in source.annotated.items()]
@@ -64,6 +65,16 @@ def test_a_taxonomy_beside_the_recipe_is_found(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("description: mine\nlevels: {object: {classes: [a, b]}}\n")
     recipe = load_recipe(write(tmp_path, taxonomy="own.yaml"))
     assert load_taxonomy(recipe.taxonomy).level("object").names == ("a", "b")
+
+
+def test_a_model_may_have_some_levels_of_its_taxonomy(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, taxonomy="broden", levels=["part", "object"]))
+    assert list(recipe.load_taxonomy().levels) == ["object", "part"]
+    assert list(build_model(recipe).heads) == ["object", "part"]
+    with pytest.raises(UpernetError, match="level part needs the level object"):
+        load_recipe(write(tmp_path, taxonomy="broden", levels=["part"])).load_taxonomy()
+    with pytest.raises(UpernetError, match="levels: should have at least 1 item"):
+        load_recipe(write(tmp_path, levels=[]))
 
 
 def test_the_folder_of_the_data_is_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ Inference, evaluation and calibration all decode here, at the resolution that ea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,39 @@ Size = tuple[int, int]
 LabelsAndConfidence = tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class Passes:
+    """The logits of one level from passes over the whole photo at several sizes; their mean probability counts.
+
+    Wherever logits are resized to the size of a label map, the logarithms of the mean probabilities take their place.
+    """
+
+    logits: tuple[Tensor, ...]
+    """K x h x w per pass, or K for levels with one label per image."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the logits of the first pass."""
+        return self.logits[0].shape
+
+    def __getitem__(self, channels: slice) -> Passes:
+        """Return some channels, whose softmax is then taken by itself."""
+        return Passes(tuple(logits[channels] for logits in self.logits))
+
+    def __truediv__(self, temperature: float) -> Passes:
+        """Return all logits divided by a temperature."""
+        return Passes(tuple(logits / temperature for logits in self.logits))
+
+    def log_mean(self, resample: Callable[[Tensor], Tensor] = torch.Tensor.float) -> Tensor:
+        """Return the logarithm of the mean probabilities, after `resample` has brought all passes to one size."""
+        total = sum(resample(logits).softmax(dim=0) for logits in self.logits)
+        return (torch.as_tensor(total) / len(self.logits)).log()
+
+
+Logits = Tensor | Passes
+"""The logits of one level: K x h x w, from one pass or several."""
+
+
 class Prediction(NamedTuple):
     """The most probable labels and their probabilities, both of the shape of the logits without the channels."""
 
@@ -50,10 +84,10 @@ def most_probable(logits: Tensor) -> Prediction:
 
 
 def parts_within_owners(
-    logits: Tensor,
+    logits: Logits,
     owners: Prediction,
     part_groups: Sequence[PartGroup],
-    resample: Callable[[Tensor], Tensor] = torch.Tensor.float,
+    resample: Callable[[Any], Tensor] = torch.Tensor.float,
 ) -> Prediction:
     """Return the most probable part of the predicted object at each pixel (arXiv 1807.10221, section 3.3).
 
@@ -77,9 +111,9 @@ def parts_within_owners(
 
 
 def predict(
-    logits: Mapping[str, Tensor],
+    logits: Mapping[str, Logits],
     part_groups: Sequence[PartGroup] = (),
-    resample: Callable[[Tensor], Tensor] = torch.Tensor.float,
+    resample: Callable[[Any], Tensor] = torch.Tensor.float,
 ) -> dict[str, Prediction]:
     """Return the most probable label of each pixel (scene: of the photo) and its probability, per level.
 
@@ -100,7 +134,7 @@ def predict(
 
 @torch.inference_mode()
 def label_maps(
-    logits: Mapping[str, Tensor], parsed_size: Size, size: Size, part_groups: Sequence[PartGroup] = ()
+    logits: Mapping[str, Logits], parsed_size: Size, size: Size, part_groups: Sequence[PartGroup] = ()
 ) -> dict[str, LabelsAndConfidence]:
     """Return the most probable label of each pixel and its probability, at photo size.
 
@@ -109,8 +143,9 @@ def label_maps(
 
     Args:
         logits: level -> float32 K x h x w on the CPU, as `upernet.inference.tiling.dense_logits` returns them; `part`
-            needs `object`, which owns it.
-        parsed_size: height and width of the photo that went through the network, without padding.
+            needs `object`, which owns it. Or the `Passes` of each level.
+        parsed_size: height and width of the photo that went through the network, without padding; `Passes` cover the
+            whole photo, whatever it says.
         size: height and width of the label maps.
         part_groups: the objects that own parts.
 
@@ -137,7 +172,7 @@ def label_maps(
 def class_probabilities(
     level: str,
     num_classes: int,
-    logits: Mapping[str, Tensor],
+    logits: Mapping[str, Logits],
     parsed_size: Size,
     size: Size,
     part_groups: Sequence[PartGroup] = (),
@@ -247,11 +282,13 @@ def image_scores(logits: Tensor, supervision: str = "pooled") -> Tensor:
     return logits.float().mean(dim=(2, 3))[0]
 
 
-def _resize_rows(logits: Tensor, rows: slice, parsed_size: Size, size: Size) -> Tensor:
+def _resize_rows(logits: Logits, rows: slice, parsed_size: Size, size: Size) -> Tensor:
     """Resize K x h x w stride-4 logits bilinearly, and return these rows of the result: K x len(rows) x W.
 
     Pixel centers lie at half integers, and values at the edges are repeated, as in `torch.nn.functional.interpolate`.
     """
+    if isinstance(logits, Passes):
+        return logits.log_mean(lambda single: _resize_rows(single, rows, _covered(single), size))
     upper, lower, row_weight = interpolation(rows, logits.shape[1], parsed_size[0], size[0])
     left, right, column_weight = interpolation(slice(0, size[1]), logits.shape[2], parsed_size[1], size[1])
     first, last = int(upper[0]), int(lower[-1])
@@ -263,6 +300,12 @@ def _resize_rows(logits: Tensor, rows: slice, parsed_size: Size, size: Size) -> 
     weights[row_index, lower - first] = row_weight
     weights[row_index, upper - first] += 1 - row_weight
     return torch.matmul(weights, widened)
+
+
+def _covered(logits: Tensor) -> Size:
+    """Return the height and width in pixels that K x h x w stride-4 logits cover."""
+    height, width = logits.shape[-2:]
+    return height * STRIDE, width * STRIDE
 
 
 def interpolation(pixels: slice, length: int, parsed: int, full: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,7 +33,7 @@ def test_package_weights_recognize_a_photo(tmp_path):
     photo = Image.open(Path(__file__).parents[2] / "examples" / "coffee.jpg").convert("RGB")
     side = min(photo.size)
     photo = photo.resize((224, 224), box=(0, 0, side, side))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in backbone_normalization(name))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in backbone_normalization(name)[:2])
     pixels = torch.frombuffer(bytearray(photo.tobytes()), dtype=torch.uint8).view(224, 224, 3).permute(2, 0, 1)
     with torch.inference_mode():
         best = network(((pixels / 255 - mean) / std)[None]).softmax(1)[0].topk(3)

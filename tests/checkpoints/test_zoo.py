@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,16 @@ import torch
 from helpers.shared import REFERENCE
 from pydantic import ValidationError
 
-from upernet.checkpoints import ZooEntry, create_model, list_zoo, zoo_entry
+from upernet.checkpoints import ZooEntry, create_model, fetch, is_downloaded, list_zoo, zoo_entry
+from upernet.checkpoints.hub import addresses
+from upernet.checkpoints.zoo import ZooFile
+from upernet.errors import UpernetError
 from upernet.models import list_models
 from upernet.models.complexity import count
+from upernet.models.deep_resnet import VARIANTS as DEEP_RESNETS
 from upernet.models.internimage import VARIANTS
+
+UPP = "upp_resnet50_upernet"
 
 ENTRIES = [entry for name in list_zoo() if (entry := zoo_entry(name)) is not None]
 MODELS = [entry.name for entry in ENTRIES if entry.published]
@@ -26,10 +33,12 @@ def variant(name: str) -> str:
 
 def test_what_the_zoo_has() -> None:
     assert [variant(name) for name in MODELS] == ["t", "s", "b", "l", "xl", "h"]
-    assert [entry.name for entry in ENTRIES if not entry.published] == list(VARIANTS)
-    assert set(MODELS) <= set(list_models())
+    assert [entry.name for entry in ENTRIES if not entry.published] == [UPP, *VARIANTS, *DEEP_RESNETS]
+    assert {*MODELS, UPP} <= set(list_models())
     assert zoo_entry("internimage_z") is None
     for entry in ENTRIES:
+        if entry.name in (UPP, *DEEP_RESNETS):
+            continue
         assert entry.url.startswith("https://") and entry.file.endswith(".pth")
         assert entry.license.startswith("MIT (InternImage, OpenGVLab)")
         if entry.published:
@@ -37,6 +46,45 @@ def test_what_the_zoo_has() -> None:
         else:
             assert entry.file.startswith(f"{entry.name}_")
     assert len({entry.file for entry in ENTRIES}) == len(ENTRIES)
+
+
+def test_what_the_authors_of_unified_perceptual_parsing_published() -> None:
+    host = "http://sceneparsing.csail.mit.edu/model/"
+    entry = zoo_entry(UPP)
+    assert entry is not None and entry.research_only and "Broden+" in entry.license
+    assert [(part.url, part.file) for part in entry.files] == [
+        (
+            f"{host}unified_perceptual_parsing/upp-resnet50-upernet/{half}_epoch_40.pth",
+            f"upp_resnet50_upernet/{half}_epoch_40.pth",
+        )
+        for half in ("encoder", "decoder")
+    ]
+    for name in DEEP_RESNETS:
+        entry = zoo_entry(name)
+        assert entry is not None and not entry.research_only
+        assert entry.url == f"{host}pretrained_resnet/{name.removesuffix('_deep')}-imagenet.pth"
+
+
+def test_both_files_of_a_model_are_fetched_into_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPERNET_HOME", str(tmp_path / "home"))
+    urls = [(tmp_path / f"{half}_epoch_1.pth").as_uri() for half in ("encoder", "decoder")]
+    (tmp_path / "encoder_epoch_1.pth").write_bytes(b"first")
+    entry = ZooEntry(name="pair", url=urls[0], decoder=ZooFile(url=urls[1]), license="free")
+    with pytest.raises(UpernetError, match="decoder_epoch_1"):
+        fetch(entry)
+    assert not is_downloaded(entry)
+    (tmp_path / "decoder_epoch_1.pth").write_bytes(b"second")
+    path = fetch(entry)
+    assert path == tmp_path / "home" / "checkpoints" / "pair" / "encoder_epoch_1.pth" and is_downloaded(entry)
+    assert [(path.parent / f"{half}_epoch_1.pth").read_bytes() for half in ("encoder", "decoder")] == [
+        b"first",
+        b"second",
+    ]
+    monkeypatch.setenv("UPERNET_MIRROR", "https://mirror.invalid/weights/")
+    mirrored = [f"https://mirror.invalid/weights/pair/{half}_epoch_1.pth" for half in ("encoder", "decoder")]
+    assert [addresses(part) for part in entry.files] == [(url,) for url in mirrored]
 
 
 @pytest.mark.parametrize(

@@ -123,3 +123,12 @@ def test_a_full_disk_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
         result = run("convert", tmp_path / "in.safetensors", tmp_path / "out")
     assert result.status == 2 and "writing failed" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.safetensors"]
+
+
+def test_halves_of_two_models_are_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("encoder_epoch_20.pth", "decoder_epoch_40.pth"):
+        torch.save({"conv3.weight": torch.ones(1)}, tmp_path / "in" / name)
+    result = run("convert", tmp_path / "in", tmp_path / "out")
+    assert result.status == 2 and not list(tmp_path.glob("out*"))
+    assert "of the same epoch (found: decoder_epoch_40.pth, encoder_epoch_20.pth)" in result.stderr

@@ -263,3 +263,10 @@ def test_a_stopped_run_keeps_what_is_done_and_leaves_nothing_else(
     assert all((path / "parse.json").is_file() for path in (photos / "parses").iterdir() if path.is_dir())
     assert parse("in").status == 0
     assert sorted(path.name for path in (photos / "parses").iterdir()) == ["a", "a-2", "b", "summary.csv"]
+
+
+def test_only_models_with_published_scales_have_them(photos: Path, parse: Run) -> None:
+    result = parse("in/b.png", "--scales", "published")
+    assert result.status == 2 and not (photos / "parses").exists()
+    assert sentences(result) == ["upernet: colors has no published scales; leave scales out."]
+    assert parse("in/b.png", "--scales", "300,400").status == 2

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from upernet.models.backbones import backbone_normalization, build_backbone
+from upernet.models.backbones import Normalization, backbone_normalization, build_backbone
 from upernet.models.efficientnet_lite import VARIANTS, DropPath, EfficientNetLite
 
 
@@ -41,7 +41,7 @@ def test_same_features_and_description(name: str) -> None:
     for question in ("channels", "reduction", "module_name"):
         assert getattr(ours.feature_info, question)() == getattr(theirs.feature_info, question)()
     config = timm.get_pretrained_cfg(name)
-    assert backbone_normalization(name) == (config.mean, config.std)
+    assert backbone_normalization(name) == Normalization(config.mean, config.std)
     assert [module.drop_prob for module in EfficientNetLite(name, 0.3).modules() if isinstance(module, DropPath)] == [
         getattr(module.drop_path, "drop_prob", 0.0)
         for module in timm.create_model(name, features_only=True, drop_path_rate=0.3).modules()

@@ -15,7 +15,11 @@ NARROW = {"channels": 16, "depths": (1, 1, 2, 1), "groups": (1, 2, 4, 8)}
 """An InternImage of up to a billion parameters, each variant with its own options (test_internimage.py: full size)."""
 
 
-@pytest.fixture(scope="module", params=upernet.list_models())
+DIFFERENT = [name for name in upernet.list_models() if not name.endswith("_lite")]
+"""The models that differ in more than their width."""
+
+
+@pytest.fixture(scope="module", params=DIFFERENT)
 def model(request) -> UPerNet:
     torch.manual_seed(0)
     recipe = load_recipe(request.param)
@@ -24,6 +28,9 @@ def model(request) -> UPerNet:
         if "level2_post_norm_blocks" in VARIANTS[recipe.model.backbone]:
             options["level2_post_norm_blocks"] = (0,)
         changes = {"backbone_options": options, "decoder_channels": 32, "auxiliary_channels": 16}
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
+    elif recipe.model.pooling == "precise":
+        changes = {"decoder_channels": 32, "pool_channels": 16}
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
     return build_model(recipe)
 

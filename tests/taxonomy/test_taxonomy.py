@@ -153,3 +153,13 @@ def test_the_table_of_levels_is_what_the_code_relies_on() -> None:
     assert sum(kind.owned_by is not None for kind in LEVEL_KINDS.values()) <= 1
     with pytest.raises(ValueError, match="a dense level needs a map at stride 4"):
         LevelKind("depth", dense=True, reads="ppm", owned_by=None, loss_weight=1.0)
+
+
+def test_some_levels_keep_their_order_and_part_groups(room: Taxonomy) -> None:
+    assert room.subset(["part", "object"]) == room
+    objects = room.subset(["object"])
+    assert list(objects.levels) == ["object"] and objects.part_groups == ()
+    with pytest.raises(UpernetError, match="level part needs the level object, whose classes own its own; add it"):
+        room.subset(["part"])
+    with pytest.raises(UpernetError, match="has no level 'smell'"):
+        room.subset(["object", "smell"])

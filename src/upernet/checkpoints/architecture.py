@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from upernet.models import backbones as models
+from upernet.taxonomy import LEVELS
 
 BACKBONES = frozenset(f"backbone.{marker}" for family in models.BACKBONES for marker in family.markers)
 """Tensors that show a known kind of backbone, under our names."""
@@ -24,11 +25,18 @@ def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
 
 def decoder_of(tensors: Mapping[str, Tensor]) -> dict[str, int | None]:
     """Return the widths that a ModelSpec needs, from tensors under our names; None: there is no auxiliary head."""
+    width, pooled = _size(tensors, "ppm.bottleneck.0.weight"), _size(tensors, "ppm.pooled.0.0.weight")
     return {
-        "head_channels": 0,
-        "decoder_channels": _size(tensors, "ppm.bottleneck.0.weight"),
+        "head_channels": None if "heads.object.conv.0.weight" in tensors else 0,
+        "decoder_channels": width,
+        "pool_channels": pooled if pooled not in (0, width) else None,
         "auxiliary_channels": _size(tensors, "auxiliary.conv.0.weight") or None,
     }
+
+
+def levels_of(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the levels whose heads are among tensors under our names."""
+    return tuple(level for level in LEVELS if f"heads.{level}.classifier.weight" in tensors)
 
 
 def is_upernet(tensors: Mapping[str, Tensor]) -> bool:

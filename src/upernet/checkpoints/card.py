@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from upernet.errors import UpernetError, plain
-from upernet.recipe import Recipe
+from upernet.recipe import PublishedTesting, Recipe
 
 KEY_LENGTH = 40
 """Longest part of a key, in characters, that an error shows."""
@@ -33,6 +33,8 @@ class ModelCard(BaseModel):
     """Level -> class -> probability below which the label is unsure; other classes have the threshold of the level."""
     temperatures: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Level -> divisor of the logits before the softmax; 1 for other levels."""
+    published_testing: PublishedTesting | None = None
+    """What `upernet parse --scales published` does; None: nothing was published."""
     license: str = ""
     """Terms of the weights: an SPDX license expression, or words; "": not known."""
     research_only: bool = False
@@ -80,6 +82,7 @@ def card_of(recipe: Recipe, origin: str | None = None) -> ModelCard:
         name=recipe.name,
         description=recipe.description,
         short_side=recipe.parse_short_side,
+        published_testing=recipe.published_testing,
         license=recipe.license,
         research_only=recipe.research_only,
     )

@@ -10,6 +10,7 @@ import yaml
 
 from upernet.checkpoints.card import ModelCard
 from upernet.checkpoints.finding import find_checkpoint, recipe_of
+from upernet.checkpoints.formats.halves import other_half
 from upernet.checkpoints.identify import matching_recipe
 from upernet.checkpoints.loading import load_checkpoint
 from upernet.checkpoints.native import save_checkpoint
@@ -48,7 +49,7 @@ def convert(source: str | Path, out: Path, recipe: Recipe | None = None, force: 
             written; no file is changed then.
     """
     path = find_checkpoint(source)
-    base = out / path.stem if out.is_dir() else out.with_name(out.name.removesuffix(".safetensors"))
+    base = out / _stem(path) if out.is_dir() else out.with_name(out.name.removesuffix(".safetensors"))
     weights, recipe_file, taxonomy_file = (
         base.with_name(base.name + end) for end in (".safetensors", ".yaml", "_taxonomy.yaml")
     )
@@ -56,7 +57,7 @@ def convert(source: str | Path, out: Path, recipe: Recipe | None = None, force: 
     recipe = recipe or recipe_of(source)
     model, card = load_checkpoint(path, recipe)
     recipe = recipe or matching_recipe(model.spec, model.taxonomy)
-    shipped = _shipped_name(model.taxonomy)
+    shipped = _shipped_name(model.taxonomy, recipe)
     if shipped is None:
         _refuse_overwriting([taxonomy_file], force)
 
@@ -80,8 +81,15 @@ def _recipe_content(recipe: Recipe | None, model: UPerNet, card: ModelCard) -> d
     }
 
 
-def _shipped_name(taxonomy: Taxonomy) -> str | None:
-    """Return the name of the shipped taxonomy that equals `taxonomy`, or None."""
+def _stem(path: Path) -> str:
+    """Return the name of a file without its suffix, or that of the folder of a model in two files."""
+    return path.stem if other_half(path) is None else path.resolve().parent.name
+
+
+def _shipped_name(taxonomy: Taxonomy, recipe: Recipe | None) -> str | None:
+    """Return the name of the shipped taxonomy that, with the levels of `recipe`, equals `taxonomy`, or None."""
+    if recipe is not None and recipe.taxonomy in list_taxonomies() and recipe.load_taxonomy() == taxonomy:
+        return recipe.taxonomy
     return next((name for name in list_taxonomies() if load_taxonomy(name) == taxonomy), None)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from upernet.checkpoints.formats.halves import encoder_in
 from upernet.checkpoints.zoo import SUFFIXES, zoo_entry
 from upernet.errors import UpernetError, did_you_mean, shorten
 from upernet.files import refuse_special_file
@@ -94,6 +95,8 @@ def checkpoint_in(folder: Path) -> Path:
         files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     except OSError as error:
         raise UpernetError(f"{folder}: cannot be read ({error.strerror}); give the checkpoint file itself.") from error
+    if encoder := encoder_in(folder, files):
+        return encoder
     if len(files) == 1:
         return files[0]
     names = ", ".join(file.name for file in files) or "none"

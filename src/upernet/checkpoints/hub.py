@@ -81,12 +81,13 @@ class _Record(Settings):
 
 
 def fetch(entry: ZooEntry | str, *, progress: Progress | None = None, verify: bool = False) -> Path:
-    """Return the path of a file of the zoo, downloaded and verified at first use.
+    """Return the path of an entry of the zoo, downloaded and verified at first use.
 
-    The SHA-256 of a file is compared with the published one. If none is published, the one of the first download is
-    recorded, and later downloads must agree. A file counts as verified while its size and modification time are those
-    of the last verification; otherwise, or with `verify`, it is read and hashed again. A file that was put into the
-    folder by hand is hashed and kept like a downloaded one. Of several processes, one downloads and the others wait.
+    If the entry has two files, both are fetched, and the path is that of the encoder. The SHA-256 of a file is compared
+    with the published one. If none is published, the one of the first download is recorded, and later downloads must
+    agree. A file counts as verified while its size and modification time are those of the last verification; otherwise,
+    or with `verify`, it is read and hashed again. A file that was put into the folder by hand is hashed and kept like a
+    downloaded one. Of several processes, one downloads and the others wait.
 
     An interrupted download continues where it stopped, if the server still has the same file. A download that fails
     verification is deleted; a file that was there before and fails is left alone.
@@ -103,6 +104,11 @@ def fetch(entry: ZooEntry | str, *, progress: Progress | None = None, verify: bo
     if isinstance(entry, str):
         entry = known_entry(entry)
     refuse_research_weights(entry.name or entry.file, entry.research_only)
+    paths = [_fetch_file(part, progress, verify) for part in entry.files]
+    return paths[0]
+
+
+def _fetch_file(entry: ZooEntry, progress: Progress | None, verify: bool) -> Path:
     path = checkpoints_folder() / entry.file
     if not verify and _is_unchanged(path, entry):
         return path

@@ -11,9 +11,16 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from upernet.checkpoints.architecture import backbone_of, decoder_of, has_feature_norms, is_upernet, num_classes_of
+from upernet.checkpoints.architecture import (
+    backbone_of,
+    decoder_of,
+    has_feature_norms,
+    is_upernet,
+    levels_of,
+    num_classes_of,
+)
 from upernet.checkpoints.card import ModelCard, card_of
-from upernet.checkpoints.formats import NamedWeights
+from upernet.checkpoints.formats import NamedWeights, unifiedparsing
 from upernet.errors import UpernetError
 from upernet.models import list_models
 from upernet.recipe import ModelSpec, Recipe, load_recipe
@@ -33,7 +40,7 @@ class ModelInfo:
 
 def info_of_recipe(recipe: Recipe, origin: str | None = None) -> ModelInfo:
     """Return what `recipe` says of its model, read from a file of the format `origin` (None: the native one)."""
-    return ModelInfo(recipe.name, recipe.model, load_taxonomy(recipe.taxonomy), card_of(recipe, origin))
+    return ModelInfo(recipe.name, recipe.model, recipe.load_taxonomy(), card_of(recipe, origin))
 
 
 def identify_by_recipe(file: NamedWeights, recipe: Recipe) -> ModelInfo:
@@ -73,6 +80,8 @@ def identify_by_tensors(file: NamedWeights) -> ModelInfo:
             f"{file.path}: UPerNet with a backbone that has no name here; give a recipe that describes it."
         )
     values = {"backbone": backbone, "feature_norms": has_feature_norms(file.tensors)} | decoder_of(file.tensors)
+    if file.origin == unifiedparsing.NAME:
+        values["pooling"] = "precise"
     try:
         spec = ModelSpec.model_validate(values)
     except ValidationError as error:
@@ -88,14 +97,14 @@ def identify_by_tensors(file: NamedWeights) -> ModelInfo:
 def matching_recipe(spec: ModelSpec, taxonomy: Taxonomy) -> Recipe | None:
     """Return the shipped recipe with this architecture and these classes, or None."""
     for recipe in map(load_recipe, list_models()):
-        if same_architecture(recipe.model, spec) and same_classes(load_taxonomy(recipe.taxonomy), taxonomy):
+        if same_architecture(recipe.model, spec) and same_classes(recipe.load_taxonomy(), taxonomy):
             return recipe
     return None
 
 
 def same_architecture(spec: ModelSpec, reference: ModelSpec) -> bool:
     """Return whether two specs build the same network, apart from an auxiliary head that `reference` lacks."""
-    excluded = {"backbone_weights", "drop_path", "dropout"}  # they leave no trace in the weights
+    excluded = {"backbone_weights", "drop_path", "dropout", "norm_momentum"}  # they leave no trace in the weights
     if not reference.auxiliary_channels:
         excluded.add("auxiliary_channels")
     return spec.model_dump(exclude=excluded) == reference.model_dump(exclude=excluded)
@@ -109,12 +118,15 @@ def same_classes(a: Taxonomy, b: Taxonomy) -> bool:
 def taxonomy_of(file: NamedWeights, count: int) -> Taxonomy:
     """Return the classes of the file of another program.
 
-    ADE20K's if there are 150 and the file does not name others; else those that it names; else `class 0`, `class 1`...
+    Broden's if the released code of Unified Perceptual Parsing wrote it; ADE20K's if there are 150 and the file does
+    not name others; else those that it names; else `class 0`, `class 1`...
 
     Args:
         file: the file.
         count: number of channels of the object logits.
     """
+    if file.origin == unifiedparsing.NAME:
+        return load_taxonomy("broden").subset(levels_of(file.tensors))
     names = file.class_names if len(file.class_names) == count else ()
     ade20k = load_taxonomy("ade20k150")
     if count == 150 and not _are_other_classes(names, ade20k):

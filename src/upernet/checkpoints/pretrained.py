@@ -50,7 +50,7 @@ def create_model(
     """
     recipe = load_recipe(name)
     if classes is None and taxonomy is None:
-        taxonomy = recipe.taxonomy
+        taxonomy = recipe.load_taxonomy()
     model = UPerNet(recipe.model, taxonomy, classes=classes)
     if pretrained is not None and pretrained is not False:
         path = published_checkpoint(recipe.name) if pretrained is True else find_checkpoint(pretrained, backbones=True)

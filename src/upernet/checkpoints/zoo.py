@@ -37,11 +37,9 @@ class Published(Settings):
     """Height and width in pixels that `macs` refers to."""
 
 
-class ZooEntry(Settings):
-    """A file with weights."""
+class ZooFile(Settings):
+    """A published file."""
 
-    name: str = ""
-    """Name of the model, which is also the name of its recipe, or of the backbone; set from the key."""
     url: str
     """http, https or file."""
     mirrors: tuple[str, ...] = ()
@@ -50,12 +48,6 @@ class ZooEntry(Settings):
     """Published hash. None: later downloads must agree with the first one."""
     bytes: int | None = Field(default=None, ge=1)
     """Published size."""
-    license: str
-    """Terms, in words."""
-    research_only: bool = False
-    """Whether the terms allow research or non-commercial use only."""
-    published: Published | None = None
-    """None for backbones."""
 
     @field_validator("url")
     @classmethod
@@ -66,17 +58,40 @@ class ZooEntry(Settings):
             raise ValueError("must end with the name of a file, of letters, digits, dots, - and _")
         return url
 
+    @model_validator(mode="after")
+    def _mirrors_have_the_same_file(self) -> ZooFile:
+        for mirror in self.mirrors:
+            if self._names_a_file(mirror) and _last_part(mirror) != _last_part(self.url):
+                raise ValueError(f"mirror {mirror} must end with {_last_part(self.url)}")
+        return self
+
+
+class ZooEntry(ZooFile):
+    """Published weights: a file, or a file of the encoder and one of the decoder."""
+
+    name: str = ""
+    """Name of the model, which is also the name of its recipe, or of the backbone; set from the key."""
+    decoder: ZooFile | None = None
+    """The file of the decoder, if it is not in the same file as the encoder."""
+    license: str
+    """Terms, in words."""
+    research_only: bool = False
+    """Whether the terms allow research or non-commercial use only."""
+    published: Published | None = None
+    """None for backbones, and for models whose scores are not listed here."""
+
     @property
     def file(self) -> str:
-        """Name of the file."""
-        return _last_part(self.url)
+        """Path of the file below the folder for downloads; one of two files is in a folder of the model's name."""
+        name = _last_part(self.url)
+        return name if self.decoder is None else f"{self.name}/{name}"
 
-    @model_validator(mode="after")
-    def _mirrors_have_the_same_file(self) -> ZooEntry:
-        for mirror in self.mirrors:
-            if self._names_a_file(mirror) and _last_part(mirror) != self.file:
-                raise ValueError(f"mirror {mirror} must end with {self.file}")
-        return self
+    @property
+    def files(self) -> tuple[ZooEntry, ...]:
+        """One entry per file, which names it as its `file`."""
+        if self.decoder is None:
+            return (self,)
+        return self, self.model_copy(update=dict(self.decoder))
 
 
 class _Zoo(RootModel[dict[str, ZooEntry]]):
@@ -106,8 +121,8 @@ def known_entry(name: str) -> ZooEntry:
 
 
 def is_downloaded(entry: ZooEntry) -> bool:
-    """Return whether the file of `entry` is on this computer; it may not be verified yet."""
-    return (checkpoints_folder() / entry.file).is_file()
+    """Return whether the files of `entry` are on this computer; they may not be verified yet."""
+    return all((checkpoints_folder() / part.file).is_file() for part in entry.files)
 
 
 def checkpoints_folder() -> Path:

@@ -111,13 +111,12 @@ def _evaluation(
     from upernet.evaluation.folder import read_evaluation, write_evaluation
     from upernet.evaluation.subject import is_run, open_model, open_recipe
     from upernet.recipe import data_folder
-    from upernet.taxonomy import load_taxonomy
 
     if not is_run(reference):
         return read_evaluation(find_evaluation(reference))
     recipe = open_recipe(reference)
     photos = data_folder(recipe, data)
-    wanted: Split = split or default_split(load_taxonomy(recipe.taxonomy), recipe, photos)
+    wanted: Split = split or default_split(recipe.load_taxonomy(), recipe, photos)
     found = current_evaluation(reference, wanted)
     if found is not None:
         return read_evaluation(found)

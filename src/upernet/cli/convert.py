@@ -32,7 +32,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint to a safetensors file and a recipe.
 
-    Reads checkpoints of InternImage, mmsegmentation and transformers.
+    Reads checkpoints of InternImage, mmsegmentation, transformers and unifiedparsing.
     """
     from upernet.checkpoints.convert import convert as run
     from upernet.recipe import load_recipe

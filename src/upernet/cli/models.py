@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from upernet.cli.options import STDOUT, JsonOption, complete_model, write_json
+
+if TYPE_CHECKING:
+    from upernet.recipe import Recipe
 
 COUNTED_AT = (512, 2048)
 """Height and width of the image for the multiply-adds of models without a published size."""
@@ -99,7 +102,7 @@ def _details(reference: str) -> dict[str, Any]:
     if reference in list_models():
         recipe = load_recipe(reference)
         sources = {name: spec.terms.model_dump() for name, spec in recipe.training_data.items()}
-        return _row(reference) | {"classes": _classes(recipe.taxonomy), "training_data": sources}
+        return _row(reference) | {"classes": _classes(recipe), "training_data": sources}
     path = find_checkpoint(reference)
     card = card_in(path)
     if card is None:
@@ -108,12 +111,10 @@ def _details(reference: str) -> dict[str, Any]:
     return {"name": card.name or path.stem, "description": card.description, "file": str(path)} | terms
 
 
-def _classes(taxonomy: str) -> dict[str, list[str]]:
-    from upernet.taxonomy import load_taxonomy
-
+def _classes(recipe: Recipe) -> dict[str, list[str]]:
     return {
         name: list(level.names[1:] if level.background else level.names)
-        for name, level in load_taxonomy(taxonomy).levels.items()
+        for name, level in recipe.load_taxonomy().levels.items()
     }
 
 

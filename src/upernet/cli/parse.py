@@ -31,7 +31,8 @@ def parse(
         typer.Option(
             metavar="NAME",
             autocompletion=complete_model,
-            help="Name of a model, or a checkpoint of upernet, InternImage, mmsegmentation or transformers: a file, a "
+            help="Name of a model, or a checkpoint of upernet, InternImage, mmsegmentation, transformers or "
+            "unifiedparsing: a file, a "
             "folder, or hf://OWNER/NAME.",
         ),
     ] = "everyday",
@@ -100,6 +101,14 @@ def parse(
         Literal["fp32", "bf16"],
         typer.Option(help="Numeric precision; bf16 is faster on CPUs that support bfloat16, and slightly less exact."),
     ] = "fp32",
+    scales: Annotated[
+        Literal["published"] | None,
+        typer.Option(
+            help="Parse each photo at several sizes and average the probabilities, as the published code of the model "
+            "does; slower, and only for models with published sizes.",
+            show_default="one scale",
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     json: JsonOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only: no progress, no descriptions.")] = False,
@@ -139,7 +148,7 @@ def parse(
     if found.photos:
         set_threads(threads)
         reduce = "card" if short_side is None else short_side or None
-        parser = load(model, usable_device(device), short_side=reduce, precision=precision)
+        parser = load(model, usable_device(device), short_side=reduce, precision=precision, scales=scales)
         if taxonomy is not None:
             parser.show_as(taxonomy, None if table is None else read_table(table))
         wanted = parser.select_levels(None if levels is None else _split(levels))

@@ -16,7 +16,7 @@ from upernet.data.sources.annotation import size_problem
 from upernet.data.sources.mapping import OUTSIDE
 from upernet.errors import UpernetError
 from upernet.recipe import FolderSpec, Recipe
-from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
+from upernet.taxonomy import IGNORE, Taxonomy
 
 Progress = Callable[[int, int], None]
 
@@ -100,7 +100,7 @@ def check(recipe: Recipe, data_dir: str | Path, progress: Progress | None = None
         raise UpernetError(f"{data_dir}: no such folder; give the directory that holds the data sets.")
     if not recipe.sources:
         raise UpernetError(f"recipe {recipe.name} has no sources; list its data under sources.")
-    taxonomy = load_taxonomy(recipe.taxonomy)
+    taxonomy = recipe.load_taxonomy()
     report = Report(recipe.name, str(data_dir))
     opened = _open_all(recipe, taxonomy, data_dir, report)
     if not opened and not report.problems:

@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 
 from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of, zoo_entry
-from upernet.decoding import class_probabilities, label_maps
+from upernet.decoding import LabelsAndConfidence, Logits, Size, class_probabilities, label_maps
 from upernet.devices import usable_device
-from upernet.errors import UpernetError, printable
+from upernet.errors import UpernetError, printable, shorten
 from upernet.inference.edges import follow_edges
 from upernet.inference.inputs import PhotoLike, is_batch, read_photo
 from upernet.inference.islands import merge_islands
 from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
+from upernet.inference.published import published_passes
 from upernet.inference.resizing import image_view, reduced
 from upernet.inference.saving import KINDS
 from upernet.inference.streaming import outcomes
@@ -30,8 +31,11 @@ from upernet.inference.tiling import dense_logits, image_logits
 from upernet.inference.translating import translate
 from upernet.models import Precision, UPerNet, prepare_for_inference
 from upernet.models.familiarity import FAMILIARITY
+from upernet.recipe import PublishedTesting
 from upernet.taxonomy import LEVEL_KINDS, Taxonomy, TaxonomyMapping, load_taxonomy, map_taxonomies
 from upernet.taxonomy.mapping import Table
+
+Scales = Literal["published"]
 
 
 class Parser:
@@ -48,10 +52,13 @@ class Parser:
             size, and large ones are tiled. "card": what the card says. Label maps always have the size of the photo.
         precision: "bf16" multiplies in bfloat16 inside InternImage and the decoder, which is faster on CPUs that
             support it, and slightly less exact.
+        scales: "published": as the published scores of the model were measured, at several sizes of each photo, whose
+            probabilities are averaged; the labels are those of the network, without following the edges of the photo.
+            None: one size.
 
     Raises:
         UpernetError: The card is not valid or names classes that the model does not have, the device is unavailable or
-            does not support `precision`, or `short_side` is less than 1.
+            does not support `precision`, `short_side` is less than 1, or no scales are published for the model.
     """
 
     def __init__(
@@ -62,11 +69,15 @@ class Parser:
         device: str | torch.device = "cpu",
         short_side: int | Literal["card"] | None = "card",
         precision: Precision = "fp32",
+        scales: Scales | None = None,
     ):
         self.card = check_card(card)
         self.short_side: int | None = self.card.short_side if short_side == "card" else short_side
         if self.short_side is not None and self.short_side < 1:
             raise UpernetError(f"short side {self.short_side}: give a number of pixels, 1 or more.")
+        self._testing = None if scales is None else _published_testing(self.card, scales)
+        if self._testing is not None and short_side != "card":
+            raise UpernetError("short side: published scales set the size of each photo; leave one of the two out.")
         self.device = usable_device(device)
         self.model = model.eval().to(self.device)
         self._network = prepare_for_inference(self.model, precision)
@@ -236,8 +247,13 @@ class Parser:
         name = "the photo" if path is None else path
         try:
             dense = [level for level in levels if LEVEL_KINDS[level].dense]
-            rankings, familiarity = self._image_labels(photo, [level for level in levels if level not in dense])
-            maps = self._maps(photo, dense, probabilities) if dense else {}
+            image_levels = [level for level in levels if level not in dense]
+            if self._testing is None:
+                rankings, familiarity = self._image_labels(photo, image_levels)
+                maps = self._maps(photo, dense, probabilities) if dense else {}
+            else:
+                rankings, maps = self._published_results(photo, image_levels, dense, self._testing, probabilities)
+                familiarity = self._image_labels(photo, ())[1]
         except (torch.OutOfMemoryError, MemoryError):
             raise UpernetError(
                 f"{name}: {photo.width} x {photo.height} pixels do not fit into the memory of "
@@ -289,21 +305,26 @@ class Parser:
         judged = [] if self.model.familiarity is None else [FAMILIARITY]
         if not levels and not judged:
             return {}, None
-        outputs = image_logits(self._network, np.asarray(image_view(photo)), [*levels, *judged], self.device)
-        rankings: dict[str, list[tuple[str, float]]] = {}
-        for level in levels:
-            logits = outputs[level] / self.card.temperatures.get(level, 1)
-            probabilities = [float(value) for value in logits.softmax(dim=0).unbind()]
-            named = zip(self.model.taxonomy.levels[level].names, probabilities, strict=True)
-            rankings[level] = sorted(named, key=lambda pair: -pair[1])
+        view = image_view(photo) if self.card.published_testing is None else self._view(photo)
+        outputs = image_logits(self._network, np.asarray(view), [*levels, *judged], self.device)
+        rankings = {
+            level: self._ranking(level, (outputs[level] / self.card.temperatures.get(level, 1)).softmax(dim=0))
+            for level in levels
+        }
         return rankings, float(outputs[FAMILIARITY]) if judged else None
+
+    def _ranking(self, level: str, probabilities: torch.Tensor) -> list[tuple[str, float]]:
+        named = zip(self.model.taxonomy.levels[level].names, map(float, probabilities.unbind()), strict=True)
+        return sorted(named, key=lambda pair: -pair[1])
+
+    def _view(self, photo: Image.Image) -> Image.Image:
+        """Return the photo at the size at which it goes through the network."""
+        return photo if self.short_side is None else reduced(photo, self.short_side)
 
     def _maps(self, photo: Image.Image, levels: list[str], probabilities: bool) -> dict[str, LabelMap]:
         taxonomy = self.model.taxonomy
-        owners = (LEVEL_KINDS[level].owned_by for level in levels)
-        needed = [*levels, *(owner for owner in owners if owner and owner not in levels)]
-        view = photo if self.short_side is None else reduced(photo, self.short_side)
-        logits = dense_logits(self._network, np.asarray(view), needed, self.device)
+        view = self._view(photo)
+        logits = dense_logits(self._network, np.asarray(view), _with_owners(levels), self.device)
         for level, temperature in self.card.temperatures.items():
             if level in logits:
                 logits[level] = logits[level] / temperature
@@ -312,11 +333,45 @@ class Parser:
         follow_edges(found, logits, photo, view, taxonomy.part_groups)
         self._hide_unsure(found)
         merge_islands(found, logits, sizes[0], taxonomy.part_groups)
+        return self._label_maps(photo, levels, found, logits if probabilities else None, sizes)
+
+    def _published_results(
+        self,
+        photo: Image.Image,
+        image_levels: Sequence[str],
+        dense: Sequence[str],
+        testing: PublishedTesting,
+        probabilities: bool,
+    ) -> tuple[dict[str, list[tuple[str, float]]], dict[str, LabelMap]]:
+        """Return the ranked classes and the label maps by the published testing."""
+        wanted = [*image_levels, *_with_owners(dense)]
+        passes = published_passes(self._network, np.asarray(photo), wanted, testing, self.device)
+        for level, temperature in self.card.temperatures.items():
+            if level in passes:
+                passes[level] /= temperature
+        rankings = {level: self._ranking(level, passes.pop(level).log_mean().exp()) for level in image_levels}
+        if not dense:
+            return rankings, {}
+        size = photo.height, photo.width
+        found = label_maps(passes, size, size, self.model.taxonomy.part_groups)
+        self._hide_unsure(found)
+        return rankings, self._label_maps(photo, dense, found, passes if probabilities else None, (size, size))
+
+    def _label_maps(
+        self,
+        photo: Image.Image,
+        levels: Sequence[str],
+        found: Mapping[str, LabelsAndConfidence],
+        logits: Mapping[str, Logits] | None,
+        sizes: tuple[Size, Size],
+    ) -> dict[str, LabelMap]:
+        """Return the maps of a `Parse`, which compute probabilities from `logits`, if there are any."""
+        taxonomy = self.model.taxonomy
         maps: dict[str, LabelMap] = {}
         for name in levels:
             level = taxonomy.levels[name]
             compute = None
-            if probabilities:
+            if logits is not None:
                 read = {key: logits[key] for key in (name, LEVEL_KINDS[name].owned_by) if key}
                 compute = partial(class_probabilities, name, len(level.names), read, *sizes, taxonomy.part_groups)
             maps[name] = LabelMap(name, *found[name], level.names, level.colors, level.background, photo, compute)
@@ -350,12 +405,32 @@ class Parser:
         return thresholds
 
 
+def _with_owners(levels: Sequence[str]) -> list[str]:
+    """Return the levels, and those that own them."""
+    owners = (LEVEL_KINDS[level].owned_by for level in levels)
+    return [*levels, *(owner for owner in owners if owner and owner not in levels)]
+
+
+def _published_testing(card: ModelCard, scales: str) -> PublishedTesting:
+    """Return the published testing of a model.
+
+    Raises:
+        UpernetError: There is none, or `scales` is not "published".
+    """
+    if scales != "published":
+        raise UpernetError(f"scales {shorten(scales)}: give published, or leave it out for one scale.")
+    if card.published_testing is None:
+        raise UpernetError(f"{printable(card.name) or 'this model'} has no published scales; leave scales out.")
+    return card.published_testing
+
+
 def load(
     name_or_path: str | os.PathLike[str],
     device: str | torch.device = "cpu",
     *,
     short_side: int | Literal["card"] | None = "card",
     precision: Precision = "fp32",
+    scales: Scales | None = None,
 ) -> Parser:
     """Return a `Parser` with a model by name, or with the weights of a checkpoint.
 
@@ -366,6 +441,7 @@ def load(
         device: as `Parser` takes it.
         short_side: as `Parser` takes it.
         precision: as `Parser` takes it.
+        scales: as `Parser` takes it.
 
     Raises:
         UpernetError: there is no such model or file, it cannot be found or read, or the device is unavailable or lacks
@@ -382,4 +458,4 @@ def load(
     entry = zoo_entry(os.fspath(name_or_path))
     if entry is not None:
         card = card.with_terms(entry.license, entry.research_only)
-    return Parser(model, card, device=device, short_side=short_side, precision=precision)
+    return Parser(model, card, device=device, short_side=short_side, precision=precision, scales=scales)

@@ -8,7 +8,7 @@ from typing import cast, get_args
 from torch import Tensor, nn
 
 from upernet.errors import UpernetError
-from upernet.models import efficientnet_lite, internimage, timm_family
+from upernet.models import deep_resnet, efficientnet_lite, internimage, timm_family
 from upernet.models.features import FeatureInfo
 from upernet.models.protocol import (
     Backbone,
@@ -38,6 +38,7 @@ __all__ = [
 BACKBONES: tuple[BackboneFamily, ...] = (
     internimage.FAMILY,
     efficientnet_lite.FAMILY,
+    deep_resnet.FAMILY,
     timm_family.FAMILY,
 )
 """All families. The first one that provides a name creates it, so timm, which has EfficientNet-Lite too, is last."""
@@ -53,8 +54,8 @@ def build_backbone(
     """Return the backbone `name`, which maps N x 3 x H x W to [C2, C3, C4, C5] at strides 4, 8, 16, 32.
 
     Args:
-        name: `internimage_{t,s,b,l,xl,h}` or the name of a timm model. Where several features of a timm model share a
-            stride, the last one is used.
+        name: `internimage_{t,s,b,l,xl,h}`, `{resnet50,resnet101,resnext101}_deep` or the name of a timm model. Where
+            several features of a timm model share a stride, the last one is used.
         options: values that replace those of the variant `name` (InternImage: the fields of `InternImageSpec`).
         drop_path: rate of stochastic depth.
         feature_norms: add a layer norm to each feature.
@@ -74,7 +75,7 @@ def build_backbone(
 
 
 def backbone_normalization(name: str) -> Normalization:
-    """Return the mean and standard deviation per RGB channel, in 0..1, that the ImageNet weights of `name` expect.
+    """Return the normalization of images that the ImageNet weights of `name` expect.
 
     Raises:
         UpernetError: the name is unknown.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upernet.models.precise_pooling import precise_pool
 from upernet.ops import lateral, resize_like, upsample_conv3x3
 
 
@@ -71,20 +72,45 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 class PyramidPooling(nn.Module):
-    """Pyramid pooling module: a 3x3 convolution of C5 and its s x s averages, resized to C5."""
+    """Pyramid pooling module: a 3x3 convolution of C5 and its s x s averages, resized to C5.
 
-    def __init__(self, in_channels: int, channels: int, pool_scales: Sequence[int] = (1, 2, 3, 6)):
+    Args:
+        in_channels: Channels of C5.
+        channels: Channels of the result.
+        pool_scales: The sides s of the grids.
+        pool_channels: Channels of each convolved average; None: `channels`.
+        precise: Average as PrRoIPool does, and resize before the ReLU instead of after it, as in the released code of
+            Unified Perceptual Parsing.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        pool_scales: Sequence[int] = (1, 2, 3, 6),
+        pool_channels: int | None = None,
+        precise: bool = False,
+    ):
         super().__init__()
-        self.pool_scales = tuple(pool_scales)
-        self.pooled = nn.ModuleList(ConvBnRelu(in_channels, channels, 1) for _ in self.pool_scales)
-        self.bottleneck = Conv3x3BnRelu(in_channels + len(self.pool_scales) * channels, channels)
+        self.pool_scales, self.precise = tuple(pool_scales), precise
+        width = pool_channels or channels
+        self.pooled = nn.ModuleList(ConvBnRelu(in_channels, width, 1) for _ in self.pool_scales)
+        self.bottleneck = Conv3x3BnRelu(in_channels + len(self.pool_scales) * width, channels)
 
     def forward(self, c5: Tensor) -> Tensor:
         """Map C5, N x C x H/32 x W/32, to N x D x H/32 x W/32."""
-        pooled = [
-            conv(F.adaptive_avg_pool2d(c5, scale)) for scale, conv in zip(self.pool_scales, self.pooled, strict=True)
-        ]
-        return self.bottleneck(c5, *pooled)
+        layers = zip(self.pool_scales, cast(Iterable[ConvBnRelu], self.pooled), strict=True)
+        if self.precise:
+            return self.bottleneck(c5, *(self._resized_before_relu(c5, scale, *layer.parts) for scale, layer in layers))
+        return self.bottleneck(c5, *(layer(F.adaptive_avg_pool2d(c5, scale)) for scale, layer in layers))
+
+    @staticmethod
+    def _resized_before_relu(c5: Tensor, scale: int, conv: nn.Conv2d, norm: nn.BatchNorm2d, relu: nn.ReLU) -> Tensor:
+        """Return one average as large as C5. The released code convolves after the resize, which is the same.
+
+        Bilinear interpolation commutes with a 1x1 convolution without bias, which is cheap on the s x s averages.
+        """
+        return relu(norm(resize_like(conv(precise_pool(c5, scale)), c5)))
 
 
 class FeaturePyramid(nn.Module):

@@ -63,10 +63,14 @@ class Backbone(Protocol):
 
 
 class Normalization(NamedTuple):
-    """Mean and standard deviation of each RGB channel, in 0..1, that a backbone's ImageNet weights expect."""
+    """Mean and standard deviation of each channel that a backbone's ImageNet weights expect."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    largest: float = 1.0
+    """Value of the brightest pixel, in the units of the mean and the standard deviation."""
+    channels: Literal["RGB", "BGR"] = "RGB"
+    """Order of the channels, also of the mean and the standard deviation."""
 
 
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

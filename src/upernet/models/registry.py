@@ -13,4 +13,4 @@ def list_models() -> list[str]:
 
 def build_model(recipe: Recipe) -> UPerNet:
     """Return the model of `recipe`, with random weights and in training mode."""
-    return UPerNet(recipe.model, recipe.taxonomy)
+    return UPerNet(recipe.model, recipe.load_taxonomy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,19 +25,31 @@ AUXILIARY = "auxiliary"
 
 
 class Preprocess(nn.Module):
-    """Normalizes RGB pixels in 0..255, of any dtype, to the values that the backbone's ImageNet weights expect."""
+    """Normalizes RGB pixels in 0..255, of any dtype, to the values that the backbone's ImageNet weights expect.
+
+    The arguments are the fields of a `Normalization`.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        largest: float = 1.0,
+        channels: Literal["RGB", "BGR"] = "RGB",
+    ):
         super().__init__()
+        self.channels = channels
         for name, values in (("mean", mean), ("std", std)):
-            pixels = 255 * np.asarray(values, np.float32)  # torch's meta arithmetic imports its compiler
+            pixels = 255 / largest * np.asarray(values, np.float32)  # torch's meta arithmetic imports its compiler
             self.register_buffer(name, torch.tensor(pixels).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalize [N x] 3 x H x W pixels; the result is float32."""
+        """Normalize [N x] 3 x H x W pixels; the result is float32, with the channels in the order of `channels`."""
+        if self.channels == "BGR":
+            image = image.flip(-3)
         return (image.float() - self.mean) / self.std
 
 
@@ -103,7 +116,7 @@ class UPerNet(nn.Module):
         head_width = width if spec.head_channels is None else spec.head_channels
 
         reads = {self._reads(level) for level in taxonomy.levels}
-        self.ppm = PyramidPooling(channels[-1], width, spec.pool_scales)
+        self.ppm = PyramidPooling(channels[-1], width, spec.pool_scales, spec.pool_channels, spec.pooling == "precise")
         self.fpn = FeaturePyramid(channels[:-1], width) if reads & {"p2", "fused"} else None
         self.fusion = Fusion(width, len(channels)) if "fused" in reads else None
         self.texture_features = tuple(int(feature[1]) - 2 for feature in spec.texture.features)
@@ -130,6 +143,10 @@ class UPerNet(nn.Module):
         for name, module in self.named_children():
             if name != "backbone":
                 initialize(module, _initialize)
+        if spec.norm_momentum is not None:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = spec.norm_momentum
 
     @property
     def levels(self) -> tuple[str, ...]:

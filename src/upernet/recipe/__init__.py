@@ -9,7 +9,7 @@ from upernet.recipe.annotations import (
     TableColumnSpec,
     TableSpec,
 )
-from upernet.recipe.augmentation import Augmentation, PasteSpec, Resize
+from upernet.recipe.augmentation import Augmentation, PasteSpec, PublishedTesting, Resize
 from upernet.recipe.model import ImageHeadSpec, ModelSpec, TextureSpec
 from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, load_recipe
 from upernet.recipe.sources import (
@@ -51,6 +51,7 @@ __all__ = [
     "PasteSpec",
     "PolygonsSpec",
     "PseudoLabelSpec",
+    "PublishedTesting",
     "Recipe",
     "Resize",
     "Size",

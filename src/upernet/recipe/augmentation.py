@@ -27,6 +27,17 @@ class Resize(Settings):
     interpolation."""
 
 
+class PublishedTesting(Settings):
+    """How the published scores of a model were measured: probabilities averaged over several sizes of a photo."""
+
+    short_sides: Annotated[tuple[Pixels, ...], Field(min_length=1, max_length=16)]
+    """Short sides in pixels, one pass per side."""
+    long_side: Pixels
+    """Upper limit of the long side in pixels, which takes precedence over `short_sides`."""
+    multiple: Whole = Field(default=1, ge=1, le=1024)
+    """Both sides are stretched to the next multiple of this."""
+
+
 class PasteSpec(Settings):
     """Copy-paste augmentation (Ghiasi et al., CVPR 2021) between photos of two sources, which label objects."""
 

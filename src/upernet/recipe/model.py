@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from upernet.recipe.values import Channels, OptionValue, PathText, Probability
-from upernet.settings import Name, Settings, Whole
+from upernet.settings import Name, Number, Settings, Whole
 
 
 class TextureSpec(Settings):
@@ -70,6 +70,12 @@ class ModelSpec(Settings):
     """Number of channels of the decoder."""
     pool_scales: tuple[Annotated[Whole, Field(ge=1, le=64)], ...] = Field(default=(1, 2, 3, 6), max_length=16)
     """Sides of the grids that pyramid pooling averages over."""
+    pool_channels: Channels | None = None
+    """Number of channels of each convolved average of pyramid pooling. None: `decoder_channels`."""
+    pooling: Literal["average", "precise"] = "average"
+    """How pyramid pooling averages. `average`: over whole pixels of C5, resized after the ReLU, as in mmsegmentation.
+    `precise`: over exact fractions of C5 (PrRoIPool, arXiv 1807.11590), resized before the ReLU, as in the released
+    code of Unified Perceptual Parsing."""
     head_channels: Whole | None = Field(default=None, ge=0, le=2048)
     """Width of the 3x3 convolution in all heads but those on backbone features. None: that of the decoder. 0: only a
     classifier, as published for ADE20K."""
@@ -81,3 +87,5 @@ class ModelSpec(Settings):
     """Width of the auxiliary FCN head on C4, which is only used in training. None: no such head."""
     dropout: Probability = 0.1
     """Probability that a channel is dropped before a classifier, in training."""
+    norm_momentum: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Share of a batch in the running averages of all batch norms. None: that of the backbone, and 0.1 elsewhere."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from upernet.errors import UpernetError, did_you_mean, shorten
-from upernet.recipe.augmentation import Augmentation, PasteSpec, check_batch_size
+from upernet.recipe.augmentation import Augmentation, PasteSpec, PublishedTesting, check_batch_size
 from upernet.recipe.model import ModelSpec
 from upernet.recipe.sources import AnySourceSpec, CollageSpec, FolderSpec
 from upernet.recipe.terms import TermsText
 from upernet.recipe.training import CalibrationSpec, LossSpec, TrainingSpec
 from upernet.recipe.values import PathText
 from upernet.settings import Name, Settings, SettingsError, Whole, read_settings
+from upernet.taxonomy import LevelName, Taxonomy, load_taxonomy
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -28,12 +30,18 @@ class Recipe(Settings):
     """One sentence about the model, for people."""
     license: TermsText = ""
     """Terms of the trained weights, which their card states: an SPDX license expression, or words."""
+    research_weights: bool = False
+    """Whether the published weights allow research or non-commercial use only, if `sources` do not say so."""
     taxonomy: PathText
     """Name of a bundled taxonomy, or the path of a YAML file relative to the recipe."""
+    levels: Annotated[tuple[LevelName, ...], Field(min_length=1)] | None = None
+    """The levels of the taxonomy that the model recognizes. None: all of them."""
     model: ModelSpec
     """The architecture."""
     parse_short_side: Whole | None = Field(default=None, ge=32, le=16_384)
     """Short side in pixels to which larger photos are reduced before they are parsed. None: photos keep their size."""
+    published_testing: PublishedTesting | None = None
+    """What `upernet parse --scales published` does. None: nothing was published."""
     data: PathText | None = None
     """Folder that contains the folders of the sources, relative to the recipe; `--data` overrides it."""
     sources: dict[Name, AnySourceSpec] = {}
@@ -44,6 +52,15 @@ class Recipe(Settings):
     """The training. None: the recipe describes a model that it does not train."""
     calibration: CalibrationSpec = CalibrationSpec()
     """How the confidence thresholds are set."""
+
+    def load_taxonomy(self) -> Taxonomy:
+        """Return the levels and classes of the model.
+
+        Raises:
+            UpernetError: There is no such taxonomy, its file is wrong, or it does not have the levels of the recipe.
+        """
+        taxonomy = load_taxonomy(self.taxonomy)
+        return taxonomy if self.levels is None else taxonomy.subset(self.levels)
 
     @property
     def training_data(self) -> dict[str, FolderSpec]:
@@ -58,8 +75,8 @@ class Recipe(Settings):
 
     @property
     def research_only(self) -> bool:
-        """Whether the terms of the training data allow research or non-commercial use only."""
-        return any(spec.terms.research_only for spec in self.training_data.values())
+        """Whether the terms of the weights or of the training data allow research or non-commercial use only."""
+        return self.research_weights or any(spec.terms.research_only for spec in self.training_data.values())
 
     @model_validator(mode="after")
     def _stages_name_sources(self) -> Recipe:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -106,6 +106,20 @@ class Taxonomy:
                 f"the taxonomy {self.name} has no level {shorten(name)}; it has {', '.join(self.levels)}."
             )
         return self.levels[name]
+
+    def subset(self, levels: Collection[str]) -> Taxonomy:
+        """Return this taxonomy with only some of its levels, in the same order.
+
+        Raises:
+            UpernetError: This taxonomy has no such level, or a level is left out that owns one of them.
+        """
+        for name in levels:
+            owner = LEVEL_KINDS[self.level(name).name].owned_by
+            if owner and owner not in levels:
+                raise UpernetError(f"the level {name} needs the level {owner}, whose classes own its own; add it.")
+        kept = {name: level for name, level in self.levels.items() if name in levels}
+        owned = any(LEVEL_KINDS[name].owned_by for name in kept)
+        return replace(self, levels=kept, part_groups=self.part_groups if owned else ())
 
     def num_logits(self, level: str) -> int:
         """Return the number of channels of the logits: one per class; for parts, one per part of each group.

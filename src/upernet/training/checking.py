@@ -14,7 +14,6 @@ from upernet.evaluation.calibration import check_calibration
 from upernet.models import UPerNet, build_model
 from upernet.models.backbones import as_backbone
 from upernet.recipe import Recipe, TrainingSpec
-from upernet.taxonomy import load_taxonomy
 from upernet.training.optimizer import create_optimizer
 from upernet.training.result import ResultWriter
 from upernet.training.stages import open_stages
@@ -49,7 +48,7 @@ def _checks(recipe: Recipe, data_dir: Path) -> Iterator[Callable[[], object]]:
     if recipe.model.backbone_weights is not None:
         yield lambda: check_backbone_weights(recipe.model.backbone, recipe.model.backbone_weights or "")
     if training is None or not models:
-        yield lambda: check_calibration(load_taxonomy(recipe.taxonomy), recipe)
+        yield lambda: check_calibration(recipe.load_taxonomy(), recipe)
         return
     (model,) = models
     yield ResultWriter(Path(), recipe, data_dir, model, ONE_PROCESS, print).check

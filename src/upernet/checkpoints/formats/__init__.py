@@ -12,7 +12,8 @@ from typing import Protocol, cast
 
 from torch import Tensor
 
-from upernet.checkpoints.formats import mmsegmentation, transformers
+from upernet.checkpoints.formats import mmsegmentation, transformers, unifiedparsing
+from upernet.checkpoints.formats.halves import join_halves
 from upernet.checkpoints.reading import Weights, read_weights
 from upernet.errors import UpernetError
 
@@ -41,7 +42,7 @@ class CheckpointFormat(Protocol):
         ...
 
 
-FORMATS: tuple[CheckpointFormat, ...] = (transformers, mmsegmentation)
+FORMATS: tuple[CheckpointFormat, ...] = (unifiedparsing, transformers, mmsegmentation)
 """Formats in the order in which they are tried."""
 
 
@@ -51,7 +52,8 @@ class NamedWeights:
 
     path: Path
     origin: str
-    """Name of the file's format: `upernet`, `transformers` or `mmsegmentation` (also InternImage's own files)."""
+    """Name of the file's format: `upernet`, `unifiedparsing`, `transformers`, or `mmsegmentation` (which InternImage's
+    files have, too)."""
     tensors: dict[str, Tensor]
     metadata: dict[str, object]
     class_names: tuple[str, ...] = ()
@@ -69,7 +71,7 @@ def read_named(path: str | Path) -> NamedWeights:
     Raises:
         UpernetError: the file cannot be read (see `read_weights`), or no known format recognizes it.
     """
-    weights = read_weights(path)
+    weights = join_halves(read_weights(path))
     if named := rename_weights(weights):
         return named
     if "upernet_run" in weights.metadata:
