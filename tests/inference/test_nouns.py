@@ -53,6 +53,8 @@ def test_nouns_are_readable() -> None:
         ("underwater", "under water"),
         ("industrial", "an industrial place"),
         ("sky", "the sky"),
+        ("field", "a field"),
+        ("football field", "a football field"),
         ("art_gallery", "an art gallery"),
     ],
 )
