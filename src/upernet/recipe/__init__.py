@@ -11,7 +11,7 @@ from upernet.recipe.annotations import (
 )
 from upernet.recipe.augmentation import Augmentation, PasteSpec, PublishedTesting, Resize
 from upernet.recipe.model import ImageHeadSpec, ModelSpec, TextureSpec
-from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, load_recipe
+from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, load_recipe, without_other_levels
 from upernet.recipe.sources import (
     AnySourceSpec,
     CamvidSpec,
@@ -67,4 +67,5 @@ __all__ = [
     "data_folder",
     "list_recipes",
     "load_recipe",
+    "without_other_levels",
 ]

@@ -12,7 +12,7 @@ from upernet.data.sources import Source, SourceMissing, open_source
 from upernet.distributed import World
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
-from upernet.recipe import Recipe, StageSpec, TrainingSpec
+from upernet.recipe import Recipe, SourceSpec, StageSpec, TrainingSpec
 from upernet.training.losses import LevelLosses
 from upernet.training.optimizer import trained_parameters
 from upernet.training.seeds import sampling_seed
@@ -57,8 +57,9 @@ def open_stages(recipe: Recipe, training: TrainingSpec, model: UPerNet, data_dir
     """
     assert recipe.training is not None
     planned = [stage.iterations for stage in recipe.training.stages]
+    chosen = [stage.with_own_optimizer() for stage in training.stages]
     stages: list[Stage] = []
-    for number, spec in enumerate(map(_with_warmup, training.stages, planned)):
+    for number, spec in enumerate(map(_with_warmup, chosen, planned)):
         sources = {name: _open_source(name, spec, recipe, model, data_dir) for name in spec.sources}
         partners = {
             partner: _open_source(partner, spec, recipe, model, data_dir)
@@ -91,7 +92,18 @@ def _open_source(name: str, stage: StageSpec, recipe: Recipe, model: UPerNet, da
     try:
         return open_source(name, spec, model.taxonomy, data_dir, "train", recipe.sources)
     except SourceMissing as error:
-        raise UpernetError(f"{error} Training needs every source of the recipe's stages.") from error
+        raise UpernetError(
+            f"{error} Training needs every source of the recipe's stages.{_advice(recipe, spec)}"
+        ) from error
+
+
+def _advice(recipe: Recipe, missing: SourceSpec) -> str:
+    """Return how to train without the levels that only the missing source annotates, if others are left."""
+    others = {level for spec in recipe.sources.values() if spec != missing for level in spec.supervision_by_level}
+    left = [level for level in recipe.load_taxonomy().levels if level in others]
+    if not left or others.issuperset(missing.supervision_by_level):
+        return ""
+    return f" Without it: --set 'levels=[{', '.join(left)}]'."
 
 
 def _check_levels(stage: StageSpec, sources: Mapping[str, Source]) -> None:
