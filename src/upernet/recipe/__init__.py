@@ -26,6 +26,7 @@ from upernet.recipe.sources import (
 from upernet.recipe.terms import TermsSpec
 from upernet.recipe.training import CalibrationSpec, LossSpec, StageSpec, TrainingSpec, ValidationSpec
 from upernet.recipe.values import (
+    MetricRules,
     Size,
     Split,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "MaskFolderSpec",
     "MaskSpec",
     "MaskValueSpec",
+    "MetricRules",
     "ModelSpec",
     "PasteSpec",
     "PolygonsSpec",
