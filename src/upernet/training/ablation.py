@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
-from upernet.data.sources import SourceMissing, open_source
 from upernet.distributed import World, join_world, leave_world
 from upernet.errors import UpernetError
 from upernet.evaluation import EvaluationResult, default_split, evaluate
@@ -27,6 +25,7 @@ from upernet.evaluation.folder import read_evaluation, write_evaluation
 from upernet.evaluation.subject import open_model
 from upernet.files import read_limited, write_text
 from upernet.recipe import Recipe, Split, without_other_levels
+from upernet.training.available import photos_per_level
 from upernet.training.loop import train
 from upernet.training.run_folder import MODEL
 
@@ -97,7 +96,7 @@ def ablate(
         KeyboardInterrupt, SystemExit: A run was stopped by SIGINT or SIGTERM.
     """
     folder = Path(out_dir)
-    photos = _photos_per_level(recipe, Path(data_dir))
+    photos = photos_per_level(recipe, Path(data_dir))
     wanted = tuple(recipe.load_taxonomy().levels)
     left_out = tuple(level for level in wanted if level not in photos)
     chosen = subsets(tuple(photos))
@@ -124,30 +123,6 @@ def ablate(
         table = _write(folder, recipe, done, runs)
     rows = _rows(recipe, done)
     return Ablation(rows, left_out, table, folder)
-
-
-def _photos_per_level(recipe: Recipe, data_dir: Path) -> dict[str, int]:
-    """Return how many photos there are to train each level on, without levels that have none or whose owners have none.
-
-    Raises:
-        UpernetError: A source is broken.
-    """
-    taxonomy, found = recipe.load_taxonomy(), dict[str, int]()
-    trained = {name for stage in (recipe.training.stages if recipe.training else ()) for name in stage.sources}
-    for name, spec in recipe.sources.items():
-        try:
-            source = open_source(name, spec, taxonomy, data_dir, "train", recipe.sources)
-        except SourceMissing:
-            continue
-        for level in source.annotated_levels if name in trained else ():
-            found[level] = found.get(level, 0) + sum(_annotates(photo, level) for photo in source.photos)
-    found = {level: count for level, count in found.items() if count}
-    return {level: found[level] for level in ORDER if level in found and (level != "part" or "object" in found)}
-
-
-def _annotates(photo: Any, level: str) -> bool:
-    """Return whether a listed photo has a mask or a label of a level."""
-    return photo.masks.get(level) is not None or photo.labels.get(level, -1) != -1
 
 
 def _identity(recipe: Recipe, photos: Mapping[str, int], iterations: int | None) -> str:

@@ -12,7 +12,8 @@ from upernet.data.sources import Source, SourceMissing, open_source
 from upernet.distributed import World
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
-from upernet.recipe import Recipe, SourceSpec, StageSpec, TrainingSpec
+from upernet.recipe import FolderSpec, Recipe, SourceSpec, StageSpec, TrainingSpec
+from upernet.training.available import photos_per_level
 from upernet.training.losses import LevelLosses
 from upernet.training.optimizer import trained_parameters
 from upernet.training.seeds import sampling_seed
@@ -93,15 +94,14 @@ def _open_source(name: str, stage: StageSpec, recipe: Recipe, model: UPerNet, da
         return open_source(name, spec, model.taxonomy, data_dir, "train", recipe.sources)
     except SourceMissing as error:
         raise UpernetError(
-            f"{error} Training needs every source of the recipe's stages.{_advice(recipe, spec)}"
+            f"{error} Training needs every source of the recipe's stages.{_advice(spec, recipe, data_dir)}"
         ) from error
 
 
-def _advice(recipe: Recipe, missing: SourceSpec) -> str:
-    """Return how to train without the levels that only the missing source annotates, if others are left."""
-    others = {level for spec in recipe.sources.values() if spec != missing for level in spec.supervision_by_level}
-    left = [level for level in recipe.load_taxonomy().levels if level in others]
-    if not left or others.issuperset(missing.supervision_by_level):
+def _advice(missing: SourceSpec, recipe: Recipe, data_dir: Path) -> str:
+    """Return how to train on the other sources, if they annotate other levels than the missing one."""
+    left = photos_per_level(recipe, data_dir)
+    if not left or not isinstance(missing, FolderSpec) or left.keys() & missing.annotated.keys():
         return ""
     return f" Without it: --set 'levels=[{', '.join(left)}]'."
 
