@@ -113,6 +113,7 @@ def evaluate(
         TABLE,
         benchmark_row,
         benchmark_table,
+        describe_scores,
         is_benchmark,
         write_benchmark,
     )
@@ -163,6 +164,7 @@ def evaluate(
     if is_benchmark(model.taxonomy):
         table = benchmark_table({chosen.name: benchmark_row(result), PAPER: PUBLISHED})
         console.print(table, markup=False, soft_wrap=True)
+        console.print(describe_scores(result), markup=False)
         if out is not None:
             write_benchmark(out, chosen.name, result)
             console.print(f"Wrote {out / TABLE} and {SCORES}", markup=False, soft_wrap=True)

@@ -66,10 +66,13 @@ def benchmark_table(rows: Mapping[str, Row]) -> str:
 
 
 def describe_scores(result: EvaluationResult) -> str:
-    """Return the conditions of the scores, as sentences."""
+    """Return the conditions of the scores of models with the classes of Broden+, as sentences."""
     counts = ", ".join(f"{count:,} photos of {source}" for source, count in result.photos.items())
     rules = " by the rules of the released code" if result.rules == "published" else ""
-    return f"Scores in percent{rules} on split {result.split}: {counts}."
+    text = f"Scores in percent{rules} on split {result.split}: {counts}."
+    if result.split == "train":
+        text += " Models that were trained on these photos score better than they are."
+    return f"{text} The published row is of the released validation split of Broden+."
 
 
 def write_benchmark(folder: str | Path, name: str, result: EvaluationResult) -> None:

@@ -24,7 +24,7 @@ from upernet.recipe.sources import (
     SourceSpec,
 )
 from upernet.recipe.terms import TermsSpec
-from upernet.recipe.training import CalibrationSpec, LossSpec, StageSpec, TrainingSpec, ValidationSpec
+from upernet.recipe.training import CalibrationSpec, LossSpec, OptimizerSpec, StageSpec, TrainingSpec, ValidationSpec
 from upernet.recipe.values import (
     MetricRules,
     Size,
@@ -50,6 +50,7 @@ __all__ = [
     "MaskValueSpec",
     "MetricRules",
     "ModelSpec",
+    "OptimizerSpec",
     "PasteSpec",
     "PolygonsSpec",
     "PseudoLabelSpec",

@@ -74,7 +74,7 @@ class StageSpec(Settings):
     """AdamW, or SGD with momentum."""
     by_optimizer: dict[Literal["sgd", "adamw"], OptimizerSpec] = {}
     """Optimizer -> settings that replace those of the stage if it is `optimizer`, so that a recipe can be trained with
-    another optimizer by changing one key."""
+    another optimizer by changing one key. To change one of them, set it here."""
     warmup_iterations: Whole = Field(default=0, ge=0, le=100_000_000)
     """Number of iterations in which the learning rate rises linearly from zero."""
     power: Number = Field(default=0.9, gt=0, le=100)

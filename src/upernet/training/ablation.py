@@ -153,7 +153,8 @@ def _write(folder: Path, recipe: Recipe, done: Mapping[str, EvaluationResult], r
     table = benchmark_table(rows)
     about = {"recipe": recipe.name, "split": last.split, "photos": last.photos, "rows": rows, "runs": {**runs}}
     write_text(folder / SCORES, json.dumps(about, indent=2, allow_nan=False) + "\n")
-    write_text(folder / TABLE, f"{table}\n{describe_scores(last)}\n")
+    notes = f"\n{describe_scores(last)}\n" if PAPER in rows else ""
+    write_text(folder / TABLE, table + notes)
     return table
 
 
