@@ -33,7 +33,8 @@ WEIGHTS = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UPerNet]:
-    folder = save_pair(tmp_path_factory.mktemp("upp"), *(official_half("resnet50", half) for half in HALVES))
+    encoder, decoder = (official_half("resnet50", half) for half in HALVES)
+    folder = save_pair(tmp_path_factory.mktemp("upp"), encoder, decoder)
     yield upernet.load_model("upp_resnet50_upernet", checkpoint=folder)
     for file in folder.iterdir():
         file.unlink()  # 300 MB

@@ -75,7 +75,7 @@ def evaluate(
     scales: Annotated[
         str,
         typer.Option(
-            metavar="LIST",
+            metavar="SCALES",
             help="Test-time augmentation: factors of the test size to average over, such as 0.5,0.75,1,1.25,1.5,1.75.",
         ),
     ] = "1",

@@ -175,10 +175,10 @@ class EvaluationResult(Mapping[str, Any]):
     skipped: tuple[str, ...]
     """Sources whose folder or split does not exist."""
     testing: TestTimeAugmentation
-    rules: MetricRules = "standard"
-    """How the scores follow from what was counted."""
     counts: PhotoCounts | None = None
     """What was counted in each photo; not part of `to_dict()`."""
+    rules: MetricRules = "standard"
+    """How the scores follow from what was counted."""
 
     def to_dict(self) -> Json:
         """Return the result as JSON types.

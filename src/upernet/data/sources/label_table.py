@@ -51,7 +51,8 @@ class LabelTable(FolderSource):
         if "{split}" in self.spec.table and (missing := [table for table in tables if not table.is_file()]):
             raise SourceMissing(f"{missing[0]}: no such table, so source {self.name} has no {self.split} photos.")
         found = [(table.parent, sorted(read_table(table, columns), key=lambda row: row.photo)) for table in tables]
-        if found and not any(any(row.classes.values()) for _, rows in found for row in rows):
+        listed = [row for _, rows in found for row in rows]
+        if listed and not any(any(row.classes.values()) for row in listed):
             places = " and ".join(map(str, tables))
             raise SourceMissing(
                 f"{places}: no photo has anything in {', '.join(columns)}, so source {self.name} has no "
