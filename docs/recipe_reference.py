@@ -32,10 +32,13 @@ LATER_HEADINGS = {
     "LossSpec": "`loss` of the recipe or a stage",
     "TrainingSpec": "`training`",
     "StageSpec": "`training.stages`, a list",
+    "OptimizerSpec": "`by_optimizer` of a stage",
     "ValidationSpec": "`training.validation`",
     "CalibrationSpec": "`calibration`",
 }
 """Class -> heading of its section, for the sections after those of the kinds of sources."""
+KEYS = {"train": "split", "sgd": "optimizer"}
+"""First of the keys that a mapping can have -> what they are, if they are no levels."""
 SHARED = (recipe.SourceSpec, recipe.FolderSpec, recipe.AnnotationSpec)
 """Classes whose keys a section does not repeat."""
 NOT_WRITTEN = {("Recipe", "name")}
@@ -150,7 +153,8 @@ def _type(value: dict[str, Any]) -> str:
         return f"list: {_type(value.get('items', {}))}"
     if kind == "object":
         keys, values = value.get("propertyNames", {}), value.get("additionalProperties", {})
-        what = ("split" if "train" in keys["enum"] else "level") if "enum" in keys else "name"
+        listed: list[str] = keys.get("enum", [])
+        what = KEYS.get(listed[0], "level") if listed else "name"
         return f"{what} -> {_type(values)}" if isinstance(values, dict) and values else "mapping"
     words = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
     limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         map_taxonomies,
         merge_taxonomies,
     )
-    from upernet.training import train
+    from upernet.training import ablate, train
     from upernet.training.losses import LevelLosses
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "TaxonomyMapping",
     "UPerNet",
     "UpernetError",
+    "ablate",
     "augment",
     "bench",
     "create_backbone",
@@ -91,6 +92,7 @@ _HOME = {
     "TaxonomyMapping": "upernet.taxonomy",
     "UPerNet": "upernet.models",
     "UpernetError": "upernet.errors",
+    "ablate": "upernet.training",
     "augment": "upernet.data.transforms",
     "bench": "upernet.inference.bench",
     "create_backbone": "upernet.checkpoints",

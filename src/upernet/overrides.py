@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from upernet.errors import UpernetError, plain
-from upernet.recipe import Recipe
+from upernet.recipe import Recipe, without_other_levels
 from upernet.settings import check_settings
 from upernet.yaml_document import parse_value
 
@@ -31,7 +31,7 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         if not equals or not key:
             raise UpernetError(f"--set {shown}: write KEY=VALUE, such as training.stages.0.iterations=500.")
         _assign(values, key.split("."), parse_value(text, f"--set {shown}"), shown)
-    return check_settings(values, Recipe, f"--set {plain(' '.join(assignments), 200)}")
+    return without_other_levels(check_settings(values, Recipe, f"--set {plain(' '.join(assignments), 200)}"))
 
 
 def _assign(values: dict[str, Any], keys: list[str], value: Any, assignment: str) -> None:

@@ -114,10 +114,10 @@ def test_every_command_refuses_in_the_same_words(
 
 @pytest.mark.parametrize("name", ["parse", "train", "evaluate", "convert"])
 def test_a_model_without_weights(name: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status(command(name, "unified_resnet50_broden")) == 2
+    assert status(command(name, "upp_resnet50_broden")) == 2
     error = capsys.readouterr().err
-    assert "unified_resnet50_broden has no bundled or published weights; give a checkpoint file" in error
-    assert "`upernet train unified_resnet50_broden`" in error and "=" not in error
+    assert "upp_resnet50_broden has no bundled or published weights; give a checkpoint file" in error
+    assert "`upernet train upp_resnet50_broden`" in error and "=" not in error
 
 
 @pytest.mark.slow

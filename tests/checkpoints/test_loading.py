@@ -236,8 +236,8 @@ def test_load_model_compares_classes_not_colors(model, tmp_path):
 
 
 def test_load_model_by_name_needs_weights_of_that_model(file):
-    with pytest.raises(UpernetError, match="unified_resnet50_broden has no bundled or published weights"):
-        upernet.load_model("unified_resnet50_broden")
+    with pytest.raises(UpernetError, match="upp_resnet50_broden has no bundled or published weights"):
+        upernet.load_model("upp_resnet50_broden")
     with pytest.raises(UpernetError, match=r"do not fit camvid \(the file looks like mobilenetv3_small_050, this is"):
         upernet.load_model("camvid", checkpoint=file)
 

@@ -49,8 +49,8 @@ def test_a_checkpoint_initializes_a_model_with_other_classes(tmp_path: Path) -> 
 def test_errors_name_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UpernetError, match="needs a taxonomy or classes; give one of them"):
         upernet.create_model("camvid", classes=2, taxonomy="everyday")
-    with pytest.raises(UpernetError, match="unified_resnet50_broden has no bundled or published weights"):
-        upernet.create_model("unified_resnet50_broden", classes=2, pretrained=True)
+    with pytest.raises(UpernetError, match="upp_resnet50_broden has no bundled or published weights"):
+        upernet.create_model("upp_resnet50_broden", classes=2, pretrained=True)
     with pytest.raises(UpernetError, match="class 'a' is listed twice"):
         upernet.create_model("camvid", classes=["a", "a"])
     with pytest.raises(UpernetError, match=r"none\.pth: no such file with weights for backbone resnet18"):

@@ -48,7 +48,7 @@ def test_models_as_json(run: Run, folder: Path) -> None:
     weights = {name: row["weights"] for name, row in rows.items()}
     assert weights["upernet_internimage_s_512_160k_ade20k"] == "downloaded"
     assert weights[IN_THE_ZOO] == "available"
-    assert weights["unified_resnet50_broden"] == "none"
+    assert weights["upp_resnet50_broden"] == "none"
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_terms_are_in_the_list_and_in_the_details(run: Run, checkpoint: Path, mo
     terms = {row["name"]: (row["license"], row["research_only"]) for row in json.loads(run("models", "--json").stdout)}
     assert terms["everyday"] == terms["camvid"] == ("LicenseRef-upernet-weights", True)
     assert terms[IN_THE_ZOO][0].startswith("MIT") and terms[IN_THE_ZOO][1]
-    assert terms["unified_resnet50_broden"] == (None, None)
+    assert terms["upp_resnet50_broden"] == (None, None)
 
     details = run("models", "everyday")
     assert details.status == 0 and max(map(len, details.stdout.splitlines())) <= 80

@@ -302,8 +302,8 @@ def test_load_takes_a_file_or_its_directory(checkpoint: Path) -> None:
 def test_load_says_what_is_missing(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UpernetError, match="unknown model 'nonsense'"):
         load("nonsense")
-    with pytest.raises(UpernetError, match="unified_resnet50_broden has no bundled or published weights"):
-        load("unified_resnet50_broden")
+    with pytest.raises(UpernetError, match="upp_resnet50_broden has no bundled or published weights"):
+        load("upp_resnet50_broden")
     with pytest.raises(UpernetError, match=r"found: none"):
         load(tmp_path)
     with pytest.raises(UpernetError, match="no such checkpoint file"):

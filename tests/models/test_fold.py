@@ -87,7 +87,7 @@ def test_same_logits_with_any_backbone(backbone: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["everyday", "camvid", "unified_resnet50_broden", "upp_resnext101_upernet_lite"])
+@pytest.mark.parametrize("name", ["everyday", "camvid", "upp_resnet50_broden", "upp_resnext101_upernet_lite"])
 def test_same_logits_of_recipes(name: str) -> None:
     prepared = assert_computes_the_same(with_statistics(upernet.create_model(name)))
     assert norms(prepared) == 0

@@ -213,7 +213,7 @@ def test_fine_tuning_names_the_heads_that_are_newly_initialized(data, recipe_fil
 @pytest.mark.slow
 def test_training_errors_say_what_to_do(data, recipe_file, tmp_path):
     with pytest.raises(UpernetError, match="has no training section"):
-        train(load_recipe("unified_resnet50_broden"), data, tmp_path / "run")
+        train(load_recipe("upp_resnet50_upernet"), data, tmp_path / "run")
     with pytest.raises(UpernetError, match="Training needs every source"):
         train(load_recipe(recipe_file()), tmp_path / "elsewhere", tmp_path / "run", quiet=True)
     hot = [{"name": "hot", "iterations": 20, "sources": ["streets"], "learning_rate": 1000.0, "optimizer": "sgd"}]

@@ -104,7 +104,13 @@ def matching_recipe(spec: ModelSpec, taxonomy: Taxonomy) -> Recipe | None:
 
 def same_architecture(spec: ModelSpec, reference: ModelSpec) -> bool:
     """Return whether two specs build the same network, apart from an auxiliary head that `reference` lacks."""
-    excluded = {"backbone_weights", "drop_path", "dropout", "norm_momentum"}  # they leave no trace in the weights
+    excluded = {
+        "backbone_weights",
+        "drop_path",
+        "dropout",
+        "norm_momentum",
+        "initialization",
+    }  # they leave no trace in the weights
     if not reference.auxiliary_channels:
         excluded.add("auxiliary_channels")
     return spec.model_dump(exclude=excluded) == reference.model_dump(exclude=excluded)

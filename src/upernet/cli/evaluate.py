@@ -19,7 +19,7 @@ from upernet.cli.options import (
     complete_model,
     write_json,
 )
-from upernet.recipe import Split
+from upernet.recipe import MetricRules, Split
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,10 +65,17 @@ def evaluate(
             show_default="with a folder",
         ),
     ] = None,
+    metrics: Annotated[
+        MetricRules,
+        typer.Option(
+            help="published: as the released code of Unified Perceptual Parsing counts, where a class in neither truth "
+            "nor prediction has an IoU of 0.",
+        ),
+    ] = "standard",
     scales: Annotated[
         str,
         typer.Option(
-            metavar="LIST",
+            metavar="SCALES",
             help="Test-time augmentation: factors of the test size to average over, such as 0.5,0.75,1,1.25,1.5,1.75.",
         ),
     ] = "1",
@@ -99,6 +106,17 @@ def evaluate(
     from upernet.errors import UpernetError
     from upernet.evaluation import TestTimeAugmentation, default_split
     from upernet.evaluation import evaluate as score
+    from upernet.evaluation.benchmark import (
+        PAPER,
+        PUBLISHED,
+        SCORES,
+        TABLE,
+        benchmark_row,
+        benchmark_table,
+        describe_scores,
+        is_benchmark,
+        write_benchmark,
+    )
     from upernet.evaluation.finding import evaluation_folder
     from upernet.evaluation.folder import write_evaluation
     from upernet.evaluation.loop import open_sources
@@ -119,6 +137,8 @@ def evaluate(
     wanted: Split = split or default_split(model.taxonomy, chosen, photos)
     if out is None and is_run(recipe) and checkpoint is None:
         out = evaluation_folder(recipe, wanted)
+        if metrics == "published":
+            out = out.with_name(f"{wanted}-published")  # `upernet compare` reads the other one
     elif out is None and pictures:
         out = Path("evaluation", chosen.name, wanted)
     world = join_world(device)
@@ -129,7 +149,7 @@ def evaluate(
         open_sources(model, chosen, photos, wanted)
         make_output_folder(out)
     with photo_progress(chosen.sources, hidden=quiet or not world.is_main) as show:
-        result = score(model, chosen, photos, wanted, world.device, show, tta)
+        result = score(model, chosen, photos, wanted, world.device, show, tta, rules=metrics)
     leave_world()
     if not world.is_main:
         return
@@ -141,6 +161,13 @@ def evaluate(
         write_json(result.to_dict(), json)
     console = Console(quiet=json == STDOUT)
     _print(result, photos, console)
+    if is_benchmark(model.taxonomy):
+        table = benchmark_table({chosen.name: benchmark_row(result), PAPER: PUBLISHED})
+        console.print(table, markup=False, soft_wrap=True)
+        console.print(describe_scores(result), markup=False)
+        if out is not None:
+            write_benchmark(out, chosen.name, result)
+            console.print(f"Wrote {out / TABLE} and {SCORES}", markup=False, soft_wrap=True)
     if page is not None:
         console.print(f"Wrote {page}", markup=False, soft_wrap=True)
 

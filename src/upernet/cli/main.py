@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from upernet.cli import data, taxonomy
+from upernet.cli.ablate import ablate
 from upernet.cli.bench import bench
 from upernet.cli.compare import compare
 from upernet.cli.convert import convert
@@ -36,6 +37,7 @@ OTHER_NAMES = {
     "validate": "evaluate",
     "eval": "evaluate",
     "fit": "train",
+    "ablation": "ablate",
     "finetune": "train",
     "benchmark": "bench",
     "list": "models",
@@ -78,6 +80,7 @@ app.command()(parse)
 app.command()(models)
 app.command()(download)
 app.command()(train)
+app.command()(ablate)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(convert)

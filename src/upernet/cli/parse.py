@@ -104,8 +104,9 @@ def parse(
     scales: Annotated[
         Literal["published"] | None,
         typer.Option(
-            help="Parse each photo at several sizes and average the probabilities, as the published code of the model "
-            "does; slower, and only for models with published sizes.",
+            metavar="SCALES",
+            help="published: parse each photo at several sizes and average the probabilities, as the published code of "
+            "the model does; slower, and only for models with published sizes.",
             show_default="one scale",
         ),
     ] = None,

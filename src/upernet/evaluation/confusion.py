@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from upernet.distributed import sum_over_processes
+from upernet.recipe import MetricRules
 from upernet.taxonomy import IGNORE
+
+PUBLISHED_EPSILON = 1e-8
+"""What the released code adds to each union."""
 
 
 class ConfusionMatrix:
@@ -73,10 +77,13 @@ class ConfusionMatrix:
         """Number of correctly predicted pixels per class: int64, `num_classes`."""
         return self.counts.diagonal()
 
-    def iou(self) -> Tensor:
-        """Return the intersection over union per class: float64, nan for classes in neither truth nor prediction."""
+    def iou(self, rules: MetricRules = "standard") -> Tensor:
+        """Return the intersection over union per class: float64, nan for classes in neither truth nor prediction.
+
+        By the rules `published`, it is 0 for those classes.
+        """
         union = self.support + self.predicted - self.correct
-        return self.correct.double() / union
+        return self.correct.double() / (union + PUBLISHED_EPSILON if rules == "published" else union)
 
     def accuracy(self) -> Tensor:
         """Return the share of each true class's pixels that is predicted correctly: float64, nan for absent classes."""
@@ -99,9 +106,12 @@ class ConfusionMatrix:
         indices = self._indices(classes)
         return float(self.correct[indices].sum().double() / self.support[indices].sum())
 
-    def mean_iou(self, classes: Iterable[int] | None = None) -> float:
-        """Return the mean IoU of those of `classes` (None: all) that occur in truth or prediction; nan if none does."""
-        return float(self.iou()[self._indices(classes)].nanmean())
+    def mean_iou(self, classes: Iterable[int] | None = None, rules: MetricRules = "standard") -> float:
+        """Return the mean IoU of those of `classes` (None: all) that occur in truth or prediction; nan if none does.
+
+        By the rules `published`, it is the mean of all `classes`.
+        """
+        return float(self.iou(rules)[self._indices(classes)].nanmean())
 
     def mean_accuracy(self, classes: Iterable[int] | None = None) -> float:
         """Return the mean accuracy of those of `classes` (None: all) that occur in the truth; nan if none does."""

@@ -17,7 +17,7 @@ from upernet.evaluation.results import EvaluationResult, LevelMetrics
 from upernet.evaluation.scores import Scores
 from upernet.evaluation.tta import NO_AUGMENTATION, TestTimeAugmentation, photo_outputs
 from upernet.models import UPerNet
-from upernet.recipe import FolderSpec, Recipe, Split
+from upernet.recipe import FolderSpec, MetricRules, Recipe, Split
 from upernet.taxonomy import Taxonomy
 
 PhotoProgress = Callable[[str, int, int], None]
@@ -33,6 +33,7 @@ def evaluate(
     progress: PhotoProgress | None = None,
     tta: TestTimeAugmentation = NO_AUGMENTATION,
     photos: int | None = None,
+    rules: MetricRules = "standard",
 ) -> EvaluationResult:
     """Score a model on the photos of every source, one photo at a time.
 
@@ -50,6 +51,8 @@ def evaluate(
         progress: Called before each photo and after the last one.
         tta: Scales, mirrored passes and sliding windows.
         photos: Largest number of photos per source, spread over all of them; None: all.
+        rules: How scores follow from what was counted. `published`: as in the released code of Unified Perceptual
+            Parsing.
 
     Returns:
         Metrics per level, and per source and level, and what was counted in each photo. Implied labels are scored
@@ -59,16 +62,16 @@ def evaluate(
         UpernetError: No source has photos of this split, or a file is broken.
     """
     sources, skipped = open_sources(model, recipe, data_dir, split)
-    total, counter = Scores(model.taxonomy), PhotoCounter()
+    total, counter = Scores(model.taxonomy, rules=rules), PhotoCounter()
     per_source: dict[str, dict[str, LevelMetrics]] = {}
     implied_per_source: dict[str, dict[str, LevelMetrics]] = {}
     with eval_mode(model, device):
         for name, source in sources.items():
-            annotated = Scores(model.taxonomy, source)
-            implied = Scores(model.taxonomy, source)
+            annotated = Scores(model.taxonomy, source, rules)
+            implied = Scores(model.taxonomy, source, rules)
             for index, sample in samples_of_rank(source, progress, photos):
                 outputs, via_sizes = photo_outputs(model, sample, source.spec, device, tta)
-                photo = Scores(model.taxonomy, source)
+                photo = Scores(model.taxonomy, source, rules)
                 photo.update(outputs, sample, via_sizes=via_sizes, probabilities=tta.averages)
                 counter.add(Photo(name, index, sample.key, source.spec.scored), photo.confusions())
                 annotated += photo
@@ -88,6 +91,7 @@ def evaluate(
         photos={name: len(chosen_photos(len(source), photos)) for name, source in sources.items()},
         skipped=tuple(skipped),
         testing=tta,
+        rules=rules,
         counts=counter.result(),
     )
 

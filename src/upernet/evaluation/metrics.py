@@ -26,6 +26,7 @@ from upernet.evaluation.results import (
     PixelClassMetrics,
     PixelMetrics,
 )
+from upernet.recipe import MetricRules
 from upernet.taxonomy import IGNORE, LEVEL_KINDS, Level
 
 TOP_K = 5
@@ -40,8 +41,9 @@ class PixelScore:
 
     kind: Kind = "pixels"
 
-    def __init__(self, level: Level) -> None:
+    def __init__(self, level: Level, rules: MetricRules = "standard") -> None:
         self.level = level
+        self.rules: MetricRules = rules
         self.labels: frozenset[int] | None = None
         """The labels that means run over; None: all."""
         self.matrix = ConfusionMatrix(level.num_classes)
@@ -85,7 +87,7 @@ class PixelScore:
             for metrics, iou in zip(class_metrics(matrix), boundary, strict=True)
         ]
         return PixelMetrics(
-            miou=number(matrix.mean_iou(classes)),
+            miou=number(matrix.mean_iou(classes, self.rules)),
             pixel_accuracy=number(matrix.pixel_accuracy(classes)),
             mean_accuracy=number(matrix.mean_accuracy(classes)),
             boundary_miou=mean(boundary[c] for c in classes),

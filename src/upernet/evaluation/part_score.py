@@ -13,6 +13,7 @@ from upernet.evaluation.metrics import class_metrics, mean, number
 from upernet.evaluation.photo_counts import NOT_SCORED, Confusion, Kind
 from upernet.evaluation.reliability import Reliability
 from upernet.evaluation.results import ObjectMetrics, PartMetrics, PixelClassMetrics
+from upernet.recipe import MetricRules
 from upernet.taxonomy import IGNORE, LEVEL_KINDS, PartGroup, Taxonomy
 
 
@@ -23,7 +24,10 @@ class PartScore:
     map inside the true object and "no part" elsewhere; the prediction is the most probable of that object's parts where
     the *predicted* object is that object, and "no part" elsewhere. So a part that is predicted outside its object, or
     on an object pixel without an annotated part, counts against it. Pixels whose true object or part is unknown are
-    left out.
+    left out, and so are those whose object is not labeled (label 0 of a background that is not known).
+
+    By the rules `published`, only pixels of unknown parts are left out, a part in neither truth nor prediction has an
+    IoU of 0, and a photo that is filled by one part of one object is not scored for it.
 
     * `miou`: mean IoU of an object's parts without "no part", then mean over the objects.
     * `miou_with_background`: the same with "no part" as one more class of each object.
@@ -35,7 +39,8 @@ class PartScore:
 
     kind: Kind = "parts"
 
-    def __init__(self, taxonomy: Taxonomy, level: str = "part") -> None:
+    def __init__(self, taxonomy: Taxonomy, level: str = "part", rules: MetricRules = "standard") -> None:
+        self.rules: MetricRules = rules
         self.level = taxonomy.level(level)
         self.owners = taxonomy.level(LEVEL_KINDS[level].owned_by or level)
         self.groups = taxonomy.part_groups
@@ -72,7 +77,7 @@ class PartScore:
             local = torch.full_like(parts, IGNORE)
             for index, part in enumerate(group.parts):
                 local[inside & (parts == part)] = index
-            if not (local > 0).any():
+            if not (local > 0).any() or (self.rules == "published" and _shows_one_value(local)):
                 continue
             most_probable, confidence = resized_prediction(logits[:, group.channels], size, via_sizes, probabilities)
             if merge is not None:
@@ -80,8 +85,14 @@ class PartScore:
             given.update(most_probable, local)
             known = local != IGNORE
             self.reliability.update(confidence[known], (most_probable == local)[known])
-            local[~inside & (objects != IGNORE)] = 0
+            local[~inside & self._is_another_object(objects)] = 0
             found.update(torch.where(prediction == group.owner, most_probable, 0), local)
+
+    def _is_another_object(self, objects: Tensor) -> Tensor:
+        """Return where no part of an object can be, given that it is not the object there."""
+        if self.rules == "published":
+            return torch.ones_like(objects, dtype=torch.bool)
+        return objects > 0 if self.owners.unknown_background else objects != IGNORE
 
     def __iadd__(self, other: PartScore) -> PartScore:
         """Add the photos of `other`."""
@@ -118,11 +129,11 @@ class PartScore:
                 continue
             owner = self.owners.names[group.owner]
             per_object[owner] = ObjectMetrics(
-                miou=number(found.mean_iou(listed)),
-                miou_with_background=number(found.mean_iou([0, *listed])),
+                miou=number(found.mean_iou(listed, self.rules)),
+                miou_with_background=number(found.mean_iou([0, *listed], self.rules)),
                 pixel_accuracy=number(found.pixel_accuracy(listed)),
                 mean_accuracy=number(found.mean_accuracy(listed)),
-                miou_given_object=number(given.mean_iou(listed)),
+                miou_given_object=number(given.mean_iou(listed, self.rules)),
                 pixels=int(found.support[1:].sum()),
             )
             metrics = class_metrics(found)
@@ -142,6 +153,11 @@ class PartScore:
             per_class=per_class,
             reliability=self.reliability.bins(),
         )
+
+
+def _shows_one_value(local: Tensor) -> bool:
+    """Return whether a photo shows one part of one object and nothing else."""
+    return bool((local == local.flatten()[0]).all())
 
 
 def _local(parts: Tensor, group: PartGroup) -> Tensor:

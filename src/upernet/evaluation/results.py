@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict
 from upernet.errors import UpernetError
 from upernet.evaluation.photo_counts import PhotoCounts
 from upernet.evaluation.tta import TestTimeAugmentation
-from upernet.recipe import Split
+from upernet.recipe import MetricRules, Split
 from upernet.settings import check_settings
 
 Json = dict[str, Any]
 _KEYS = ("sources", "weak", "split", "photos", "skipped", "testing")
 """Keys of an evaluation result that are not levels."""
+_RULES = "metrics"
+"""Such a key, where the rules are not the standard ones."""
 
 
 class _Metrics(BaseModel):
@@ -175,6 +177,8 @@ class EvaluationResult(Mapping[str, Any]):
     testing: TestTimeAugmentation
     counts: PhotoCounts | None = None
     """What was counted in each photo; not part of `to_dict()`."""
+    rules: MetricRules = "standard"
+    """How the scores follow from what was counted."""
 
     def to_dict(self) -> Json:
         """Return the result as JSON types.
@@ -189,6 +193,7 @@ class EvaluationResult(Mapping[str, Any]):
                 "photos": {source: int}
                 "skipped": [source]
                 "testing": {"scales": [float], "flip": bool, "window": int | None, "stride": int | None}
+                "metrics": "published"      # unless the rules are the standard ones
         """
         return {
             **_levels_to_dict(self.levels),
@@ -198,6 +203,7 @@ class EvaluationResult(Mapping[str, Any]):
             "photos": dict(self.photos),
             "skipped": list(self.skipped),
             "testing": self.testing.to_dict(),
+            **({} if self.rules == "standard" else {_RULES: self.rules}),
         }
 
     @classmethod
@@ -223,7 +229,7 @@ class EvaluationResult(Mapping[str, Any]):
     def _from_checked_keys(cls, values: Json) -> EvaluationResult:
         testing: Json = values["testing"]
         return cls(
-            levels=_levels_from_dict({key: metrics for key, metrics in values.items() if key not in _KEYS}),
+            levels=_levels_from_dict({key: metrics for key, metrics in values.items() if key not in (*_KEYS, _RULES)}),
             sources={source: _levels_from_dict(levels) for source, levels in values["sources"].items()},
             implied={source: _levels_from_dict(levels) for source, levels in values["weak"].items()},
             split=values["split"],
@@ -232,6 +238,7 @@ class EvaluationResult(Mapping[str, Any]):
             testing=TestTimeAugmentation(
                 tuple(testing["scales"]), testing["flip"], testing["window"], testing["stride"]
             ),
+            rules="published" if values.get(_RULES) == "published" else "standard",
         )
 
     def __getitem__(self, key: str) -> Any:

@@ -16,6 +16,7 @@ from upernet.evaluation.metrics import LabelScore, PixelScore, scores_are_probab
 from upernet.evaluation.part_score import PartScore
 from upernet.evaluation.photo_counts import Confusion, Kind
 from upernet.evaluation.results import LevelMetrics
+from upernet.recipe import MetricRules
 from upernet.taxonomy import LEVEL_KINDS, Taxonomy
 
 
@@ -26,9 +27,10 @@ class Scores:
         taxonomy: The taxonomy of the model.
         source: The scored source. It says how image labels train a level, and which classes its masks can show: means
             run over those, while all classes of the taxonomy compete. None: pooled supervision, and all classes.
+        rules: How scores follow from what was counted.
     """
 
-    def __init__(self, taxonomy: Taxonomy, source: Source | None = None) -> None:
+    def __init__(self, taxonomy: Taxonomy, source: Source | None = None, rules: MetricRules = "standard") -> None:
         self.taxonomy = taxonomy
         self.supervision = source.spec.supervision_by_level if source else {}
         self.merged = {
@@ -36,9 +38,9 @@ class Scores:
         }
         owned = {name for name in taxonomy.levels if LEVEL_KINDS[name].owned_by}
         free = {name: level for name, level in taxonomy.levels.items() if name not in owned}
-        self.pixels = {name: PixelScore(level) for name, level in free.items() if LEVEL_KINDS[name].dense}
+        self.pixels = {name: PixelScore(level, rules) for name, level in free.items() if LEVEL_KINDS[name].dense}
         self.labels = {name: LabelScore(level) for name, level in free.items()}
-        self.parts = {name: PartScore(taxonomy, name) for name in taxonomy.levels if name in owned}
+        self.parts = {name: PartScore(taxonomy, name, rules) for name in taxonomy.levels if name in owned}
         for level, labels in (source.scored_labels() if source else {}).items():
             {**self.pixels, **self.parts}[level].labels = labels
 

@@ -142,7 +142,7 @@ class UPerNet(nn.Module):
         """How familiar photos are; None until `upernet.evaluation.fit_familiarity` has been called."""
         for name, module in self.named_children():
             if name != "backbone":
-                initialize(module, _initialize)
+                initialize(module, _initialize if spec.initialization == "he" else _initialize_as_released)
         if spec.norm_momentum is not None:
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -209,3 +209,15 @@ def _initialize(module: nn.Module) -> None:
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.01)
         nn.init.zeros_(module.bias)
+
+
+def _initialize_as_released(module: nn.Module) -> None:
+    """Draw weights as the released code of Unified Perceptual Parsing does.
+
+    There, the linear layer of the scene is a 1x1 convolution, and treated like one.
+    """
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.ones_(module.weight)
+        nn.init.constant_(module.bias, 1e-4)

@@ -11,7 +11,7 @@ from upernet.recipe.annotations import (
 )
 from upernet.recipe.augmentation import Augmentation, PasteSpec, PublishedTesting, Resize
 from upernet.recipe.model import ImageHeadSpec, ModelSpec, TextureSpec
-from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, load_recipe
+from upernet.recipe.recipe import RECIPES, Recipe, data_folder, list_recipes, load_recipe, without_other_levels
 from upernet.recipe.sources import (
     AnySourceSpec,
     CamvidSpec,
@@ -24,8 +24,9 @@ from upernet.recipe.sources import (
     SourceSpec,
 )
 from upernet.recipe.terms import TermsSpec
-from upernet.recipe.training import CalibrationSpec, LossSpec, StageSpec, TrainingSpec, ValidationSpec
+from upernet.recipe.training import CalibrationSpec, LossSpec, OptimizerSpec, StageSpec, TrainingSpec, ValidationSpec
 from upernet.recipe.values import (
+    MetricRules,
     Size,
     Split,
 )
@@ -47,7 +48,9 @@ __all__ = [
     "MaskFolderSpec",
     "MaskSpec",
     "MaskValueSpec",
+    "MetricRules",
     "ModelSpec",
+    "OptimizerSpec",
     "PasteSpec",
     "PolygonsSpec",
     "PseudoLabelSpec",
@@ -67,4 +70,5 @@ __all__ = [
     "data_folder",
     "list_recipes",
     "load_recipe",
+    "without_other_levels",
 ]

@@ -87,5 +87,10 @@ class ModelSpec(Settings):
     """Width of the auxiliary FCN head on C4, which is only used in training. None: no such head."""
     dropout: Probability = 0.1
     """Probability that a channel is dropped before a classifier, in training."""
+    initialization: Literal["he", "released"] = "he"
+    """Random weights of the decoder and the heads. `he`: He's for convolutions, and biases of 0. `released`: as in the
+    released code of Unified Perceptual Parsing, with biases of 1e-4 in batch norms and torch's biases elsewhere."""
     norm_momentum: Annotated[Number, Field(gt=0, le=1)] | None = None
-    """Share of a batch in the running averages of all batch norms. None: that of the backbone, and 0.1 elsewhere."""
+    """Share of a batch in the running averages of all batch norms. None: that of the backbone, and 0.1 elsewhere. If it
+    is set, the first iterations of a training weigh as much as later ones, as in the released code of Unified
+    Perceptual Parsing, so that a small share is right in short runs, too."""

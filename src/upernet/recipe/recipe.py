@@ -10,12 +10,13 @@ from pydantic import Field, model_validator
 
 from upernet.errors import UpernetError, did_you_mean, shorten
 from upernet.recipe.augmentation import Augmentation, PasteSpec, PublishedTesting, check_batch_size
+from upernet.recipe.levels import drop_other_levels
 from upernet.recipe.model import ModelSpec
 from upernet.recipe.sources import AnySourceSpec, CollageSpec, FolderSpec
 from upernet.recipe.terms import TermsText
 from upernet.recipe.training import CalibrationSpec, LossSpec, TrainingSpec
 from upernet.recipe.values import PathText
-from upernet.settings import Name, Settings, SettingsError, Whole, read_settings
+from upernet.settings import Name, Settings, SettingsError, Whole, check_settings, read_settings
 from upernet.taxonomy import LevelName, Taxonomy, load_taxonomy
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -35,7 +36,8 @@ class Recipe(Settings):
     taxonomy: PathText
     """Name of a bundled taxonomy, or the path of a YAML file relative to the recipe."""
     levels: Annotated[tuple[LevelName, ...], Field(min_length=1)] | None = None
-    """The levels of the taxonomy that the model recognizes. None: all of them."""
+    """The levels of the taxonomy that the model recognizes; what `sources`, `training` and the rest say about other
+    levels is left out. None: all of them."""
     model: ModelSpec
     """The architecture."""
     parse_short_side: Whole | None = Field(default=None, ge=32, le=16_384)
@@ -158,7 +160,23 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         taxonomy = str(path.parent / taxonomy)
     if data is not None:
         data = os.path.abspath(path.parent / os.path.expanduser(data))
-    return recipe.model_copy(update={"name": path.stem, "taxonomy": taxonomy, "data": data, "sources": sources})
+    update = {"name": path.stem, "taxonomy": taxonomy, "data": data, "sources": sources}
+    return without_other_levels(recipe.model_copy(update=update))
+
+
+def without_other_levels(recipe: Recipe) -> Recipe:
+    """Return a recipe without what it says about levels that are not among its `levels`.
+
+    Sources without a level that is left are dropped, and so are stages that train a dropped level or have no source.
+
+    Raises:
+        UpernetError: What is left is no recipe, for instance because a stage pastes photos of a dropped source.
+    """
+    if recipe.levels is None or not recipe.sources:
+        return recipe
+    values = recipe.model_dump(mode="json", exclude_defaults=True)
+    drop_other_levels(values, {*recipe.levels})
+    return check_settings(values, Recipe, f"recipe {recipe.name} with levels {', '.join(recipe.levels)}")
 
 
 def _with_absolute_lists(source: AnySourceSpec, folder: Path) -> AnySourceSpec:

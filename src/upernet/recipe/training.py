@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator
 
@@ -37,6 +37,19 @@ class LossSpec(Settings):
         return {**cls.model_fields["weights"].default, **weights}
 
 
+class OptimizerSpec(Settings):
+    """Settings of a stage that go with another optimizer; None: those of the stage."""
+
+    learning_rate: Annotated[Number, Field(gt=0, le=1000)] | None = None
+    """`learning_rate` of the stage."""
+    weight_decay: Annotated[Number, Field(ge=0, le=1000)] | None = None
+    """`weight_decay` of the stage."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """`layer_decay` of the stage."""
+    warmup_iterations: Annotated[Whole, Field(ge=0, le=100_000_000)] | None = None
+    """`warmup_iterations` of the stage."""
+
+
 class StageSpec(Settings):
     """A stage of the training: which sources are sampled and which parameters are trained."""
 
@@ -59,6 +72,9 @@ class StageSpec(Settings):
     """Weight decay of matrices and convolutions."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """AdamW, or SGD with momentum."""
+    by_optimizer: dict[Literal["sgd", "adamw"], OptimizerSpec] = {}
+    """Optimizer -> settings that replace those of the stage if it is `optimizer`, so that a recipe can be trained with
+    another optimizer by changing one key. To change one of them, set it here."""
     warmup_iterations: Whole = Field(default=0, ge=0, le=100_000_000)
     """Number of iterations in which the learning rate rises linearly from zero."""
     power: Number = Field(default=0.9, gt=0, le=100)
@@ -71,6 +87,11 @@ class StageSpec(Settings):
     """The loss in this stage. None: that of the recipe."""
     augmentation: dict[Name, Augmentation] = {}
     """Source -> augmentation in this stage, where it differs from that of the source."""
+
+    def with_own_optimizer(self) -> StageSpec:
+        """Return the stage with the settings that `by_optimizer` has for its optimizer."""
+        own = self.by_optimizer.get(self.optimizer)
+        return self if own is None else self.model_copy(update=own.model_dump(exclude_none=True) | {"by_optimizer": {}})
 
 
 class ValidationSpec(Settings):

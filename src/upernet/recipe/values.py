@@ -9,6 +9,10 @@ from pydantic import AfterValidator, Field
 from upernet.settings import Name, Number, Whole
 
 Split = Literal["train", "held_back", "val", "test"]
+MetricRules = Literal["standard", "published"]
+"""How scores follow from what was counted. `published` is the evaluation of the released code of Unified Perceptual
+Parsing: a class in neither truth nor prediction has an IoU of 0 and counts in means, and parts that are predicted on
+pixels whose object is not labeled are false positives."""
 
 # Every number has a lower and an upper limit, far from what is of use, so that no slip of a key makes a machine swap.
 Pixels = Annotated[Whole, Field(ge=8, le=16_384)]

@@ -13,6 +13,7 @@ from upernet.distributed import join_world, leave_world
 from upernet.errors import UpernetError
 from upernet.files import atomic_path, write_text
 from upernet.recipe import Recipe
+from upernet.training.available import training_of
 from upernet.training.charts import Line, Point, draw_chart, smoothed
 from upernet.training.initial import build_training_model, load_initial_weights
 from upernet.training.live import LiveLine
@@ -59,12 +60,11 @@ def find_learning_rate(
     Raises:
         UpernetError: The recipe cannot be trained, or no learning rate lowers the loss.
     """
-    if recipe.training is None or not recipe.sources:
-        raise UpernetError(f"recipe {recipe.name} has no training section or no sources; add them.")
+    training = training_of(recipe)
     world = join_world(device)
     try:
         say: Callable[[str], None] = log if world.is_main else lambda line: None
-        training = recipe.training.model_copy(update={"stages": recipe.training.stages[:1]})
+        training = training.model_copy(update={"stages": training.stages[:1]})
         model = build_training_model(recipe, training, world)
         (stage,) = open_stages(recipe, training, model, Path(data_dir), world)
         load_initial_weights(model, recipe, initialize_from or training.initialize_from, world, say)
@@ -94,7 +94,9 @@ def find_learning_rate(
         rate, loss = suggest(curve)
         if world.is_main:
             _write(Path(out_dir), losses, curve, (rate, loss))
-            key = "training.stages.0.learning_rate"
+            own = training.stages[0].by_optimizer.get(stage.spec.optimizer)
+            where = f"by_optimizer.{stage.spec.optimizer}." if own and own.learning_rate is not None else ""
+            key = f"training.stages.0.{where}learning_rate"
             say(f"Suggested learning rate: {rate:.1e} (the recipe has {stage.spec.learning_rate:.1e}).")
             say(f"Use it with --set {key}={rate:.1e}; the curve is in {Path(out_dir) / 'lr.png'}.")
         return rate

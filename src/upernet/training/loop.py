@@ -9,9 +9,9 @@ from pathlib import Path
 
 from upernet.data.sampling import batches
 from upernet.distributed import join_world, leave_world
-from upernet.errors import UpernetError
 from upernet.ops.runtime.heap import kept_heap
 from upernet.recipe import Recipe
+from upernet.training.available import training_of
 from upernet.training.interruption import StopRequest, exit_of
 from upernet.training.loggers import Logger
 from upernet.training.logs import RunLog
@@ -74,16 +74,13 @@ def train(
             loss or gradient is not finite, or `out_dir` is in use or contains another run.
         KeyboardInterrupt, SystemExit: The run was stopped by SIGINT or SIGTERM.
     """
-    if recipe.training is None or not recipe.sources:
-        raise UpernetError(
-            f"recipe {recipe.name} has no training section or no sources, so that it cannot be trained; add them."
-        )
+    training = training_of(recipe)
     world = join_world(device)
     try:
         if start_over:
             delete_run(Path(out_dir), world)
         folders = Path(data_dir), Path(out_dir)
-        run = Run(recipe, recipe.training, *folders, world, initialize_from, iterations, loggers, log)
+        run = Run(recipe, training, *folders, world, initialize_from, iterations, loggers, log)
         with lock_folder(run.folder) if world.is_main else nullcontext():
             run.start()
             run.write_recipe()

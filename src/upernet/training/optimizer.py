@@ -57,6 +57,24 @@ def set_modes(model: UPerNet, stage: StageSpec) -> None:
             module.eval()
 
 
+def set_norm_momentum(model: UPerNet, iteration: int) -> None:
+    """Let batch norms average evenly over the first iterations, if the model has a `norm_momentum`.
+
+    The values that the running averages start from then weigh as much as one iteration, as in the released code of
+    Unified Perceptual Parsing. Otherwise, the random decoder would keep a share of them for thousands of iterations.
+
+    Args:
+        model: The model.
+        iteration: Number of the iteration in the run, from 0.
+    """
+    momentum = model.spec.norm_momentum
+    if momentum is None:
+        return
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = momentum / (1 - (1 - momentum) ** (iteration + 2))
+
+
 def create_optimizer(model: UPerNet, stage: StageSpec) -> torch.optim.Optimizer:
     """Return SGD with momentum or AdamW over the parameters that require gradients.
 

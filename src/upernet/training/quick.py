@@ -45,6 +45,7 @@ def _small(augmentation: Augmentation) -> Augmentation:
 
 
 def _short(stage: StageSpec) -> StageSpec:
+    stage = stage.with_own_optimizer()
     augmentation = {name: _small(value) for name, value in stage.augmentation.items()}
     warmup = min(stage.warmup_iterations, 1)
     iterations = min(stage.iterations, ITERATIONS)

@@ -12,7 +12,8 @@ from upernet.data.sources import Source, SourceMissing, open_source
 from upernet.distributed import World
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
-from upernet.recipe import Recipe, StageSpec, TrainingSpec
+from upernet.recipe import FolderSpec, Recipe, SourceSpec, StageSpec, TrainingSpec
+from upernet.training.available import photos_per_level
 from upernet.training.losses import LevelLosses
 from upernet.training.optimizer import trained_parameters
 from upernet.training.seeds import sampling_seed
@@ -57,8 +58,9 @@ def open_stages(recipe: Recipe, training: TrainingSpec, model: UPerNet, data_dir
     """
     assert recipe.training is not None
     planned = [stage.iterations for stage in recipe.training.stages]
+    chosen = [stage.with_own_optimizer() for stage in training.stages]
     stages: list[Stage] = []
-    for number, spec in enumerate(map(_with_warmup, training.stages, planned)):
+    for number, spec in enumerate(map(_with_warmup, chosen, planned)):
         sources = {name: _open_source(name, spec, recipe, model, data_dir) for name in spec.sources}
         partners = {
             partner: _open_source(partner, spec, recipe, model, data_dir)
@@ -91,7 +93,17 @@ def _open_source(name: str, stage: StageSpec, recipe: Recipe, model: UPerNet, da
     try:
         return open_source(name, spec, model.taxonomy, data_dir, "train", recipe.sources)
     except SourceMissing as error:
-        raise UpernetError(f"{error} Training needs every source of the recipe's stages.") from error
+        raise UpernetError(
+            f"{error} Training needs every source of the recipe's stages.{_advice(spec, recipe, data_dir)}"
+        ) from error
+
+
+def _advice(missing: SourceSpec, recipe: Recipe, data_dir: Path) -> str:
+    """Return how to train on the other sources, if they annotate other levels than the missing one."""
+    left = photos_per_level(recipe, data_dir)
+    if not left or not isinstance(missing, FolderSpec) or left.keys() & missing.annotated.keys():
+        return ""
+    return f" Without it: --set 'levels=[{', '.join(left)}]'."
 
 
 def _check_levels(stage: StageSpec, sources: Mapping[str, Source]) -> None:

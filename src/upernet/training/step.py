@@ -16,7 +16,7 @@ from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.recipe import TrainingSpec
 from upernet.training.losses import Ratio
-from upernet.training.optimizer import create_optimizer, select_trained, set_modes
+from upernet.training.optimizer import create_optimizer, select_trained, set_modes, set_norm_momentum
 from upernet.training.seeds import dropout_seed
 from upernet.training.stages import Stage
 
@@ -68,6 +68,8 @@ class StageTrainer:
         Raises:
             Diverged: A loss or the gradient is not finite.
         """
+        if self.stage.number == 0:
+            set_norm_momentum(self.model, iteration)
         torch.manual_seed(dropout_seed(self.training.seed, self.stage.number, iteration, self.world.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]

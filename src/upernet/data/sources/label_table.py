@@ -50,7 +50,15 @@ class LabelTable(FolderSource):
         ]
         if "{split}" in self.spec.table and (missing := [table for table in tables if not table.is_file()]):
             raise SourceMissing(f"{missing[0]}: no such table, so source {self.name} has no {self.split} photos.")
-        return [(table.parent, sorted(read_table(table, columns), key=lambda row: row.photo)) for table in tables]
+        found = [(table.parent, sorted(read_table(table, columns), key=lambda row: row.photo)) for table in tables]
+        listed = [row for _, rows in found for row in rows]
+        if listed and not any(any(row.classes.values()) for row in listed):
+            places = " and ".join(map(str, tables))
+            raise SourceMissing(
+                f"{places}: no photo has anything in {', '.join(columns)}, so source {self.name} has no "
+                f"{self.split} photos."
+            )
+        return found
 
     def _list(self) -> Sequence[Photo]:
         photos: list[Photo] = []
