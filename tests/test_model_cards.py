@@ -115,7 +115,7 @@ def test_changes_that_all_ablations_share_are_named_once():
 def test_mappings_of_classes_say_what_was_merged_and_left_out():
     lines = model_cards.classes("everyday")
     (clothing,) = [line for line in lines if line.startswith("* `clothing_parts`, part:")]
-    assert "*accessory*: " in clothing and "*left out*: background" in clothing
+    assert "*outerwear*: " in clothing and "*left out*: background" in clothing
 
 
 @pytest.mark.slow
