@@ -49,11 +49,11 @@ def read(model: UPerNet, pictures: Iterable[Image.Image]) -> Features:
     rows: list[Features] = []
     for picture in pictures:
         image = network_image(np.asarray(image_view(picture)), "cpu")
-        features = model.backbone(model.preprocess(image)[None])
-        p5 = model.ppm(features[-1])
+        normalized = model.preprocess(image)[None]
+        features = model.backbone(normalized)
         row = {"statistics": photo_statistics(features), "C4": features[2], "C5": features[3]}
         row |= {name: row[name].mean((2, 3)) for name in ("C4", "C5")}
-        rows.append(row | ({"scene": model.heads["scene"](p5)} if "scene" in model.heads else {}))
+        rows.append(row | ({"scene": model(normalized, ["scene"])["scene"]} if "scene" in model.heads else {}))
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 

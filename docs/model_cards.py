@@ -191,7 +191,7 @@ def commands(name: str) -> Lines:
         "```sh",
         *first,
         f"upernet train {name} --data DIR --out runs/{name} --half",
-        f"python docs/ship_model.py {name} runs/{name}",
+        f"python docs/ship_model.py {name} runs/{name} --data DIR",
         f"upernet evaluate {name} --data DIR --json docs/results/{name}.json --out evaluation/{name}",
         f"python docs/collect_card.py {name} --data DIR --evaluation evaluation/{name}",
         "upernet models --json docs/results/models.json",

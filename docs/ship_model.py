@@ -1,25 +1,59 @@
-"""Put the result of a run into the package, with the name, description and terms of its bundled recipe in its card.
+"""Put the result of a run into the package, with the name, description, terms and classes of its bundled recipe.
 
-python docs/ship_model.py everyday runs/everyday    # the weights and the log of a run
-python docs/ship_model.py everyday                  # after a change of the recipe: the card alone
+::
+
+    python docs/ship_model.py everyday runs/everyday --data DIR    # the weights and the log of a run
+    python docs/ship_model.py everyday                             # after a change of the recipe: the card alone
+
+Classes of the run that the taxonomy of the recipe lacks are left out, and what remains is calibrated again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import struct
-import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from upernet.checkpoints import card_of, shipped_checkpoint
+from upernet.checkpoints import (
+    card_of,
+    find_checkpoint,
+    initialize_model,
+    load_checkpoint,
+    save_checkpoint,
+    shipped_checkpoint,
+)
 from upernet.checkpoints.finding import SHIPPED
 from upernet.checkpoints.formats import NATIVE
+from upernet.evaluation.calibration import calibrate
+from upernet.evaluation.familiarity import fit_familiarity
 from upernet.files import atomic_path
+from upernet.models import UPerNet
 from upernet.recipe import load_recipe
+from upernet.taxonomy import load_taxonomy
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def ship(name: str, run: Path, data: Path) -> None:
+    """Ship the model of a run, given as its folder or a checkpoint in it, with matrices in float16."""
+    recipe, path = load_recipe(name), find_checkpoint(run)
+    trained, card = load_checkpoint(path)
+    model = UPerNet(trained.spec.model_copy(update={"auxiliary_channels": None}), load_taxonomy(recipe.taxonomy)).eval()
+    for level in model.levels:
+        if unknown := set(model.taxonomy.logit_names(level)) - set(trained.taxonomy.logit_names(level)):
+            raise SystemExit(f"{path}: was not trained on {', '.join(sorted(unknown))}; train it again.")
+    initialize_model(model, path)
+    found = calibrate(model, recipe, data)
+    if recipe.calibration.familiar:
+        fit_familiarity(model, recipe, data)
+    values = card_of(recipe).to_dict() | asdict(found)
+    values["research_only"] = values.get("research_only", False) or card.research_only
+    save_checkpoint(SHIPPED / f"{recipe.name}.safetensors", model, values, half=True)
+    shutil.copyfile(path.parent / "log.jsonl", RESULTS / f"{recipe.name}.log.jsonl")
 
 
 def stamp(source: Path, target: Path, values: dict[str, object]) -> None:
@@ -38,16 +72,21 @@ def stamp(source: Path, target: Path, values: dict[str, object]) -> None:
         temporary.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
 
-def main(name: str, run: str | None = None) -> None:
-    """Ship the model `name` from the folder of a run, or give the shipped one a new card."""
-    card = card_of(load_recipe(name)).to_dict()
-    source = Path(run) / "model.safetensors" if run else shipped_checkpoint(name)
-    if source is None:
-        raise SystemExit(f"{name}: not shipped; give the folder of its run")
-    stamp(source, SHIPPED / f"{name}.safetensors", card)
-    if run:
-        shutil.copyfile(Path(run) / "log.jsonl", RESULTS / f"{name}.log.jsonl")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("run", nargs="?", type=Path)
+    parser.add_argument("--data", type=Path, help="folder of the data, to calibrate; needed with RUN")
+    arguments = parser.parse_args()
+    if arguments.run is not None:
+        if arguments.data is None:
+            parser.error("give --data with RUN")
+        ship(arguments.name, arguments.run, arguments.data)
+    elif (source := shipped_checkpoint(arguments.name)) is not None:
+        stamp(source, SHIPPED / f"{arguments.name}.safetensors", card_of(load_recipe(arguments.name)).to_dict())
+    else:
+        parser.error(f"{arguments.name} is not shipped; give the folder of its run")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -58,14 +58,6 @@ def camvid_val() -> list[str]:
     ]
 
 
-def texture_heads() -> list[str]:
-    """Return a table of the results of `python -m benchmarks.texture_heads`."""
-    lines = ["| texture head on | top-1 | parameters |", "| --- | --- | --- |"]
-    for features, values in read("texture_heads").items():
-        lines.append(f"| {features} | {values['top1']:.3f} | {values['parameters']:,} |")
-    return lines
-
-
 def texture_pixels() -> list[str]:
     """Return a table of the results of `python -m benchmarks.texture_pixels`."""
     titles = "head", "mIoU of collages", "top-1 of whole photos", "shown on plain photos", "parameters"
@@ -122,7 +114,6 @@ def update(text: str) -> str:
     def table(match: re.Match[str]) -> str:
         pages = {
             "summary": summary,
-            "texture_heads": texture_heads,
             "texture_pixels": texture_pixels,
             "camvid_val": camvid_val,
             "ade20k": ade20k,

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from upernet.checkpoints import save_checkpoint, shipped_checkpoint
+from upernet.checkpoints import load_checkpoint, save_checkpoint, shipped_checkpoint
 from upernet.checkpoints.native import card_in
 from upernet.evaluation import evaluate
 from upernet.evaluation.folder import write_evaluation
@@ -115,7 +115,7 @@ def test_changes_that_all_ablations_share_are_named_once():
 def test_mappings_of_classes_say_what_was_merged_and_left_out():
     lines = model_cards.classes("everyday")
     (clothing,) = [line for line in lines if line.startswith("* `clothing_parts`, part:")]
-    assert "*accessory*: " in clothing and "*left out*: background" in clothing
+    assert "*outerwear*: " in clothing and "*left out*: background" in clothing
 
 
 @pytest.mark.slow
@@ -177,6 +177,31 @@ def test_shipping_changes_the_card_and_no_tensor(tmp_path: Path):
     assert card.research_only, "the weights that the run started from were for research only"
     before, after = load_file(source), load_file(target)
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_classes_that_the_recipe_lacks_are_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ship_model, "SHIPPED", tmp_path)
+    monkeypatch.setattr(ship_model, "RESULTS", tmp_path)
+    spec = ModelSpec(backbone="mobilenetv3_small_050", decoder_channels=8, auxiliary_channels=4)
+    trained = UPerNet(spec, Taxonomy.of_objects(["cup", "dog", "tree"])).eval()
+    (tmp_path / "run").mkdir()
+    save_checkpoint(tmp_path / "run" / "model.safetensors", trained, {"research_only": True})
+    (tmp_path / "run" / "log.jsonl").write_text("{}\n")
+    (tmp_path / "two.yaml").write_text("description: ''\nlevels: {object: {classes: [tree, cup]}}\n")
+    (tmp_path / "tiny.yaml").write_text(
+        "description: two of three classes\ntaxonomy: two.yaml\nsources: {}\n"
+        "model: {backbone: mobilenetv3_small_050, decoder_channels: 8, auxiliary_channels: 4}\n"
+    )
+    ship_model.ship(str(tmp_path / "tiny.yaml"), tmp_path / "run", tmp_path)
+    shipped, card = load_checkpoint(tmp_path / "tiny.safetensors")
+    assert card.description == "two of three classes" and card.research_only
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected, found = trained(images)["object"], shipped(images)["object"]
+    torch.testing.assert_close(found, expected[:, [2, 0]], atol=1e-2, rtol=1e-2)  # float16
+    (tmp_path / "two.yaml").write_text("description: ''\nlevels: {object: {classes: [tree, cat]}}\n")
+    with pytest.raises(SystemExit, match="was not trained on cat"):
+        ship_model.ship(str(tmp_path / "tiny.yaml"), tmp_path / "run", tmp_path)
 
 
 def test_shipped_weights_have_the_card_of_their_recipe():

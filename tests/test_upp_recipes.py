@@ -103,7 +103,7 @@ def test_levels_take_their_sources_and_stages_with_them() -> None:
 
 
 def test_levels_are_dropped_everywhere() -> None:
-    recipe = override(load_recipe("everyday_next"), ["levels=[scene,object]"])
+    recipe = override(load_recipe("everyday"), ["levels=[scene,object]"])
     assert recipe.training is not None
     kept = {"scene", "object"}
     for source in recipe.sources.values():

@@ -54,7 +54,7 @@ def command(tmp_path: Path) -> Command:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
-        for label in ("garden", "ocean"):
+        for label in ("garden", "coast"):
             path = tmp_path / "data" / "scenes" / split / label / "a.png"
             path.parent.mkdir(parents=True)
             Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)

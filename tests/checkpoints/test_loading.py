@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 import upernet
 from upernet.checkpoints import ModelCard, initialize_model, load_checkpoint, save_checkpoint
+from upernet.checkpoints.classifiers import transfer_classifiers
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec
@@ -156,14 +157,42 @@ def test_buffers_that_are_computed_are_there_after_loading(tmp_path):
 
 
 @pytest.mark.slow
-def test_initializing_another_taxonomy_keeps_only_the_heads_that_differ(file):
+def test_initializing_another_taxonomy_keeps_all_but_the_classes_that_the_file_lacks(file):
     other = UPerNet(SPEC, load_taxonomy("ade20k150"))
-    before = other.state_dict()["heads.object.classifier.weight"].clone()
+    before = {key: value.clone() for key, value in other.state_dict().items()}
     kept = [key for key in initialize_model(other, file) if not key.startswith("auxiliary.")]
     assert sorted(kept) == ["heads.object.classifier.bias", "heads.object.classifier.weight"]
-    assert torch.equal(other.state_dict()["heads.object.classifier.weight"], before)
     loaded, _ = load_checkpoint(file)
-    assert torch.equal(other.state_dict()["fusion.conv.0.weight"], loaded.state_dict()["fusion.conv.0.weight"])
+    own, theirs = other.state_dict(), loaded.state_dict()
+    assert torch.equal(own["fusion.conv.0.weight"], theirs["fusion.conv.0.weight"])
+    names, known = other.taxonomy.level("object").names, loaded.taxonomy.level("object").names
+    shared = set(names) & set(known)
+    assert {"wall", "sky", "tree"} <= shared < set(names)
+    for key in ("heads.object.classifier.weight", "heads.object.classifier.bias"):
+        for label, name in enumerate(names):
+            expected = theirs[key][known.index(name)] if name in shared else before[key][label]
+            assert torch.equal(own[key][label], expected), (key, name)
+
+
+def test_parts_keep_their_weights_with_their_object():
+    """`wheel` of a car is another class than `wheel` of a bicycle, and the classes are in another order."""
+
+    def build(of: dict[str, list[str]], names: list[str]) -> UPerNet:
+        levels = {"object": {"classes": sorted(of)}, "part": {"background": "none", "classes": names, "of": of}}
+        return UPerNet(SPEC, Taxonomy.from_dict({"description": "", "levels": levels}))
+
+    source = build({"car": ["wheel", "door"], "house": ["door"]}, ["wheel", "door"])
+    target = build({"bicycle": ["wheel"], "car": ["door", "wheel"]}, ["door", "wheel"])
+    before = target.state_dict()["heads.part.classifier.weight"].clone()
+    theirs = source.state_dict()
+    rows = transfer_classifiers(target, theirs, source.taxonomy)["heads.part.classifier.weight"]
+    assert source.taxonomy.logit_names("part") == ("car/none", "car/wheel", "car/door", "house/none", "house/door")
+    weights = theirs["heads.part.classifier.weight"]
+    expected = torch.stack([before[0], before[1], weights[0], weights[2], weights[1]])
+    assert target.taxonomy.logit_names("part") == (
+        "bicycle/none", "bicycle/wheel", "car/none", "car/door", "car/wheel",
+    )  # fmt: skip
+    assert torch.equal(rows, expected)
 
 
 def test_initializing_from_another_network_is_refused(file):

@@ -119,6 +119,8 @@ def test_scenes_count_per_photo_and_parts_per_pixel(data: Path) -> None:
     save(data / "people" / "held" / "annotations" / "a.png", np.full((16, 16), 1, dtype=np.uint8))
     settings = calibration({"scene": 1.0, "part": 0.5}, {}, scenes=SCENES, people=people)
     assert level_thresholds(settings, data) == {"scene": 0, "part": 0}
+    # A scene that is more probably wrong is not shown.
+    assert calibrate(color_network(), settings, data).thresholds == {"scene": 0.5, "part": 0}
 
 
 def test_no_targets_need_no_data(tmp_path: Path) -> None:

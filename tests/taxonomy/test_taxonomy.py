@@ -67,7 +67,7 @@ def test_unknown_levels_and_classes(room: Taxonomy) -> None:
 
 
 def test_unknown_taxonomies(tmp_path: Path) -> None:
-    assert list_taxonomies() == ["ade20k150", "broden", "camvid", "everyday", "everyday_next"]
+    assert list_taxonomies() == ["ade20k150", "broden", "camvid", "everyday"]
     for name in ("ade", "../taxonomy/broden", str(tmp_path), ""):
         with pytest.raises(UpernetError, match="ade20k150, broden, camvid, everyday"):
             load_taxonomy(name)

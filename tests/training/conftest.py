@@ -26,7 +26,7 @@ def data(tmp_path):
             Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(images / f"{number}.png")
             Image.fromarray(mask).save(masks / f"{number}.png")
         (root / "streets" / split / "labels.txt").write_text("0\tsky\n1\troad\n2\ttree\n")
-        for name, color in (("ocean", (20, 60, 160)), ("garden", (60, 160, 40))):
+        for name, color in (("coast", (20, 60, 160)), ("garden", (60, 160, 40))):
             folder = root / "places" / split / name
             folder.mkdir(parents=True)
             for number in range(4):

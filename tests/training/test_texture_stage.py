@@ -18,18 +18,10 @@ from upernet.taxonomy import load_taxonomy
 from upernet.training import train
 from upernet.training.checking import training_problems
 
-BASE = "everyday_next"
-"""The recipe that the texture stage is added to."""
-STAGE = Path(__file__).with_name("texture_stage.yaml")
-"""The texture stage of a model for real photos."""
-
 
 @pytest.fixture
 def recipe(recipe_file: Any, tmp_path: Path) -> Recipe:
     values = recipe_file.recipe
-    taxonomy = load_taxonomy("everyday").to_dict()
-    taxonomy["levels"]["texture"] |= {"background": "none", "known_background": True}
-    (tmp_path / "regions.yaml").write_text(yaml.safe_dump(taxonomy))
     sources = values["sources"] | {
         "textures": values["sources"]["textures"] | {"held_back": 0.4},
         "streets": values["sources"]["streets"] | {"held_back": 0.4},
@@ -42,7 +34,7 @@ def recipe(recipe_file: Any, tmp_path: Path) -> Recipe:
     stage = {"name": "texture", "iterations": 4, "sources": ["collage", "textures"], "trains": "texture",
              "learning_rate": 0.003}  # fmt: skip
     model = values["model"] | {"texture": {"channels": 8, "depth": 1, "stride": 8, "windows": [3, 5]}}
-    content = values | {"taxonomy": "regions.yaml", "sources": sources, "model": model}
+    content = values | {"sources": sources, "model": model}
     content["training"] = {"workers": 0, "stages": [stage], "validation": None}
     content["calibration"] = {"target_precision": {"texture": 0.1}, "negatives": {"texture": ["streets"]}}
     (tmp_path / "regions_recipe.yaml").write_text(yaml.safe_dump(content))
@@ -65,11 +57,8 @@ def test_a_texture_level_of_regions(recipe: Recipe, data: Path, tmp_path: Path) 
 
 @needs_data
 @pytest.mark.slow
-def test_the_stage_for_real_photos_fits_the_data() -> None:
-    recipe, parts = load_recipe(BASE), yaml.safe_load(STAGE.read_text())
-    values = recipe.model_dump(mode="json", exclude_defaults=True)
-    merged = {key: {**values[key], **parts[key]} for key in ("model", "sources", "training", "calibration")}
-    recipe = Recipe.model_validate({**values, **merged})
+def test_the_collages_of_the_bundled_recipe_fit_the_data() -> None:
+    recipe = load_recipe("everyday")
     taxonomy = load_taxonomy(recipe.taxonomy)
     (collage,) = (spec for spec in recipe.sources.values() if spec.kind == "collage")
     for split in ("train", "held_back", "test"):

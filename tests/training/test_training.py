@@ -104,7 +104,7 @@ def test_two_processes_give_the_losses_of_one(data, recipe_file, tmp_path):
     (tmp_path / "parts.yaml").write_text(
         "description: two objects with parts\n"
         "levels:\n"
-        "  scene: {classes: [ocean, garden]}\n"
+        "  scene: {classes: [coast, garden]}\n"
         "  object: {classes: [road, tree]}\n"
         "  part: {classes: [lane, leaf], of: {road: [lane], tree: [leaf]}}\n"
     )
@@ -146,7 +146,7 @@ def test_two_runs_do_not_share_a_folder(data, recipe_file, tmp_path):
 def test_resuming_with_other_data_is_refused_and_with_more_workers_is_not(data, recipe_file, tmp_path):
     train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True)
     train(load_recipe(recipe_file(workers=1)), data, tmp_path / "run", device="cpu", quiet=True)
-    (data / "places" / "train" / "ocean" / "ocean0.png").unlink()
+    (data / "places" / "train" / "coast" / "coast0.png").unlink()
     with pytest.raises(UpernetError, match="other data"):
         train(load_recipe(recipe_file()), data, tmp_path / "run", device="cpu", quiet=True)
 
@@ -207,7 +207,7 @@ def test_fine_tuning_names_the_heads_that_are_newly_initialized(data, recipe_fil
         log=lines.append,
     )
     new = "auxiliary.classifier, auxiliary.conv.0, auxiliary.conv.1, heads.object.classifier"
-    assert lines[0].endswith(f"newly initialized: {new}.")
+    assert lines[0].endswith(f"new in whole or in part: {new}.")
 
 
 @pytest.mark.slow

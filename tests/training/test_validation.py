@@ -110,6 +110,18 @@ def test_the_result_is_the_best_model(validated, data, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_best_model_has_the_head_that_the_last_stage_trains(validated, data, tmp_path):
+    """The texture stage leaves the score of objects as it is, and a model without it is not finished."""
+    run(validated(ema_decay=None), data, tmp_path / "run")
+    found = {validation.iteration: validation for validation in validations(tmp_path / "run")}
+    assert found[9].stage == "texture" and found[9].metrics["object.miou"] == found[10].metrics["object.miou"]
+    assert SavedState(tmp_path / "run" / "state.safetensors").progress.kept == 10
+    best, last = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("model", "last"))
+    heads = [key for key in last if key.startswith("heads.texture.")]
+    assert heads and all(torch.equal(best[key], last[key]) for key in heads)
+
+
+@pytest.mark.slow
 def test_a_stopped_run_knows_the_best_so_far(validated, data, tmp_path):
     """Stopped inside a validation too, which the resumed run repeats."""
     recipe = validated(checkpoint_every=100)

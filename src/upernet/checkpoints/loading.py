@@ -14,6 +14,7 @@ from torch import Tensor
 
 from upernet.checkpoints.architecture import backbone_of
 from upernet.checkpoints.card import ModelCard
+from upernet.checkpoints.classifiers import transfer_classifiers
 from upernet.checkpoints.finding import find_checkpoint, missing_weights, published_checkpoint
 from upernet.checkpoints.formats import NamedWeights, read_named
 from upernet.checkpoints.identify import (
@@ -82,10 +83,12 @@ def load_model(name: str, checkpoint: str | Path | None = None) -> UPerNet:
 def initialize_model(model: UPerNet, path: str | Path) -> list[str]:
     """Copy into `model` every tensor of the file at `path` whose name and shape agree; the backbone must fit.
 
-    The file may hold a backbone alone, as InternImage publishes it after training on ImageNet.
+    The file may hold a backbone alone, as InternImage publishes it after training on ImageNet. If a native file has
+    other classes than the model, classes of the same name keep their weights (see `transfer_classifiers`).
 
     Returns:
-        The names of the model's tensors that keep their values (of a head for another taxonomy, for instance).
+        The names of the model's tensors that keep their values, all or some of them (in the classifier of a head for
+        another taxonomy, for instance, those of the classes that the file lacks).
 
     Raises:
         UpernetError: the file cannot be read, it has another backbone, or nothing in it fits. Or its weights are for
@@ -104,8 +107,9 @@ def initialize_model(model: UPerNet, path: str | Path) -> list[str]:
     }
     if wrong:
         raise shape_error(file.path, "the backbone", wrong, _guess_cause(file, model.spec, wrong))
-    model.load_state_dict(fitting, strict=False)
-    return [key for key in own if key not in fitting]
+    classifiers = transfer_classifiers(model, file.tensors, read_info(file).taxonomy) if file.is_native else {}
+    model.load_state_dict(fitting | classifiers, strict=False)
+    return [key for key in own if key not in fitting or key in classifiers]
 
 
 def _identify(file: NamedWeights, recipe: Recipe | None) -> ModelInfo:

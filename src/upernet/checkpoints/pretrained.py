@@ -36,7 +36,8 @@ def create_model(
             `classes` and `taxonomy`, those of the recipe.
         pretrained: True loads the weights of the model that are bundled or published (downloaded at first use). A
             name, file, folder or `hf://OWNER/NAME` loads that checkpoint. Weights are copied where names and shapes
-            agree, so the classifiers of other classes start from random weights. False or None: all weights are random.
+            agree, and those of classes of the same name (see `initialize_model`); other classes start from random
+            weights. False or None: all weights are random.
 
     Raises:
         UpernetError: The name is unknown, the recipe is invalid, both `classes` and `taxonomy` are given, there are no

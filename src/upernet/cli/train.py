@@ -41,7 +41,7 @@ def train(
         typer.Option(
             metavar="MODEL",
             help="Weights to start from: a file, a folder, hf://OWNER/NAME, or the name of a model or backbone. Heads "
-            "with other classes are newly initialized.",
+            "with other classes keep the weights of classes of the same name.",
         ),
     ] = None,
     half: Annotated[

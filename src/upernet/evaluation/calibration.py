@@ -15,7 +15,10 @@ from upernet.evaluation.loop import PhotoProgress
 from upernet.evaluation.thresholds import SHOW_NOTHING, choose_temperature, class_thresholds, smallest_threshold
 from upernet.models import UPerNet
 from upernet.recipe import Recipe
-from upernet.taxonomy import Taxonomy
+from upernet.taxonomy import LEVEL_KINDS, Taxonomy
+
+EVEN_ODDS = 0.5
+"""Least threshold of levels with one label per image."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ def calibrate(
     Labels are counted at pixels of the stride-4 logits, image-level labels (scene) per photo:
 
     * The confidence of a pixel is its largest softmax probability; for parts, among the parts of the predicted object.
+    * An image has one label of the level scene, and a label that is more probably wrong is not shown, however precise
+      the others are: these thresholds are at least `EVEN_ODDS`.
     * A prediction of the background, or of no part, shows nothing and is not counted.
     * A prediction is correct if it agrees with the label, whether annotated or implied. Pixels without a label are left
       out. An image label of a dense level is the label of every pixel.
@@ -84,9 +89,11 @@ def calibrate(
         temperature = choose_temperature(found.labeled().sum(1))
         if temperature != UNCHANGED:
             result.temperatures[level] = TEMPERATURES[temperature]
+        least = 0.0 if LEVEL_KINDS[level].dense else EVEN_ODDS
         threshold = smallest_threshold(found.mixture()[temperature].sum(0), targets[level])
-        result.thresholds[level] = SHOW_NOTHING if threshold is None else threshold
+        result.thresholds[level] = SHOW_NOTHING if threshold is None else max(least, threshold)
         own = class_thresholds(found, temperature, targets[level])
+        own = {name: max(least, value) for name, value in own.items()}
         result.class_thresholds[level] = {
             name: value for name, value in own.items() if value != result.thresholds[level]
         }

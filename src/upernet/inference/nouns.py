@@ -16,8 +16,8 @@ def _words(text: str) -> frozenset[str]:
 
 MASS = _words(
     """
-    wall floor ceiling sky grass water ground road pavement sidewalk earth soil sand snow ice field sea river
-    lake land vegetation foliage food paper legwear outerwear jewelry hair skin furniture traffic countertop
+    wall floor ceiling sky grass water ground road pavement sidewalk earth soil sand snow ice sea river lake land
+    vegetation foliage food paper legwear outerwear jewelry hair skin furniture traffic countertop
     asphalt brick cardboard carpet ceramic concrete fabric glass leather metal plastic stone tile wood
     """
 )

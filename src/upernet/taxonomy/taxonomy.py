@@ -127,8 +127,19 @@ class Taxonomy:
         Raises:
             UpernetError: This taxonomy has no such level.
         """
-        classes = self.level(level).num_classes
-        return sum(len(group.parts) for group in self.part_groups) if LEVEL_KINDS[level].owned_by else classes
+        return len(self.logit_names(level))
+
+    def logit_names(self, level: str) -> tuple[str, ...]:
+        """Return the name of each channel of the logits: that of the class; for parts, `object/part`.
+
+        Raises:
+            UpernetError: This taxonomy has no such level.
+        """
+        names, owner_level = self.level(level).names, LEVEL_KINDS[level].owned_by
+        if not owner_level:
+            return names
+        owners = self.levels[owner_level].names
+        return tuple(f"{owners[group.owner]}/{names[part]}" for group in self.part_groups for part in group.parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the taxonomy in the form of its YAML file, with all names and colors, as values that JSON can hold."""

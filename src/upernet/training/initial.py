@@ -64,7 +64,7 @@ def load_initial_weights(
 def _load_checkpoint(model: UPerNet, initial: str | Path, log: Callable[[str], None]) -> InitialWeights:
     path = find_checkpoint(initial, backbones=True)
     modules = sorted({key.rpartition(".")[0] for key in initialize_model(model, path)})
-    log(f"Loaded weights from {path}; newly initialized: {', '.join(modules) or 'nothing'}.")
+    log(f"Loaded weights from {path}; new in whole or in part: {', '.join(modules) or 'nothing'}.")
     return InitialWeights(str(path), research_only_checkpoint(initial, path))
 
 

@@ -104,6 +104,8 @@ def _train_stages(run: Run, quiet: bool) -> None:
         for stage in run.stages[run.progress.position.stage :]:
             if stage.number > run.progress.position.stage:
                 run.progress.position, run.progress.stale = Position(stage.number), 0
+                if stage.spec.trains != run.stages[stage.number - 1].spec.trains:
+                    run.progress.kept = None  # models without what this stage trains are not finished
             _train_stage(run, stage, run_log, stop)
         if (number := stop.agreed()) is not None:
             run.log(f"Stopped after iteration {run.progress.done}; the same command goes on.")

@@ -63,7 +63,9 @@ class Validator:
         )
 
     def record(self, progress: Progress, stage: str, result: EvaluationResult) -> bool:
-        """Add the scores to those of the run, and return whether they are the best so far.
+        """Add the scores to those of the run, and return whether they are the best so far, or equal to them.
+
+        The later of two models with the same score is kept: the stage may train what the score does not measure.
 
         Raises:
             UpernetError: The metric that decides was not measured.
@@ -77,11 +79,11 @@ class Validator:
             )
         best = best_so_far(progress, self.spec.metric)
         progress.validations.append(validation)
-        is_better = best is None or found[1] > best[1]
-        progress.stale = 0 if is_better else progress.stale + 1
-        if is_better:
+        progress.stale = 0 if best is None or found[1] > best[1] else progress.stale + 1
+        is_kept = best is None or found[1] >= best[1]
+        if is_kept:
             progress.kept = progress.done
-        return is_better
+        return is_kept
 
     def is_exhausted(self, progress: Progress) -> bool:
         """Return whether the stage ends early, because the scores have not improved for long enough."""
