@@ -224,5 +224,11 @@ def speed() -> list[str]:
     return table([title, "time", "times as fast"], *rows)
 
 
+def upp() -> list[str]:
+    """Return the times of the official network of Unified Perceptual Parsing, for its page."""
+    result = read("upp")
+    return comparisons(result, result["rows"])
+
+
 SHOWN = (speed, machine, targets, operators, models, breakdown, roofline, precision, peers, training, memory, scaling)
-TABLES = {function.__name__: function for function in (*SHOWN, busy, cold_start)}
+TABLES = {function.__name__: function for function in (*SHOWN, busy, cold_start, upp)}
