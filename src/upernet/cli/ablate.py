@@ -15,10 +15,10 @@ from upernet.cli.options import (
     QuietOption,
     RecipeArgument,
     SettingsOption,
+    SplitOption,
     ThreadsOption,
     write_json,
 )
-from upernet.recipe import Split
 
 
 def ablate(
@@ -39,9 +39,7 @@ def ablate(
             metavar="N", min=1, help="Iterations of each run, of all its stages.", show_default="as in the recipe"
         ),
     ] = None,
-    split: Annotated[
-        Split | None, typer.Option(help="Split to score.", show_default="test if there is one, else val")
-    ] = None,
+    split: SplitOption = None,
     json: JsonOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,

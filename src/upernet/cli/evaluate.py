@@ -15,6 +15,7 @@ from upernet.cli.options import (
     DeviceOption,
     JsonOption,
     QuietOption,
+    SplitOption,
     ThreadsOption,
     complete_model,
     write_json,
@@ -45,9 +46,7 @@ def evaluate(
             show_default="those of the run or, for a recipe, the bundled or published ones",
         ),
     ] = None,
-    split: Annotated[
-        Split | None, typer.Option(help="Split to score.", show_default="test if there is one, else val")
-    ] = None,
+    split: SplitOption = None,
     out: Annotated[
         Path | None,
         typer.Option(

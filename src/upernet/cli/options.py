@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from upernet.recipe import Split
+
 STDOUT = Path("-")
 """Value of `--json` without a file."""
 
@@ -33,6 +35,9 @@ DataOption = Annotated[
     typer.Option(
         "--data", metavar="DIR", help="Folder with the data sets of the recipe.", show_default="`data` of the recipe"
     ),
+]
+SplitOption = Annotated[
+    Split | None, typer.Option(help="Split to score.", show_default="test if there is one, else val")
 ]
 SettingsOption = Annotated[
     list[str] | None,

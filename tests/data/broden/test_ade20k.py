@@ -192,6 +192,13 @@ def test_a_matlab_file_that_grows_is_not_unpacked(tmp_path):
         read_matlab(path, "index", 2**20)
 
 
+def test_a_matlab_file_of_version_7_3_is_refused(tmp_path):
+    path = tmp_path / "index_ade20k.mat"
+    path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(UpernetError, match=r"is a MATLAB 7\.3 file"):
+        read_matlab(path, "index")
+
+
 def test_a_photo_that_is_no_longer_there(tmp_path):
     place = tmp_path / "images" / "training" / "s" / "street"
     ade_photo(place, "ADE_train_00000001", [SKY])
