@@ -42,9 +42,7 @@ def read_matlab(path: Path, variable: str, limit: int = MAX_BYTES) -> np.ndarray
     except FileNotFoundError:
         raise UpernetError(f"{path}: no such file; unpack the archive again.") from None
     except NotImplementedError:  # how scipy refuses the HDF5 files of MATLAB 7.3
-        raise UpernetError(
-            f"{path}: is a MATLAB 7.3 file, not the published one; unpack the archive again."
-        ) from None
+        raise UpernetError(f"{path}: is a MATLAB 7.3 file, not the published one; unpack the archive again.") from None
     except Exception as error:  # scipy raises many types for damaged files
         reason = plain(str(error) or type(error).__name__, 100)
         raise UpernetError(f"{path}: the MATLAB file is damaged ({reason}); unpack the archive again.") from None
