@@ -150,22 +150,25 @@ def ablations(name: str) -> Lines:
 
 
 def ablation_table(runs: Sequence[Mapping[str, Any]]) -> Lines:
-    """Return the table of some runs; the best value of each score is bold. Changes that all runs share stand above."""
-    first = runs[0]["changes"].items()
-    shared = {key: value for key, value in first if len(runs) > 1 and all(_has(run, key, value) for run in runs)}
-    names = list(dict.fromkeys(score for run in runs for score in run["scores"]))
-    best = {score: max(run["scores"].get(score) or 0.0 for run in runs) for score in names}
+    """Return the table of some runs: mean scores of all sources, and of the sources of each level; the best are bold."""
+    scores = [_level_means(run["scores"]) for run in runs]
+    names = list(scores[0])
+    best = {name: max(score[name] for score in scores) for name in names}
     rows: list[list[str]] = []
-    for run in runs:
-        changes = _changes({key: value for key, value in run["changes"].items() if key not in shared}) or "-"
-        values = [run["scores"].get(score) for score in names]
-        cells = [
-            "-" if value is None else f"**{value:.3f}**" if value == best[score] else f"{value:.3f}"
-            for score, value in zip(names, values, strict=True)
-        ]
-        rows.append([run["name"], changes, str(run["iterations"]), f"{run['seconds'] / 60:.0f}", *cells])
-    above = [f"All runs have {_changes(shared)}.", ""] if shared else []
-    return above + table(["run", "changes", "iterations", "minutes", *names], rows, left=2)
+    for run, score in zip(runs, scores, strict=True):
+        cells = [f"**{score[name]:.3f}**" if score[name] == best[name] else f"{score[name]:.3f}" for name in names]
+        rows.append([run["name"], run["why"], str(run["iterations"]), f"{run['seconds'] / 60:.0f}", *cells])
+    return table(["run", "question", "iterations", "minutes", *names], rows, left=2)
+
+
+def _level_means(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean of `SOURCE.LEVEL.METRIC` -> score over all sources, and over the sources of each level."""
+    levels: dict[str, list[float]] = {}
+    for name, score in scores.items():
+        if name != "mean":
+            _, level, metric = name.split(".")
+            levels.setdefault(f"{level} {METRICS[metric]}", []).append(score)
+    return {"all": scores["mean"]} | {name: sum(values) / len(values) for name, values in levels.items()}
 
 
 def failures(name: str) -> Lines:
@@ -235,15 +238,3 @@ def _cell(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
-
-
-def _has(run: Mapping[str, Any], key: str, value: object) -> bool:
-    return key in run["changes"] and run["changes"][key] == value
-
-
-def _changes(changes: Mapping[str, object]) -> str:
-    return ", ".join(f"`{key}: {_short(value)}`" for key, value in changes.items())
-
-
-def _short(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False).replace('"', "").replace("|", "\\|")

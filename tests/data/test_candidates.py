@@ -82,6 +82,31 @@ def test_elsewhere_is_unknown_unless_said_otherwise(tmp_path):
     assert int(source[0].maps["object"].min()) == IGNORE and source.candidates == {}
 
 
+def test_a_class_may_imply_one_of_several(tmp_path):
+    folder = make_mask_folder(tmp_path)
+    spec = source_spec(implies={"material": {"road": ["asphalt", "hair"], "tree": "foliage", "*": ["hair", "foliage"]}})
+    source, material = open_split(tmp_path, spec), TAXONOMY.level("material")
+    mask = read_mask(folder / "annotations" / "000.png")
+    labels = source[0].maps["material"].numpy()
+    assert (labels[mask == TREE] == material.index("foliage")).all()
+    found = {label: np.unique(labels[mask == label]).tolist() for label in (ROAD, SKY)}
+    assert {label: len(codes) for label, codes in found.items()} == {ROAD: 1, SKY: 1}
+    assert members(source, found[ROAD][0], "material") == {material.index("asphalt"), material.index("hair")}
+    assert members(source, found[SKY][0], "material") == {material.index("hair"), material.index("foliage")}
+    make_mask_folder(tmp_path, "test")
+    scored = open_split(tmp_path, spec, "test")
+    labels = scored[0].maps["material"].numpy()
+    assert set(np.unique(labels)) == {IGNORE, material.index("foliage")}
+    assert scored.scored_labels()["material"] == {material.index("foliage")}
+
+
+def test_the_owner_of_parts_is_one_object(tmp_path):
+    make_mask_folder(tmp_path)
+    spec = source_spec(level="part", classes={"Sky": "hair"}, implies={"object": {"*": ["person", "tree"]}})
+    with pytest.raises(UpernetError, match="'hair' implies one of several"):
+        open_split(tmp_path, spec)
+
+
 def test_one_of_several_implies_what_all_of_them_imply(tmp_path):
     folder = make_mask_folder(tmp_path)
     implied = {"material": {"road": "asphalt", "person": "asphalt", "tree": "foliage"}}

@@ -10,6 +10,9 @@ from upernet.recipe.values import MaskValue, NamePattern, PathText, PositiveFact
 from upernet.settings import Name, Settings
 from upernet.taxonomy import LevelName
 
+OneOf = Annotated[tuple[Name, ...], Field(min_length=2, max_length=1000)]
+"""Classes, one of which is right."""
+
 
 def values_are_names_too(classes: Any) -> Any:
     """Turn the keys of a mapping into text: YAML reads the mask value `7` as a number."""
@@ -27,7 +30,7 @@ def values_are_names_too(classes: Any) -> Any:
 class AnnotationSpec(Settings):
     """How a source annotates one level."""
 
-    classes: dict[Name, Name | Annotated[tuple[Name, ...], Field(min_length=2, max_length=1000)] | None] = {}
+    classes: dict[Name, Name | OneOf | None] = {}
     """Source class (a name, or the value of a mask) -> taxonomy class; null: unknown. A list of taxonomy classes means
     that the pixels of a mask are one of them; in scoring, the first stands for all of them. A class that is not listed
     is mapped to the taxonomy class of the same name; case is ignored."""
@@ -36,9 +39,10 @@ class AnnotationSpec(Settings):
     the classes that the source maps to. Then the sum of the probabilities of those classes is pushed down."""
     supervision: Literal["broadcast", "pooled"] = "pooled"
     """How an image label trains a dense level: at every pixel, or through the mean of the logits."""
-    implies: dict[LevelName, Name | dict[Name, Name]] = {}
+    implies: dict[LevelName, Name | dict[Name, Name | OneOf]] = {}
     """Implied labels of other levels. A class name: all photos have it. A mapping `class -> class`: a taxonomy class of
-    this level implies that class of the other level (`*`: any labeled pixel or photo does)."""
+    this level implies that class of the other level (`*`: any labeled pixel or photo does). A list of classes means
+    that the pixels are one of them, which trains but is not scored."""
 
     _values_are_names_too = field_validator("classes", mode="before")(values_are_names_too)
 
@@ -60,7 +64,7 @@ class PseudoLabelSpec(Settings):
     """Folder of the masks, below the data directory; `{split}` stands for the split's folder name. The mask of a photo
     has the same path below it as the photo has below the split's folder of photos, with the suffix `.png`. A photo
     without a mask has no pseudo-labels."""
-    classes: dict[Name, Name | Annotated[tuple[Name, ...], Field(min_length=2, max_length=1000)] | None] = {}
+    classes: dict[Name, Name | OneOf | None] = {}
     """As `classes` of the source; values go by the nearest `labels.txt` in `folder` or above."""
     ignore: tuple[MaskValue, ...] = (0, 255)
     """Values of a mask that mean unknown."""

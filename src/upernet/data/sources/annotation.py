@@ -45,9 +45,9 @@ class LevelAnnotation(ABC):
         where: Key of the recipe that describes it, for errors.
         level: The level.
         spec: Its settings.
-        candidates: The candidate sets of its pixels.
+        candidates: Level -> the candidate sets of its pixels, for `level` and those that it implies.
         image_labels: Level -> label that every photo has.
-        implied: Level -> int16 table from labels of `level` to labels of that level.
+        implied: Level -> int16 table from labels of `level` to labels or candidate sets of that level.
     """
 
     def __init__(self, where: str, level: Level, spec: AnnotationSpec, taxonomy: Taxonomy) -> None:
@@ -56,7 +56,7 @@ class LevelAnnotation(ABC):
         self.spec = spec
         if level.name in spec.implies:
             raise UpernetError(f"{where}.implies: {level.name} is the source's own level; remove it.")
-        self.candidates = CandidateSets()
+        self.candidates = {name: CandidateSets() for name in (level.name, *spec.implies)}
         self.image_labels: dict[str, int] = {}
         self.implied: dict[str, np.ndarray] = {}
         for name, implied in spec.implies.items():
@@ -64,7 +64,7 @@ class LevelAnnotation(ABC):
             if isinstance(implied, str):
                 self.image_labels[name] = implied_label(place, other, implied)
             else:
-                self.implied[name] = implied_labels(place, level, other, implied)
+                self.implied[name] = implied_labels(place, level, other, implied, self.candidates[name])
 
     @property
     @abstractmethod
@@ -94,6 +94,7 @@ class LevelMasks(LevelAnnotation):
     Attributes:
         colors: The colors of the masks; None: the values of a mask are class numbers.
         names: Names of the values.
+        own_candidates: The candidate sets of the level itself.
         table: int16 table from values to labels of the level; `OUTSIDE` where a value is not mapped.
         tables: Level -> such a table, for the level and those that its pixels imply.
         merged: The label that a prediction of each label counts as in scoring: int64, one per class of the level. A
@@ -125,8 +126,15 @@ class LevelMasks(LevelAnnotation):
         self.colors = read_colors(where, spec, level) if isinstance(spec, MaskValueSpec) else None
         self.names = self.colors.names if self.colors else names
         none_of_these = spec.elsewhere == "none_of_these"
+        self.own_candidates = self.candidates[level.name]
         self.table = value_table(
-            where, spec.classes, level, self.names, self._ignored_values(), self.candidates, none_of_these=none_of_these
+            where,
+            spec.classes,
+            level,
+            self.names,
+            self._ignored_values(),
+            self.own_candidates,
+            none_of_these=none_of_these,
         )
         through = {name: self._through(other) for name, other in self.implied.items()}
         self.tables = {level.name: self.table, **through}
@@ -201,18 +209,22 @@ class LevelMasks(LevelAnnotation):
     @property
     def _codes(self) -> list[int]:
         """The values of the table that stand for one of several classes."""
-        return [code for code in self._codes_in(self.table) if code != self.candidates.complement]
+        return [code for code in self._codes_in(self.table) if code != self.own_candidates.complement]
 
     def use_for_scoring(self) -> None:
-        """Label pixels that are one of several classes by the first of them, and those that are none as unknown."""
+        """Label pixels that are one of several classes by the first of them, and those that are none as unknown.
+
+        At implied levels, pixels that are one of several classes are unknown, too.
+        """
         self.merged = self._merged()
         self.table = self._with_first_labels(self.table)
-        self.tables[self.level.name] = self.table
+        known = {name: np.maximum(self.tables[name], IGNORE) for name in self.implied}
+        self.tables = {self.level.name: self.table, **known}
 
     def _with_first_labels(self, table: np.ndarray) -> np.ndarray:
         firsts = np.array(table, dtype=np.int16)
         for code in self._codes_in(table):
-            firsts[table == code] = self.candidates.first(code)
+            firsts[table == code] = self.own_candidates.first(code)
         return firsts
 
     @staticmethod
@@ -225,14 +237,14 @@ class LevelMasks(LevelAnnotation):
         merged = np.arange(self.level.num_classes)
         known = set(np.unique(self._with_first_labels(self.table)).tolist())
         for code in self._codes:
-            for label in self.candidates.labels(code) - known:
-                merged[label] = self.candidates.first(code)
+            for label in self.own_candidates.labels(code) - known:
+                merged[label] = self.own_candidates.first(code)
         return merged
 
     @property
     def mapped_labels(self) -> np.ndarray:
         """The labels that values are mapped to, alone or among others."""
-        several = [self.candidates.labels(code) for code in self._codes]
+        several = [self.own_candidates.labels(code) for code in self._codes]
         return np.unique([*self.table[self.table >= 0], *frozenset[int]().union(*several)]).astype(np.int64)
 
     def _through(self, other: np.ndarray) -> np.ndarray:
@@ -242,7 +254,7 @@ class LevelMasks(LevelAnnotation):
         """
         through = np.where(self.table >= 0, other[np.maximum(self.table, 0)], IGNORE).astype(np.int16)
         for code in self._codes:
-            implied = {int(other[label]) for label in self.candidates.labels(code)}
+            implied = {int(other[label]) for label in self.own_candidates.labels(code)}
             if len(implied) == 1:
                 through[self.table == code] = implied.pop()
         return through
@@ -265,9 +277,10 @@ class LevelLabels(LevelAnnotation):
         super().__init__(where, level, spec, taxonomy)
         if LEVEL_KINDS[level.name].owned_by is not None:
             raise UpernetError(f"{where}: {level.name}s need masks; use kind: mask_folder.")
-        self.labels = name_to_label(where, spec.classes, level, known, self.candidates)
-        if self.candidates.sets or spec.elsewhere != "unknown":
-            key = "classes" if self.candidates.sets else "elsewhere"
+        self.labels = name_to_label(where, spec.classes, level, known, self.candidates[level.name])
+        several = [name for name, candidates in self.candidates.items() if candidates.sets]
+        if several or spec.elsewhere != "unknown":
+            key = "elsewhere" if not several else "classes" if level.name in several else f"implies.{several[0]}"
             raise UpernetError(
                 f"{where}.{key}: a photo's label is one class; only the pixels of masks can be one of several."
             )

@@ -96,12 +96,7 @@ def name_to_label(
             raise UpernetError(f"{place}: the source has no class {key!r}{_suggestion(key, known)}.")
         if key.casefold() in labels:
             raise UpernetError(f"{place}: the class appears twice, in different letter case; keep one.")
-        if target is None:
-            labels[key.casefold()] = IGNORE
-        elif isinstance(target, str):
-            labels[key.casefold()] = _label(place, level, target)
-        else:
-            labels[key.casefold()] = sets.code([_label(place, level, name) for name in target], weight)
+        labels[key.casefold()] = IGNORE if target is None else _label_or_set(place, level, target, sets, weight)
     return by_name | labels
 
 
@@ -163,17 +158,20 @@ def implied_label(where: str, level: Level, target: str) -> int:
     return _label(where, level, target)
 
 
-def implied_labels(where: str, own: Level, other: Level, implied: Mapping[str, str]) -> np.ndarray:
+def implied_labels(
+    where: str, own: Level, other: Level, implied: Mapping[str, str | Sequence[str]], sets: CandidateSets
+) -> np.ndarray:
     """Return the table from labels of `own` to labels of `other`: int16, one per class; `IGNORE` for nothing.
+
+    A class that implies one of several has the value of their candidate set, which is added to `sets`.
 
     Raises:
         UpernetError: A class is not in its level.
     """
-    everything = _label(f"{where}.*", other, implied["*"]) if "*" in implied else IGNORE
-    table = np.full(len(own.names), everything, dtype=np.int16)
-    for key, target in implied.items():
-        if key != "*":
-            table[_label(f"{where}.{key}", own, key)] = _label(f"{where}.{key}", other, target)
+    values = {key: _label_or_set(f"{where}.{key}", other, target, sets) for key, target in implied.items()}
+    table = np.full(len(own.names), values.pop("*", IGNORE), dtype=np.int16)
+    for key, value in values.items():
+        table[_label(f"{where}.{key}", own, key)] = value
     return table
 
 
@@ -192,7 +190,7 @@ def check_owners(where: str, taxonomy: Taxonomy, part_labels: np.ndarray, object
         owner = int(objects[part])
         if (owner, part) not in owned:
             owners = [object_names[group.owner] for group in taxonomy.part_groups if part in group.parts]
-            said = "nothing" if owner == IGNORE else repr(object_names[owner])
+            said = repr(object_names[owner]) if owner >= 0 else "nothing" if owner == IGNORE else "one of several"
             raise UpernetError(
                 f"{where}.implies.object: part {parts[part]!r} implies {said}, but belongs to "
                 f"{' or '.join(map(repr, owners)) or 'no object'}; name that object, or map the part to null."
@@ -204,6 +202,15 @@ def _label(where: str, level: Level, target: str) -> int:
         return level.index(target)
     except UpernetError as error:
         raise UpernetError(f"{where}: {error}") from None
+
+
+def _label_or_set(
+    place: str, level: Level, target: str | Sequence[str], sets: CandidateSets, weight: float = 1.0
+) -> int:
+    """Return the label of a class, or the value of the candidate set of several classes."""
+    if isinstance(target, str):
+        return _label(place, level, target)
+    return sets.code([_label(place, level, name) for name in target], weight)
 
 
 def _is_value(key: str) -> bool:

@@ -184,18 +184,21 @@ class FolderSource(Source):
     def _open_pseudo_labels(self) -> dict[str, PseudoLabels]:
         opened: dict[str, PseudoLabels] = {}
         for level, spec in self.spec.pseudo_labels.items():
-            own = self.annotations.get(level)
-            sets = own.candidates if own else CandidateSets()
+            sets = self._candidate_sets().get(level, CandidateSets())
             where = f"sources.{self.name}.pseudo_labels.{level}"
             opened[level] = PseudoLabels(where, self.taxonomy.level(level), spec, self.data_dir, self.split_names, sets)
         return opened
+
+    def _candidate_sets(self) -> dict[str, CandidateSets]:
+        """Return the candidate sets of each level that files annotate or that follows from it."""
+        found = (annotation.candidates for annotation in self.annotations.values())
+        return {level: sets for candidates in found for level, sets in candidates.items()}
 
     def _candidate_tables(self) -> dict[str, Candidates]:
         """Return the candidate sets of each level that has any, as tensors; none outside of training."""
         if self.split != "train":
             return {}
-        sets = {level: annotation.candidates for level, annotation in self.annotations.items()}
-        sets |= {level: pseudo.candidates for level, pseudo in self._pseudo.items()}
+        sets = self._candidate_sets() | {level: pseudo.candidates for level, pseudo in self._pseudo.items()}
         return {level: own.table(self.taxonomy.level(level).num_classes) for level, own in sets.items() if own.sets}
 
     def _masks(self) -> list[LevelMasks]:
