@@ -19,6 +19,12 @@ def open_split(root, spec, split="train"):
     return open_source("mine", spec, TAXONOMY, root, split)
 
 
+def recipe_of(spec, root) -> Recipe:
+    (root / "tiny.yaml").write_text("levels:\n  object:\n    classes: [sky, road, tree, person]\n")
+    values = {"description": "tiny", "taxonomy": str(root / "tiny.yaml"), "model": {"backbone": "resnet18"}}
+    return Recipe.model_validate(values | {"sources": {"mine": spec}})
+
+
 def members(source, code: int, level: str = "object") -> set[int]:
     table = source.candidates[level]
     return set(table.members[FIRST_CODE - code].nonzero().flatten().tolist())
@@ -197,6 +203,14 @@ def test_a_pseudo_label_map_that_does_not_fit_names_the_file(tmp_path, values, t
     assert str(tmp_path / "pseudo" / "train" / "000.png") in str(caught.value)
 
 
+def test_check_reads_pseudo_labels(tmp_path):
+    make_mask_folder(tmp_path, count=3)
+    for name in ("000.png", "001.png"):
+        save_pseudo(tmp_path, name, np.full((8, 12), 7))
+    (problem,) = check(recipe_of(source_spec(pseudo_labels=pseudo_spec()), tmp_path), tmp_path).problems
+    assert "value 7 is not mapped" in problem.text and problem.count == 2
+
+
 def test_a_folder_without_a_single_pseudo_label_is_an_error(tmp_path):
     make_mask_folder(tmp_path)
     save_photo(tmp_path / "other.png")
@@ -209,10 +223,7 @@ def test_a_folder_without_a_single_pseudo_label_is_an_error(tmp_path):
 
 def test_the_check_counts_pixels_that_are_one_of_several(tmp_path):
     folder = make_mask_folder(tmp_path, count=2)
-    (tmp_path / "tiny.yaml").write_text("levels:\n  object:\n    classes: [sky, road, tree, person]\n")
-    spec = source_spec(classes={"road": ["road", "person"]})
-    values = {"description": "tiny", "taxonomy": str(tmp_path / "tiny.yaml"), "model": {"backbone": "resnet18"}}
-    report = check(Recipe.model_validate(values | {"sources": {"mine": spec}}), tmp_path)
+    report = check(recipe_of(source_spec(classes={"road": ["road", "person"]}), tmp_path), tmp_path)
     (split,) = report.splits
     expected = [int((read_mask(path) == ROAD).sum()) for path in (folder / "annotations").iterdir()]
     assert report.ok and split.partial == sum(expected) > 0

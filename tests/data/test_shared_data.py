@@ -6,7 +6,10 @@ import pytest
 import torch
 from helpers.folders import source_spec
 
-from upernet.data.sources import open_source
+from upernet.data.sources import LevelMasks, open_source
+from upernet.data.sources.mapping import OUTSIDE
+from upernet.data.sources.source import FolderSource
+from upernet.recipe import load_recipe
 from upernet.taxonomy import IGNORE, Taxonomy, load_taxonomy
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -81,3 +84,14 @@ def test_ade20k_sample():
     source = open_source("ade20k", spec, taxonomy, DATA, "val")
     assert len(source) == 3
     assert source[0].maps["object"].shape == source[0].image.shape[1:]
+
+
+@pytest.mark.parametrize("name", ["camvid", "everyday"])
+def test_the_bundled_recipes_map_every_class_of_their_masks(name):
+    recipe = load_recipe(name)
+    taxonomy = recipe.load_taxonomy()
+    opened = [open_source(key, spec, taxonomy, DATA, "train", recipe.sources) for key, spec in recipe.sources.items()]
+    sources = [source for source in opened if isinstance(source, FolderSource)]
+    masks = [found for source in sources for found in source.annotations.values() if isinstance(found, LevelMasks)]
+    for labels in (*masks, *(pseudo for source in sources for pseudo in source.pseudo.values())):
+        assert [own for value, own in labels.names.items() if labels.table[value] == OUTSIDE] == [], labels.where

@@ -226,6 +226,7 @@ def _scan_masks(split: _OpenedSplit, annotation: LevelMasks, report: Report, cou
 def _scan_photos(split: _OpenedSplit, report: Report, count: _Counter) -> None:
     """Decode every photo; find those that cannot be read or differ in size from their masks."""
     sizes: list[tuple[int, int]] = []
+    pseudo: list[str] = []
     for photo in split.source.photos:
         count.step()
         try:
@@ -239,6 +240,9 @@ def _scan_photos(split: _OpenedSplit, report: Report, count: _Counter) -> None:
             problem = size_problem(mask, photo, mask_size, size) if mask and mask_size else None
             if problem:
                 report.problems.append(split.problem(problem, mask))
+        pseudo += split.source.pseudo_label_problems(photo, size)
+    if pseudo:
+        report.problems.append(split.problem(pseudo[0], count=len(pseudo)))
     if sizes:
         for level in split.levels.values():
             level.widths, level.heights = (_spread(list(side)) for side in zip(*sizes, strict=True))

@@ -28,6 +28,10 @@ class PseudoLabels:
         split_names: Folder name of the split in each folder of the source.
         candidates: Receives the candidate sets.
 
+    Attributes:
+        names: Names of the values.
+        table: int16 table from values to labels and candidate sets of the level; `OUTSIDE` where a value is not mapped.
+
     Raises:
         UpernetError: The folder is missing, or the class mapping does not fit the taxonomy.
     """
@@ -49,7 +53,7 @@ class PseudoLabels:
         for folder in self.folders:
             if not os.path.isdir(folder):
                 raise UpernetError(f"{folder}: no such folder; correct {where}.folder, or remove {where}.")
-        names = read_label_names([_folder_of_names(folder, data_dir) for folder in self.folders])
+        self.names = names = read_label_names([_folder_of_names(folder, data_dir) for folder in self.folders])
         own = CandidateSets()
         self.table = value_table(where, spec.classes, level, names, spec.ignore, own, spec.weight)
         for value, label in enumerate(self.table.tolist()):

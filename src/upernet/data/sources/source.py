@@ -87,6 +87,10 @@ class Source(ABC):
         """Return what a prediction of each label counts as in scoring, by level; see `LevelMasks.merged`."""
         return {}
 
+    def pseudo_label_problems(self, photo: Photo, size: tuple[int, int]) -> list[str]:
+        """Say what is wrong with each mask of pseudo-labels of `photo`; nothing, if the source has none."""
+        return []
+
     def problems(self) -> list[str]:
         """Return what is wrong with the files as far as their names show, each with the fix."""
         return []
@@ -104,6 +108,7 @@ class FolderSource(Source):
     Attributes:
         folders: The folders of the split: `path` below the data directory, once per folder name of the split.
         split_names: Folder name of the split in each of `folders`.
+        pseudo: Level -> its pseudo-labels; none outside of training.
     """
 
     spec: FolderSpec
@@ -119,8 +124,8 @@ class FolderSource(Source):
         }
         self.levels = (*self.annotations, *self._implied_levels())
         self.implied = frozenset(self.levels) - frozenset(self.annotations)
-        self._pseudo = self._open_pseudo_labels() if split == "train" else {}
-        self.levels = tuple(dict.fromkeys((*self.levels, *self._pseudo)))
+        self.pseudo = self._open_pseudo_labels() if split == "train" else {}
+        self.levels = tuple(dict.fromkeys((*self.levels, *self.pseudo)))
         self._check_owners()
         if split != "train":
             for annotation in self._masks():
@@ -130,7 +135,7 @@ class FolderSource(Source):
         if split in spec.lists:
             photos, self._unlisted = select_listed(Path(spec.lists[split]), photos, self.folders)
         self.photos = photos
-        for pseudo in self._pseudo.values():
+        for pseudo in self.pseudo.values():
             pseudo.find(photos, self._photo_folders())
         self.candidates = self._candidate_tables()
         if not spec.follow_links:
@@ -160,7 +165,7 @@ class FolderSource(Source):
             maps |= own_maps
             labels |= own_labels
         if self.split == "train":
-            for level, pseudo in self._pseudo.items():
+            for level, pseudo in self.pseudo.items():
                 maps[level] = pseudo.fill(maps.get(level), photo, image.size)
         inside = photo.path.is_relative_to(self.data_dir)  # not where the recipe gives an absolute path
         return Sample(
@@ -198,11 +203,21 @@ class FolderSource(Source):
         """Return the candidate sets of each level that has any, as tensors; none outside of training."""
         if self.split != "train":
             return {}
-        sets = self._candidate_sets() | {level: pseudo.candidates for level, pseudo in self._pseudo.items()}
+        sets = self._candidate_sets() | {level: pseudo.candidates for level, pseudo in self.pseudo.items()}
         return {level: own.table(self.taxonomy.level(level).num_classes) for level, own in sets.items() if own.sets}
 
     def _masks(self) -> list[LevelMasks]:
         return [annotation for annotation in self.annotations.values() if isinstance(annotation, LevelMasks)]
+
+    def pseudo_label_problems(self, photo: Photo, size: tuple[int, int]) -> list[str]:
+        """Say what is wrong with each mask of pseudo-labels of `photo`, whose width and height are `size`."""
+        found: list[str] = []
+        for pseudo in self.pseudo.values():
+            try:
+                pseudo.fill(None, photo, size)
+            except UpernetError as error:
+                found.append(str(error))
+        return found
 
     def scored_labels(self) -> dict[str, frozenset[int]]:
         """Return the labels that masks of the source can have, by level; none of the levels without masks."""
