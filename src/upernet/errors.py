@@ -68,6 +68,17 @@ def printable(text: object) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(text))
 
 
+def cell_text(text: object) -> str:
+    """Return printable text for a cell of a CSV file: an apostrophe precedes what a spreadsheet takes for a formula.
+
+    Example:
+        >>> cell_text("=HYPERLINK(0)"), cell_text("-"), cell_text("sky")
+        ("'=HYPERLINK(0)", '-', 'sky')
+    """
+    shown = printable(text)
+    return f"'{shown}" if shown[:1] in ("=", "+", "-", "@") and len(shown) > 1 else shown
+
+
 def printable_lines(text: object) -> str:
     """Return text as `printable` does, but keep the line ends before indented lines: the details of a long error."""
     return "\n  ".join(printable(part) for part in str(text).split("\n  "))

@@ -7,7 +7,12 @@ import itertools
 import json
 import math
 import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -61,8 +66,9 @@ def plain_relations(
                 continue
             pair = sums.setdefault(f"{a}-{b}", {})
             shares: dict = {("all",): len(both) / pixels}
-            for x, y in both:
-                for key in (("a", x), ("b", y), (x, y)):
+            unsure = [x for x, y in zip(known[a], known[b], strict=True) if y == "unsure" and x != "unsure"]
+            for keys in (*((("a", x), ("b", y), (x, y)) for x, y in both), *((("unsure", x),) for x in unsure)):
+                for key in keys:
                     shares[key] = shares.get(key, 0) + 1 / pixels
             for key, share in shares.items():
                 count, area = pair.get(key, (0, 0))
@@ -71,12 +77,15 @@ def plain_relations(
     found = {}
     for pair, values in sums.items():
         photos, area = values["all",]
-        for (x, y), (support, shared) in ((k, v) for k, v in values.items() if len(k) == 2 and k[0] not in ("a", "b")):
+        for (x, y), (support, shared) in (
+            (k, v) for k, v in values.items() if len(k) == 2 and k[0] not in ("a", "b", "unsure")
+        ):
             if None in (x, y) or not support:
                 continue
             (photos_a, area_a), (photos_b, area_b) = values["a", x], values["b", y]
             lift, area_lift = support * photos / (photos_a * photos_b), shared * area / (area_a * area_b)
-            found[pair, x, y] = (photos, photos_a, photos_b, support, lift, shared / area_a, area_lift)
+            known_share = area_a / (area_a + values.get(("unsure", x), (0, 0))[1])
+            found[pair, x, y] = (photos, photos_a, photos_b, support, lift, shared / area_a, area_lift, known_share)
     return found
 
 
@@ -90,10 +99,11 @@ def test_scores_are_those_of_a_plain_computation(seeds: list[int], min_area: flo
         key for key in plain if key[0] not in ("part-texture", "object-texture", "scene-texture")
     }
     for each in found.relations:
-        photos, photos_a, photos_b, support, lift, area_share, area_lift = plain[each.pair, each.a, each.b]
+        photos, photos_a, photos_b, support, lift, area_share, area_lift, known = plain[each.pair, each.a, each.b]
         assert (each.photos, each.photos_a, each.photos_b, each.support) == (photos, photos_a, photos_b, support)
         assert each.frequency == support / photos_a and each.base_frequency == photos_b / photos
         assert each.lift == pytest.approx(lift) and each.pmi == pytest.approx(math.log2(lift))
+        assert each.known_share == pytest.approx(known, rel=1e-5)
         assert each.area_share == pytest.approx(area_share, rel=1e-5)
         assert each.area_lift == pytest.approx(area_lift, rel=1e-5)
         assert each.area_pmi == pytest.approx(math.log2(area_lift), abs=1e-5)
@@ -313,3 +323,94 @@ def test_files_without_the_background_key_are_read(saved: Path):
             del content[level]["background"]
         file.write_text(json.dumps(content))
     assert relations(upernet.discover(saved)) == expected
+
+
+def test_a_twin_that_appears_later_counts_as_in_a_first_run(saved: Path, tmp_path: Path):
+    upernet.discover(saved, tmp_path / "out")
+    shutil.copytree(saved / "p3", saved / "a")  # comes before its twin p3, which is counted already
+    failures: list[tuple[str, ...]] = []
+    for out in (tmp_path / "out", tmp_path / "fresh"):
+        found = upernet.discover(saved, out, on_error=lambda parse, error: None)
+        assert found.counted == 7
+        failures.append(found.failures[0])
+    assert failures[0] == failures[1] and "p3" in failures[0][0]
+
+
+def test_two_runs_into_one_folder_do_not_mix(saved: Path, tmp_path: Path):
+    errors: list[str] = []
+
+    def start_another(done: int) -> None:
+        if done == 3:
+            with pytest.raises(UpernetError) as caught:
+                upernet.discover(saved, tmp_path / "out")
+            errors.append(str(caught.value))
+
+    expected = relations(upernet.discover(saved))
+    assert relations(upernet.discover(saved, tmp_path / "out", progress=start_another)) == expected
+    assert len(errors) == 1 and "another run" in errors[0]
+    assert relations(upernet.discover(saved, tmp_path / "out")) == expected
+
+
+def test_another_folder_beside_the_first_does_not_count_it_again(saved: Path, tmp_path: Path):
+    upernet.discover(saved, tmp_path / "out")
+    for file in saved.glob("*/object.png"):
+        file.unlink()  # would fail if it was read again
+    more = save_parses(tmp_path / "more", {"q": random_parse(20)})
+    assert upernet.discover([saved, more], tmp_path / "out").counted == 8
+
+
+def test_a_parse_that_vanishes_is_named(saved: Path):
+    (saved / "p2" / "parse.json").unlink()
+    (saved / "p2" / "parse.json").symlink_to(saved / "missing")
+    found = upernet.discover(saved, on_error=lambda parse, error: None)
+    assert found.counted == 6 and found.failures[0][0].endswith("p2")
+
+
+@pytest.mark.parametrize("how", ["page", "counts"])
+def test_a_damaged_file_of_counts_is_refused(saved: Path, tmp_path: Path, how: str):
+    upernet.discover(saved, tmp_path / "out")
+    file = tmp_path / "out" / "counts.sqlite"
+    if how == "page":
+        content = bytearray(file.read_bytes())
+        content[4096:] = b"\xff" * (len(content) - 4096)
+        file.write_bytes(content)
+    else:
+        with closing(sqlite3.connect(file)) as connection, connection:
+            connection.execute("UPDATE photos SET counts = '{\"a\": 1}'")
+    with pytest.raises(UpernetError, match=r"counts\.sqlite: .*remove"):
+        upernet.discover(saved, tmp_path / "out")
+
+
+def test_how_much_of_a_class_is_known_at_the_other_level():
+    object_, material = np.ones((10, 10), int), np.zeros((10, 10), int)
+    material[3:] = -1
+    parses = [parse_of({"object": object_, "material": material}, path=str(number)) for number in range(3)]
+    (found,) = upernet.discover(parses, resamples=100).of("object-material")
+    assert found.area_share == 1 and found.known_share == pytest.approx(0.3)
+    (of_scene,) = upernet.discover(parses, resamples=100).of("scene-material")
+    assert of_scene.known_share == pytest.approx(0.3)
+
+
+def test_parses_of_several_models_are_told_apart(saved: Path):
+    assert upernet.discover(saved).models == {"small": 7}
+    for name in ("p1", "p2"):
+        file = saved / name / "parse.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"model": "other"}))
+    assert upernet.discover(saved).models == {"other": 2, "small": 5}
+
+
+KILLED = """
+import os, signal, sys, upernet
+def stop(done):
+    if done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+upernet.discover(sys.argv[1], sys.argv[2], progress=stop)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_killed_run_is_continued(saved: Path, tmp_path: Path):
+    process = subprocess.run([sys.executable, "-c", KILLED, str(saved), str(tmp_path / "out")], check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert relations(upernet.discover(saved, tmp_path / "out")) == relations(upernet.discover(saved))

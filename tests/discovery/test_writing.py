@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import html
 import io
 import json
 import re
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import networkx
@@ -107,10 +109,16 @@ def test_report_without_photos_has_no_crops(found: Discovery, tmp_path: Path):
 
 def strange(tmp_path: Path) -> Discovery:
     """Return relations of classes whose names are code, markup and control characters."""
-    names = ("-", "</script><script>document.title='x'</script>", "<!--<b>&amp;\x1b[31m\x00", "\ufffe\uffff")
+    names = (
+        "-",
+        "</script><script>document.title='x'</script>",
+        "<!--<b>&amp;\x1b[31m\x00",
+        "\ufffe\uffff",
+        '=HYPERLINK("http://example.com")',
+    )
     parses = []
     for number in range(3):
-        labels = np.random.default_rng(number).integers(0, 4, (40, 40))
+        labels = np.random.default_rng(number).integers(0, 5, (40, 40))
         parse = parse_of({"object": labels, "material": np.zeros_like(labels)}, path=f"{number}")
         object.__setattr__(parse.maps["object"], "names", names)
         parses.append(parse)
@@ -125,7 +133,10 @@ def test_names_are_never_code(tmp_path: Path):
     assert "document.title" in str(data_of(tmp_path / "report.html"))
     ElementTree.parse(tmp_path / "relations.graphml")
     assert len(networkx.read_graphml(tmp_path / "relations.graphml").edges) == len(found.relations)
-    assert "\x1b" not in (tmp_path / "relations.csv").read_text(encoding="utf-8")
+    with open(tmp_path / "relations.csv", newline="", encoding="utf-8") as file:
+        names = {row["a"] for row in csv.DictReader(file)}
+    assert not any("\x1b" in name or name[:1] in "=+-@" for name in names)
+    assert '\'=HYPERLINK("http://example.com")' in names
 
 
 @pytest.mark.slow
@@ -134,7 +145,7 @@ def test_names_are_never_code(tmp_path: Path):
 def test_report_is_drawn_in_a_browser(found: Discovery, tmp_path: Path):
     write(found, tmp_path, ["report"])
     write(strange(tmp_path), tmp_path / "strange", ["report"])
-    for page, rows in ((tmp_path / "report.html", 2), (tmp_path / "strange" / "report.html", 3)):
+    for page, rows in ((tmp_path / "report.html", 2), (tmp_path / "strange" / "report.html", 4)):
         command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
         dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
@@ -142,6 +153,93 @@ def test_report_is_drawn_in_a_browser(found: Discovery, tmp_path: Path):
         assert len(re.findall("<tr tabindex", dom)) == rows
         assert len(re.findall("<path ", dom)) == rows
         assert f"{rows} of {rows} relations" in dom
+
+
+def in_browser(page: Path, script: str, folder: Path) -> Any:
+    """Return what a script gives that runs in a report, in a browser without a window."""
+    text = page.read_text(encoding="utf-8")
+    run = f"document.body.dataset.result = JSON.stringify((() => {{ {script} }})());"
+    changed = folder / f"run-{page.name}"
+    changed.write_text(text.replace("</body>", f"<script>{run}</script></body>"), encoding="utf-8")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [f"--user-data-dir={folder / 'profile'}", "--dump-dom", changed.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    match = re.search(r'data-result="([^"]*)"', dom)
+    assert match, "the script failed"
+    return json.loads(html.unescape(match[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_report_filters_sorts_and_keeps_the_focus(found: Discovery, tmp_path: Path):
+    write(found, tmp_path, ["report"])
+    script = """
+    const press = (target) => { target.focus(); target.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" })); };
+    const rows = () => [...document.querySelectorAll("tbody tr")].map((row) => row.dataset.key);
+    const result = { rows: [], focus: [] };
+    const note = () => { result.rows.push(rows()); result.focus.push(document.activeElement.dataset.key ?? null); };
+    find("pairs").querySelectorAll("button")[2].click();  // object - material
+    note();
+    result.detail = find("detail").querySelector("h2").textContent;
+    const sort = document.querySelector('[data-key="sort a"]');
+    sort.focus();
+    sort.click();
+    note();
+    press(document.querySelector('[data-key="a car"]'));
+    note();
+    press(document.querySelector('tbody tr'));
+    note();
+    result.unchosen = find("detail").querySelector("h2") === null;
+    find("reset").click();
+    find("search").value = "skin";
+    find("search").dispatchEvent(new Event("input"));
+    note();
+    result.caption = find("caption").textContent;
+    return result;
+    """
+    result = in_browser(tmp_path / "report.html", script, tmp_path)
+    car, person = "row car metal", "row person skin"
+    assert result["rows"] == [[car, person], [car, person], [car], [car], [person]]
+    assert result["focus"][1:4] == ["sort a", "a car", car]
+    assert result["detail"] == "car – metal" and not result["unchosen"]
+    assert result["caption"].startswith("1 of 2 relations in 5 photos")
+
+
+def many(count: int) -> Discovery:
+    """Return a discovery of `count` relations of classes with long names, most of which are hardly known."""
+    names = [f"a class with a very long name that no graph has room for {number}" for number in range(count)]
+    values: dict[str, Any] = {each.name: 0.5 for each in fields(Relation)}
+    values |= {"pair": "object-material", "photos": 9, "photos_a": 8, "photos_b": 7}
+    relations = tuple(
+        Relation(
+            **values | {"a": name, "b": names[number // 70], "support": 3 + number % 5, "known_share": number / count}
+        )
+        for number, name in enumerate(names)
+    )
+    settings = {"min_support": 3, "min_area": 0.001, "resamples": 100, "seed": 0}
+    return Discovery(relations, {"object-material": 9}, settings, 9, {"one": 5, "<b>two": 4}, (), {})
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_report_of_thousands_of_relations_says_what_it_leaves_out(tmp_path: Path):
+    write(many(5000), tmp_path, ["report"])
+    script = """
+    const state = () => [find("caption").textContent, document.querySelectorAll("tbody tr").length,
+      document.querySelectorAll("path").length, document.querySelectorAll("path.little").length];
+    const all = state();
+    find("known").click();
+    return [all, state(), document.documentElement.scrollWidth <= window.innerWidth, document.querySelector("b")?.textContent];
+    """
+    (caption, rows, lines, little), (known, *_, none_little), fits, bold = in_browser(
+        tmp_path / "report.html", script, tmp_path
+    )
+    assert caption.startswith("5000 of 5000 relations in 9 photos; the graph shows the 120 with the highest score")
+    assert "the table shows the first 500" in caption and rows == 500 and lines == 120 and little > 0
+    assert known.startswith("2500 of 5000 relations") and none_little == 0 and fits and bold == "Photos"
+    assert "by 2 models (photos by one: 5, &lt;b&gt;two: 4)" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_nothing_is_half_written(found: Discovery, tmp_path: Path):

@@ -94,21 +94,38 @@ def _show(found: Discovery) -> None:
     """Print for each pair of levels, for the classes in most photos, what covers most of them."""
     import shutil
 
+    from upernet.discovery.relations import LITTLE_KNOWN
     from upernet.errors import printable
-    from upernet.inference.wording import percent, readable, wrapped
+    from upernet.inference.wording import percent, quantity, readable, wrapped
 
     width = shutil.get_terminal_size().columns
-    print(f"{len(found.relations):,} relations in {found.counted:,} photos.\n")
+    print(f"{quantity(len(found.relations), 'relation')} in {quantity(found.counted, 'photo')}.\n")
+    if found.note:
+        print(wrapped(printable(found.note), width), end="\n\n")
+    if not found.relations:
+        least = found.settings["min_support"]
+        print(wrapped(f"No relation is in {least:,} photos or more; parse more photos, or lower --min-support.", width))
+        return
     for pair in found.pairs:
-        print(f"{printable(pair)} ({found.photos[pair]:,} photos)")
+        print(f"{pair} ({quantity(found.photos[pair], 'photo')})")
         relations = list(found.of(pair))
-        photos = {relation.a: relation.photos_a for relation in relations}
-        for name in sorted(photos, key=lambda name: (-photos[name], name))[:SHOWN_CLASSES]:
+        known = {relation.a: (relation.photos_a, relation.known_share) for relation in relations}
+        for name in sorted(known, key=lambda name: (known[name][1] < LITTLE_KNOWN, -known[name][0], name))[
+            :SHOWN_CLASSES
+        ]:
             parts = [
                 f"{readable(relation.b)} {percent(relation.area_share)} ({relation.area_lift:.1f}x)"
                 for relation in relations
                 if relation.a == name
             ]
-            print(wrapped(f"{readable(name)}: {', '.join(parts[:SHOWN_RELATIONS])}", width, "  "))
+            share = known[name][1]
+            warning = f" ({percent(share)} known)" if share < LITTLE_KNOWN else ""
+            print(wrapped(f"{readable(name)}{warning}: {', '.join(parts[:SHOWN_RELATIONS])}", width, "  "))
         print()
-    print(wrapped("Shares of the area of the first class, and how many times the share of everything that is.", width))
+    print(
+        wrapped(
+            "Shares of the known area of the first class, and how many times the share of everything that is. Classes "
+            "of which less than half is known come last.",
+            width,
+        )
+    )

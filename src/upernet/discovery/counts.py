@@ -47,15 +47,18 @@ class PhotoCounts:
 
     pairs: dict[str, list[Overlap]]
     """Pair, such as "object-material" -> overlaps."""
+    unsure: dict[str, dict[str, int]]
+    """Pair -> class of the first level -> units of its area where the second level is unsure."""
 
     def to_json(self) -> str:
         """Return the counts as JSON."""
-        return json.dumps(self.pairs, ensure_ascii=True, separators=(",", ":"))
+        return json.dumps([self.pairs, self.unsure], ensure_ascii=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> PhotoCounts:
         """Create the counts from what `to_json` returns."""
-        return cls({pair: [Overlap(*entry) for entry in overlaps] for pair, overlaps in json.loads(text).items()})
+        pairs, unsure = json.loads(text)
+        return cls({pair: [Overlap(*entry) for entry in overlaps] for pair, overlaps in pairs.items()}, unsure)
 
 
 def pair_name(a: str, b: str) -> str:
@@ -65,32 +68,36 @@ def pair_name(a: str, b: str) -> str:
 
 def count(photo: ParsedPhoto) -> PhotoCounts:
     """Count how much area each class of one level shares with each class of another one."""
-    found: dict[str, list[Overlap]] = {}
+    found = PhotoCounts({}, {})
     for a, b in PAIRS:
         if b not in photo.maps:
             continue
+        pair = pair_name(a, b)
         if a in photo.maps:
-            found[pair_name(a, b)] = _of_maps(photo.maps[a], photo.maps[b])
+            found.pairs[pair], found.unsure[pair] = _of_maps(photo.maps[a], photo.maps[b])
         elif (scene := photo.image_labels.get(a)) is not None:
-            found[pair_name(a, b)] = _of_image_label(scene, photo.maps[b])
-    return PhotoCounts(found)
+            found.pairs[pair], found.unsure[pair] = _of_image_label(scene, photo.maps[b])
+    return found
 
 
-def _of_maps(a: ClassMap, b: ClassMap) -> list[Overlap]:
+def _of_maps(a: ClassMap, b: ClassMap) -> tuple[list[Overlap], dict[str, int]]:
     columns = len(b.names) + 1  # the first one is for unsure
     joint = (a.labels.astype(np.intp) + 1) * columns + (b.labels + 1)
     pixels: NDArray[np.int64] = np.bincount(joint.ravel(), minlength=(len(a.names) + 1) * columns)
-    pixels = np.reshape(pixels, (-1, columns))[1:, 1:]
-    return [
-        Overlap(_name(a, int(row)), _name(b, int(column)), units(int(pixels[row, column]), a.labels.size))
-        for row, column in np.argwhere(pixels)
+    unsure, *known = np.reshape(pixels, (-1, columns))[1:].T
+    overlaps = [
+        Overlap(_name(a, int(row)), _name(b, int(column)), units(int(known[column][row]), a.labels.size))
+        for row, column in np.argwhere(np.stack(known, axis=1))
     ]
+    names = {int(row): _name(a, int(row)) for row in np.flatnonzero(unsure)}
+    return overlaps, {name: units(int(unsure[row]), a.labels.size) for row, name in names.items() if name is not None}
 
 
-def _of_image_label(name: str, b: ClassMap) -> list[Overlap]:
-    pixels: Sequence[int] = np.bincount(b.labels.ravel() + 1, minlength=len(b.names) + 1)[1:].tolist()
-    found = [Overlap(name, _name(b, label), units(area, b.labels.size)) for label, area in enumerate(pixels) if area]
-    return found or [Overlap(name, None, 0)]  # the scene is known even if nothing else is
+def _of_image_label(name: str, b: ClassMap) -> tuple[list[Overlap], dict[str, int]]:
+    pixels: Sequence[int] = np.bincount(b.labels.ravel() + 1, minlength=len(b.names) + 1).tolist()
+    unsure, *known = (units(area, b.labels.size) for area in pixels)
+    found = [Overlap(name, _name(b, label), area) for label, area in enumerate(known) if area]
+    return found or [Overlap(name, None, 0)], {name: unsure}  # the scene is known even if nothing else is
 
 
 def units(pixels: int, of: int) -> int:

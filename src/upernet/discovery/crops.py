@@ -68,6 +68,8 @@ def crop(photo: Image.Image, parsed: ParsedPhoto, pair: str, a: str, b: str) -> 
     if photo.size != parsed.size:
         return None
     level_a, level_b = pair.split("-")
+    if level_b not in parsed.maps:
+        return None
     shown = _mask(parsed.maps[level_b], b)
     box = (0, 0, *photo.size)
     if level_a in parsed.maps:

@@ -97,6 +97,7 @@ def discover(
             photos={pair: sums.photos for pair, sums in totals.items()},
             settings={"min_support": min_support, "min_area": min_area, "resamples": resamples, "seed": seed},
             counted=len(store),
+            models=store.models(),
             failures=tuple(failures),
             examples=best,
         )
@@ -124,8 +125,7 @@ def _count(
     try:
         for done, item in enumerate(_items(parses), 1):
             try:
-                if not (item.stamp and store.has(item.key, item.stamp)):
-                    _add(store, item)
+                _add(store, item)
             except UpernetError as error:
                 if on_error is None:
                     raise
@@ -139,13 +139,25 @@ def _count(
 
 
 def _add(store: Store, item: _Item) -> None:
+    """Add the counts of a parse, which is only read if it is new or has changed."""
+    known = store.find(item.stamp) if item.stamp else None
+    if known is not None:
+        path, seen = known
+        if not seen:
+            _refuse_twin(store, item, path)
+            store.keep(item.key, item.stamp)
+        return
     photo = item.read()
-    if photo.photo is not None and (twin := store.twin(photo.photo)) is not None:
+    _refuse_twin(store, item, photo.photo)
+    folder = None if photo.folder is None else os.path.abspath(photo.folder)
+    store.add(StoredPhoto(item.key, folder, photo.photo, photo.model, count(photo)), item.stamp)
+
+
+def _refuse_twin(store: Store, item: _Item, photo: str | None) -> None:
+    if photo is not None and (twin := store.twin(photo)) is not None:
         raise UpernetError(
             f"{item.name}: is another parse of the photo of {twin}, and each photo counts once; remove one of them."
         )
-    folder = None if photo.folder is None else os.path.abspath(photo.folder)
-    store.add(StoredPhoto(item.key, folder, photo.photo, count(photo)), item.stamp)
 
 
 def _items(parses: Parses) -> Iterator[_Item]:
@@ -163,8 +175,11 @@ def _items(parses: Parses) -> Iterator[_Item]:
 def _saved(root: Path, prefix: str) -> Iterator[_Item]:
     for folder in find_saved(root):
         key = prefix + folder.relative_to(root).as_posix()
-        status = (folder / RESULT_FILE).stat()
-        stamp = f"{os.path.realpath(folder)} {status.st_mtime_ns} {status.st_size}"
+        try:
+            status = (folder / RESULT_FILE).stat()
+            stamp = f"{os.path.realpath(folder)} {status.st_mtime_ns} {status.st_size}"
+        except OSError:  # it has just been removed, or is a broken link; reading it says so
+            stamp = ""
         yield _Item(key, stamp, str(folder), lambda folder=folder: read_saved(folder))
 
 

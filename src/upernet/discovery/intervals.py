@@ -86,7 +86,7 @@ def _bootstrap(
     for photo in photos:
         if pair not in photo.counts.pairs:
             continue
-        present = presence(pair, photo.counts.pairs[pair], min_area)
+        present = presence(pair, photo.counts, min_area)
         where, values = [0, 1], [1, present.area]
         for side, added in (("a", present.a), ("b", present.b), ("joint", present.joint)):
             for classes, pair_of_values in added.items():

@@ -49,8 +49,11 @@ class Relation:
     lift_high: float
     pmi: float
     """Pointwise mutual information in bits: log2 of `lift`."""
+    known_share: float
+    """Share of the area of `a` whose class of the other level is known. The areas below are about this part only, so
+    where it is small, they say little."""
     area_share: float
-    """Share of the area of `a` that is `b`."""
+    """Share of the known area of `a` that is `b`."""
     area_share_low: float
     area_share_high: float
     base_area_share: float
@@ -71,6 +74,8 @@ class Relation:
 
 
 COLUMNS = tuple(Relation.__dataclass_fields__)
+LITTLE_KNOWN = 0.5
+"""`known_share` below which the command and the report warn that most of the class is unsure."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Discovery:
     """`min_support`, `min_area`, `resamples` and `seed`."""
     counted: int
     """Number of photos in all."""
+    models: Mapping[str, int]
+    """Model -> number of photos that it parsed."""
     failures: tuple[tuple[str, str], ...]
     """Parses that were left out, each with the reason."""
     examples: Mapping[tuple[str, str, str], tuple[Example, ...]] = field(repr=False)
@@ -99,10 +106,22 @@ class Discovery:
         """Yield the relations of a pair of levels."""
         return (relation for relation in self.relations if relation.pair == pair)
 
+    @property
+    def note(self) -> str | None:
+        """A warning that the parses are by several models; None if they are by one."""
+        if len(self.models) < 2:
+            return None
+        models = ", ".join(f"{model}: {photos:,}" for model, photos in self.models.items())
+        return (
+            f"The parses are by {len(self.models)} models (photos by {models}); "
+            "a class that a model does not have counts as absent from its photos."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the examples as JSON types."""
         return {
             "counted": self.counted,
+            "models": dict(self.models),
             "photos": dict(self.photos),
             "settings": dict(self.settings),
             "failures": [{"parse": parse, "error": error} for parse, error in self.failures],
@@ -166,6 +185,7 @@ def relation(pair: str, classes: Classes, totals: PairTotals, ratios: Ratios) ->
         lift_low=lift_low,
         lift_high=lift_high,
         pmi=math.log2(frequency / base),
+        known_share=of_a.area / (of_a.area + totals.unsure[a]),
         area_share=area_share,
         area_share_low=share_low,
         area_share_high=share_high,

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from upernet.discovery.crops import cut_crops
-from upernet.discovery.relations import COLUMNS, Discovery
+from upernet.discovery.relations import COLUMNS, LITTLE_KNOWN, Discovery
 from upernet.errors import printable
 from upernet.files import write_text
+from upernet.inference.wording import quantity
 
 ASSETS = Path(__file__).parent / "assets"
 MOST_PICTURED = 100
@@ -35,9 +36,14 @@ def write_report(discovery: Discovery, file: Path) -> None:
 def _summary(discovery: Discovery) -> str:
     left_out = len(discovery.failures)
     return (
-        f"{len(discovery.relations):,} relations in {discovery.counted:,} photos, "
-        f"each in at least {discovery.settings['min_support']} of them."
-        + (f" {left_out:,} parses could not be counted and were left out." if left_out else "")
+        f"{quantity(len(discovery.relations), 'relation')} in {quantity(discovery.counted, 'photo')}, "
+        f"each in at least {discovery.settings['min_support']:,} of them."
+        + (
+            f" {quantity(left_out, 'parse')} could not be counted, and {'was' if left_out == 1 else 'were'} left out."
+            if left_out
+            else ""
+        )
+        + (f" {printable(discovery.note)}" if discovery.note else "")
     )
 
 
@@ -62,7 +68,12 @@ def _data(discovery: Discovery) -> dict[str, Any]:
             for found in discovery.of(pair)
         ]
         pairs.append({"pair": pair, "photos": discovery.photos[pair], "relations": relations})
-    return {"columns": COLUMNS, "minSupport": discovery.settings["min_support"], "pairs": pairs}
+    return {
+        "columns": COLUMNS,
+        "minSupport": discovery.settings["min_support"],
+        "littleKnown": LITTLE_KNOWN,
+        "pairs": pairs,
+    }
 
 
 def _script_data(value: Any) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from upernet.discovery.counts import PhotoCounts
 from upernet.errors import UpernetError
 
-FORMAT = 1
+FORMAT = 2
 """Format of the table; a file of another one is refused."""
 APPLICATION = 0x75706572
 """Mark of our files in the header of the database."""
@@ -33,6 +33,8 @@ class StoredPhoto:
     """Folder of the saved parse."""
     photo: str | None
     """Path of the photo."""
+    model: str
+    """Name of the model that parsed the photo."""
     counts: PhotoCounts
 
 
@@ -43,15 +45,23 @@ class Store:
         self._connection = connection
         self._waiting = 0
 
-    def has(self, key: str, stamp: str) -> bool:
-        """Mark the parse `key` as still there, and return whether it is counted, and has not changed since.
+    def find(self, stamp: str) -> tuple[str | None, bool] | None:
+        """Return the path of the photo of a parse that is counted, and whether this run has seen it.
 
         Args:
-            key: Name of the parse.
-            stamp: What changes if the parse is written again.
+            stamp: Where the parse is, and what changes if it is written again.
+
+        Returns:
+            None if the parse is not counted, or has changed since.
         """
-        update = "UPDATE photos SET seen = 1 WHERE key = ? AND stamp = ?"
-        return self._connection.execute(update, (os.fsencode(key), os.fsencode(stamp))).rowcount > 0
+        query = "SELECT photo, seen FROM photos WHERE stamp = ?"
+        row = self._connection.execute(query, (os.fsencode(stamp),)).fetchone()
+        return None if row is None else (None if row[0] is None else os.fsdecode(row[0]), bool(row[1]))
+
+    def keep(self, key: str, stamp: str) -> None:
+        """Mark a parse that is counted as seen by this run, which calls it `key`."""
+        update = "UPDATE OR REPLACE photos SET key = ?, seen = 1 WHERE stamp = ?"
+        self._connection.execute(update, (os.fsencode(key), os.fsencode(stamp)))
 
     def twin(self, photo: str) -> str | None:
         """Return the key of a parse of the same photo that this run has seen; None if there is none."""
@@ -63,8 +73,15 @@ class Store:
         """Add the counts of a photo, or replace them."""
         folder, path = (None if name is None else os.fsencode(name) for name in (photo.folder, photo.photo))
         self._connection.execute(
-            "INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, 1)",
-            (os.fsencode(photo.key), os.fsencode(stamp), folder, path, photo.counts.to_json()),
+            "INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?, 1)",
+            (
+                os.fsencode(photo.key),
+                os.fsencode(stamp),
+                folder,
+                path,
+                os.fsencode(photo.model),
+                photo.counts.to_json(),
+            ),
         )
         self._waiting += 1
         if self._waiting >= AT_ONCE:
@@ -80,16 +97,25 @@ class Store:
         self._connection.execute("DELETE FROM photos WHERE seen = 0")
         self.flush()
 
+    def models(self) -> dict[str, int]:
+        """Return the number of photos of each model, by name."""
+        query = "SELECT model, COUNT(*) FROM photos GROUP BY model ORDER BY model"
+        return {os.fsdecode(model): photos for model, photos in self._connection.execute(query)}
+
     def __len__(self) -> int:
         return int(self._connection.execute("SELECT COUNT(*) FROM photos").fetchone()[0])
 
     def __iter__(self) -> Iterator[StoredPhoto]:
         """Iterate over the photos, in the order of their keys, reading them from the disk one by one."""
-        for key, folder, photo, counts in self._connection.execute(
-            "SELECT key, folder, photo, counts FROM photos ORDER BY key"
+        for key, folder, photo, model, counts in self._connection.execute(
+            "SELECT key, folder, photo, model, counts FROM photos ORDER BY key"
         ):
             folder, photo = (None if name is None else os.fsdecode(name) for name in (folder, photo))
-            yield StoredPhoto(os.fsdecode(key), folder, photo, PhotoCounts.from_json(counts))
+            try:
+                found = PhotoCounts.from_json(counts)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise sqlite3.DatabaseError(f"damaged counts: {error}") from None
+            yield StoredPhoto(os.fsdecode(key), folder, photo, os.fsdecode(model), found)
 
 
 @contextmanager
@@ -97,11 +123,11 @@ def open_store(path: Path | None) -> Generator[Store, None, None]:
     """Open the store at `path`, creating it if it does not exist; None: a temporary one.
 
     Raises:
-        UpernetError: The file is something else, is damaged, or cannot be written.
+        UpernetError: The file is something else, is damaged, cannot be written, or another run is using it.
     """
     name = "" if path is None else str(path)
     try:
-        connection = sqlite3.connect(name)
+        connection = sqlite3.connect(name, timeout=0)
         try:
             _prepare(connection, name)
             store = Store(connection)
@@ -110,6 +136,10 @@ def open_store(path: Path | None) -> Generator[Store, None, None]:
             connection.commit()
             connection.close()
     except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise UpernetError(
+                f"{name}: another run is counting into this file; wait until it has ended, or choose another folder."
+            ) from None
         raise UpernetError(
             f"{name or 'the temporary file'}: the counts cannot be read or written ({error}); "
             "make room on the disk, or remove the file to count again."
@@ -117,6 +147,7 @@ def open_store(path: Path | None) -> Generator[Store, None, None]:
 
 
 def _prepare(connection: sqlite3.Connection, name: str) -> None:
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # two runs would take each other's photos for removed ones
     (application,), (version,) = (
         connection.execute(f"PRAGMA {key}").fetchone() for key in ("application_id", "user_version")
     )
@@ -127,8 +158,10 @@ def _prepare(connection: sqlite3.Connection, name: str) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute(
-            "CREATE TABLE photos (key BLOB PRIMARY KEY, stamp BLOB, folder BLOB, photo BLOB, counts TEXT, seen INTEGER)"
+            "CREATE TABLE photos (key BLOB PRIMARY KEY, stamp BLOB, folder BLOB, photo BLOB, model BLOB, counts TEXT, "
+            "seen INTEGER)"
         )
+        connection.execute("CREATE INDEX stamp ON photos (stamp)")
         connection.execute("CREATE INDEX photo ON photos (photo)")
     connection.execute("UPDATE photos SET seen = 0")
     connection.commit()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from upernet.discovery.counts import UNIT, Overlap
+from upernet.discovery.counts import UNIT, PhotoCounts
 from upernet.discovery.store import StoredPhoto
 from upernet.taxonomy import LEVEL_KINDS
 
@@ -43,6 +43,8 @@ class Presence(NamedTuple):
     joint: dict[Classes, tuple[int, int]]
     area: int
     """Area where both levels are known."""
+    unsure: Mapping[str, int]
+    """Class of the first level -> its area where the second level is unsure."""
 
 
 @dataclass
@@ -55,6 +57,8 @@ class PairTotals:
     a: dict[str, Sum] = field(default_factory=lambda: defaultdict(Sum))
     b: dict[str, Sum] = field(default_factory=lambda: defaultdict(Sum))
     joint: dict[Classes, Sum] = field(default_factory=lambda: defaultdict(Sum))
+    unsure: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Class of the first level -> its area where the second level is unsure."""
     examples: dict[Classes, list[Example]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, found: Presence, photo: StoredPhoto, examples: int) -> None:
@@ -66,6 +70,8 @@ class PairTotals:
                 total = sums[classes]  # pyright: ignore[reportArgumentType]
                 total.photos += present
                 total.area += area
+        for name, area in found.unsure.items():
+            self.unsure[name] += area
         for classes, (present, area) in found.joint.items():
             if present and examples:
                 best = self.examples[classes]
@@ -79,12 +85,12 @@ def best_first(examples: Iterable[Example]) -> list[Example]:
     return heapq.nsmallest(1 << 30, examples, key=lambda example: (-example.area, example.key))
 
 
-def presence(pair: str, overlaps: Sequence[Overlap], min_area: float) -> Presence:
+def presence(pair: str, counts: PhotoCounts, min_area: float) -> Presence:
     """Sum the overlaps of a photo over each class, and tell which classes and relations count as present.
 
     Args:
         pair: The pair of levels.
-        overlaps: The overlaps of the photo.
+        counts: The counts of a photo that has both levels.
         min_area: Share of the photo from which on a class, or the overlap of two, counts as present. The scene of a
             photo is always present.
     """
@@ -93,6 +99,7 @@ def presence(pair: str, overlaps: Sequence[Overlap], min_area: float) -> Presenc
     areas_a: dict[str, int] = defaultdict(int)
     areas_b: dict[str, int] = defaultdict(int)
     joint: dict[Classes, int] = {}
+    overlaps = counts.pairs[pair]
     for a, b, area in overlaps:
         if a is not None:
             areas_a[a] += area
@@ -105,6 +112,7 @@ def presence(pair: str, overlaps: Sequence[Overlap], min_area: float) -> Presenc
         {name: (int(area >= least), area) for name, area in areas_b.items()},
         {classes: (int(area >= least), area) for classes, area in joint.items()},
         sum(area for _, _, area in overlaps),
+        counts.unsure[pair],
     )
 
 
@@ -112,7 +120,7 @@ def total(photos: Iterable[StoredPhoto], min_area: float, examples: int) -> dict
     """Sum over all photos: pair of levels -> sums."""
     totals: dict[str, PairTotals] = {}
     for photo in photos:
-        for pair, overlaps in photo.counts.pairs.items():
-            found = presence(pair, overlaps, min_area)
+        for pair in photo.counts.pairs:
+            found = presence(pair, photo.counts, min_area)
             totals.setdefault(pair, PairTotals()).add(found, photo, examples)
     return totals

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from upernet.discovery.relations import COLUMNS, Discovery, Relation
 from upernet.discovery.report import write_report
-from upernet.errors import UpernetError, did_you_mean, printable
+from upernet.errors import UpernetError, cell_text, did_you_mean, printable
 from upernet.files import atomic_path, write_text
 
 GRAPHML = "http://graphml.graphdrawing.org/xmlns"
@@ -61,13 +61,13 @@ def check_what(what: Collection[str]) -> Collection[str]:
 
 
 def write_csv(discovery: Discovery, file: Path) -> None:
-    """Write a row per relation; numbers have all their digits, and control characters of names are escaped."""
+    """Write a row per relation; numbers have all their digits, and control characters and formulas in names are escaped."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow(COLUMNS)
     for relation in discovery.relations:
         values = relation.to_dict().values()
-        writer.writerow([printable(value) if isinstance(value, str) else value for value in values])
+        writer.writerow([cell_text(value) if isinstance(value, str) else value for value in values])
     write_text(file, content.getvalue())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from upernet.errors import printable
+from upernet.errors import cell_text
 from upernet.evaluation.examples import photo_accuracy
 from upernet.evaluation.metrics import numbers
 from upernet.evaluation.photo_counts import LevelCounts, PhotoCounts
@@ -97,7 +97,7 @@ def photo_rows(counts: PhotoCounts, level: LevelCounts) -> list[Row]:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as CSV; missing values are empty, and control characters are escaped.
+    """Write rows as CSV; missing values are empty, and control characters and formulas are escaped.
 
     Raises:
         UpernetError: The file cannot be written.
@@ -110,4 +110,4 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
 
 
 def _cell(value: object) -> object:
-    return printable(value) if isinstance(value, str) else "" if value is None else value
+    return cell_text(value) if isinstance(value, str) else "" if value is None else value

@@ -7,7 +7,7 @@ import io
 import json
 from pathlib import Path
 
-from upernet.errors import UpernetError, printable
+from upernet.errors import UpernetError, cell_text, printable
 from upernet.inference.exporting import CocoDataset
 from upernet.inference.inputs import name_of
 from upernet.inference.parse import Parse
@@ -43,7 +43,7 @@ class Summary:
             UpernetError: The data set needs a dense level, and the parse has none.
         """
         if isinstance(outcome.result, UpernetError):
-            self.rows.append({"path": name_of(outcome.photo), "error": printable(outcome.result)})
+            self.rows.append({"path": cell_text(name_of(outcome.photo)), "error": cell_text(outcome.result)})
             return
         self.rows.append(_row(outcome.result))
         if self.dataset is not None:
@@ -76,14 +76,14 @@ class Summary:
 
 def _row(parse: Parse) -> Row:
     row: Row = {
-        "path": printable(parse.path or ""),
-        "folder": "" if parse.folder is None else printable(parse.folder),
+        "path": cell_text(parse.path or ""),
+        "folder": "" if parse.folder is None else cell_text(parse.folder),
         "error": "",
         "width": parse.photo.width,
         "height": parse.photo.height,
     }
     for level, ranking in parse.rankings.items():
-        row[level] = printable(ranking[0][0]) if parse.is_sure(level) else ""
+        row[level] = cell_text(ranking[0][0]) if parse.is_sure(level) else ""
         row[f"{level}_probability"] = round(ranking[0][1], 4)
     for level, label_map in parse.maps.items():
         row |= {f"{level}.{printable(name)}": round(share, 6) for name, share in label_map.shares().items()}

@@ -25,6 +25,16 @@ def percent(share: float) -> str:
     return "over 99 %" if rounded == "100" and share < 1 else f"{rounded} %"
 
 
+def quantity(number: int, noun: str) -> str:
+    """Return a number with a noun that takes an s in the plural.
+
+    Example:
+        >>> quantity(1, "photo"), quantity(1200, "photo")
+        ('1 photo', '1,200 photos')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def readable(name: str) -> str:
     """Return a class name as it is written in a sentence."""
     return printable(name.replace("_", " "))

@@ -4,16 +4,18 @@ const at = Object.fromEntries(data.columns.map((name, position) => [name, positi
 const MOST_EDGES = 120, MOST_ROWS = 500;
 const SHOWN = [
   ["a", "A"], ["b", "B"], ["support", "photos"], ["frequency", "frequency"], ["lift", "lift in photos"],
-  ["area_share", "share of area"], ["area_lift", "lift of area"],
+  ["known_share", "known"], ["area_share", "share of area"], ["area_lift", "lift of area"],
 ];
-const state = { pair: 0, score: "area_share", support: 0, search: "", above: false, a: null, b: null, chosen: null,
+const state = { pair: 0, score: "area_share", support: 0, search: "", above: false, known: false, a: null, b: null, chosen: null,
                 sort: "area_share", down: true };
 const find = (id) => document.getElementById(id);
 const value = (relation, name) => relation.values[at[name]];
 const words = (name) => name.replaceAll("_", " ");
 const percent = (x) => (x > .995 && x < 1 ? "over 99" : (100 * x).toFixed(x < .01 && x > 0 ? 2 : 0)) + " %";
 const times = (x) => (x < 10 ? x.toFixed(2) : x.toFixed(0)) + "×";
-const isShare = (name) => name === "frequency" || name === "area_share";
+const isShare = (name) => ["frequency", "known_share", "area_share"].includes(name);
+const isLittleKnown = (relation) => value(relation, "known_share") < data.littleKnown;
+const largest = (numbers, least) => numbers.reduce((most, number) => Math.max(most, number), least);
 const shown = (name, x) => name === "support" ? String(x) : isShare(name) ? percent(x) : times(x);
 
 function element(parent, tag, attributes = {}, text = null) {
@@ -38,6 +40,7 @@ function visible() {
   return data.pairs[state.pair].relations.filter((relation) =>
     value(relation, "support") >= state.support
     && (!state.above || value(relation, lift) > 1)
+    && (!state.known || !isLittleKnown(relation))
     && (state.a === null || value(relation, "a") === state.a)
     && (state.b === null || value(relation, "b") === state.b)
     && (!search || ["a", "b"].some((side) => words(value(relation, side)).toLowerCase().includes(search))));
@@ -51,19 +54,22 @@ function order(relations, name, down) {
 
 function drawTabs() {
   data.pairs.forEach((pair, position) => {
-    const tab = element(find("pairs"), "button", { type: "button", role: "tab" }, pair.pair.replace("-", " – "));
+    const tab = element(find("pairs"), "button", { type: "button" }, pair.pair.replace("-", " – "));
     tab.addEventListener("click", () => { openPair(position); draw(); });
   });
 }
 
 function openPair(position) {
-  const supports = data.pairs[position].relations.map((relation) => value(relation, "support"));
-  Object.assign(state, { pair: position, a: null, b: null, chosen: null, support: data.minSupport });
-  Object.assign(find("support"), { min: data.minSupport, max: Math.max(...supports), value: data.minSupport });
+  const relations = data.pairs[position].relations;
+  Object.assign(state, { pair: position, a: null, b: null, support: data.minSupport });
+  state.chosen = order(visible(), state.score, true).sort((x, y) => isLittleKnown(x) - isLittleKnown(y))[0] ?? null;
+  const most = largest(relations.map((relation) => value(relation, "support")), data.minSupport);
+  Object.assign(find("support"), { min: data.minSupport, max: most, value: data.minSupport });
 }
 
 function draw() {
-  [...find("pairs").children].forEach((tab, position) => tab.setAttribute("aria-selected", position === state.pair));
+  const focused = document.activeElement?.dataset.key;  // drawing replaces it
+  [...find("pairs").children].forEach((tab, position) => tab.setAttribute("aria-current", position === state.pair));
   find("supportShown").textContent = state.support;
   const relations = visible();
   const strongest = order(relations, state.score, true).slice(0, MOST_EDGES);
@@ -71,14 +77,16 @@ function draw() {
   find("caption").textContent = `${relations.length} of ${data.pairs[state.pair].relations.length} relations`
     + (only ? ` of ${only}` : "") + ` in ${data.pairs[state.pair].photos} photos`
     + (strongest.length < relations.length ? `; the graph shows the ${strongest.length} with the highest score` : "")
+    + (relations.length > MOST_ROWS ? `; the table shows the first ${MOST_ROWS}` : "")
     + ". Choose a class, a line or a row to see more.";
   drawGraph(strongest);
   drawTable(order(relations, state.sort, state.down).slice(0, MOST_ROWS));
   drawDetail();
+  if (focused) [...document.querySelectorAll("[data-key]")].find((each) => each.dataset.key === focused)?.focus({ preventScroll: true });
 }
 
 function drawGraph(relations) {
-  const svg = find("graph"), width = 820, step = 26, top = 40, bar = 8;
+  const svg = find("graph"), width = Math.max(300, find("graphBox").clientWidth), step = 26, top = 40, bar = 8;
   svg.replaceChildren();
   const levels = data.pairs[state.pair].pair.split("-");
   const sides = ["a", "b"].map((side) => {
@@ -98,13 +106,17 @@ function drawGraph(relations) {
     return [name, own.reduce((sum, r) => sum + place.get(value(r, "a")) * value(r, state.score), 0) / total];
   }));
   sides[1].names.sort((x, y) => mean.get(x) - mean.get(y) || x.localeCompare(y));
-  const rows = Math.max(...sides.map((side) => side.names.length), 1), height = top + rows * step + 10;
+  const rows = largest(sides.map((side) => side.names.length), 1), height = top + rows * step + 10;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("aria-label", `${relations.length} relations of ${levels.join(" and ")}`);
-  const x = [250, width - 250];
+  // The labels get the room that the longest needs, at 7.5 pixels per letter, but leave some for the lines.
+  const letters = Math.floor((width * .36 - 24) / 7.5);
+  const room = sides.map((side, number) =>
+    24 + 7.5 * Math.min(letters, largest(side.names.map((name) => words(name).length), levels[number].length)));
+  const x = [room[0], width - room[1]];
   const y = sides.map((side) => new Map(side.names.map((name, position) =>
     [name, top + (position + .5) * (rows * step) / side.names.length])));
-  const strongest = Math.max(...relations.map((relation) => value(relation, state.score)), 1e-9);
+  const strongest = largest(relations.map((relation) => value(relation, state.score)), 1e-9);
   const paths = [];
   for (const relation of [...relations].reverse()) {
     const [from, to] = [y[0].get(value(relation, "a")), y[1].get(value(relation, "b"))];
@@ -116,6 +128,7 @@ function drawGraph(relations) {
     element(path, "title", {}, `${words(value(relation, "a"))} – ${words(value(relation, "b"))}: `
       + `${shown(state.score, value(relation, state.score))}, ${value(relation, "support")} photos`);
     path.addEventListener("click", () => choose(relation));
+    path.classList.toggle("little", isLittleKnown(relation));
     if (relation === state.chosen) path.classList.add("lit");
     paths.push([path, relation]);
   }
@@ -123,12 +136,12 @@ function drawGraph(relations) {
     const key = "ab"[number], left = number === 0;
     const anchor = left ? "end" : "start";
     element(svg, "text", { x: x[number] + (left ? -14 : 14), y: 22, "text-anchor": anchor, class: "level" }, levels[number]);
-    const most = Math.max(...side.weight.values(), 1);
+    const most = largest([...side.weight.values()], 1);
     for (const name of side.names) {
-      const node = element(svg, "g", { class: `node ${key}`, tabindex: 0, role: "button" });
+      const node = element(svg, "g", { class: `node ${key}`, tabindex: 0, role: "button", "data-key": `${key} ${name}` });
       const high = 4 + 16 * side.weight.get(name) / most;
       element(node, "rect", { x: x[number] - (left ? bar : 0), y: y[number].get(name) - high / 2, width: bar, height: high, rx: 2 });
-      element(node, "text", { x: x[number] + (left ? -14 : 14), y: y[number].get(name) + 4.5, "text-anchor": anchor }, short(words(name)));
+      element(node, "text", { x: x[number] + (left ? -14 : 14), y: y[number].get(name) + 4.5, "text-anchor": anchor }, short(words(name), letters));
       element(node, "title", {}, `${words(name)}: in ${side.weight.get(name)} photos`);
       node.classList.toggle("chosen", state[key] === name);
       const light = (on) => {
@@ -148,8 +161,8 @@ function drawGraph(relations) {
   if (!relations.length) element(svg, "text", { x: width / 2, y: 24, "text-anchor": "middle" }, "no relation passes the filters");
 }
 
-function short(name) {
-  return name.length > 32 ? name.slice(0, 31) + "…" : name;
+function short(name, letters) {
+  return name.length > letters ? name.slice(0, letters - 1) + "…" : name;
 }
 
 function drawTable(relations) {
@@ -163,20 +176,21 @@ function drawTable(relations) {
     const sorted = state.sort === name;
     if (sorted) cell.setAttribute("aria-sort", state.down ? "descending" : "ascending");
     const text = (name === "a" ? levels[0] : name === "b" ? levels[1] : title) + (sorted ? (state.down ? " ▼" : " ▲") : "");
-    element(cell, "button", { type: "button" }, text).addEventListener("click", () => {
+    element(cell, "button", { type: "button", "data-key": `sort ${name}` }, text).addEventListener("click", () => {
       state.down = sorted ? !state.down : name !== "a" && name !== "b";
       state.sort = name;
       draw();
     });
   }
   for (const relation of relations) {
-    const line = element(body, "tr", { tabindex: 0 });
+    const line = element(body, "tr", { tabindex: 0, "data-key": `row ${value(relation, "a")} ${value(relation, "b")}` });
     line.classList.toggle("chosen", relation === state.chosen);
     for (const [name] of SHOWN) {
       const x = value(relation, name);
       if (name === "a" || name === "b") { element(line, "td", {}, words(x)); continue; }
       const cell = element(line, "td", {}, name === "support" ? `${x} of ${value(relation, "photos_a")}` : shown(name, x));
-      if (name !== "support") element(cell, "small", {}, ` (${range(relation, name)})`);
+      if (name === "known_share") cell.classList.toggle("little", isLittleKnown(relation));
+      else if (name !== "support") element(cell, "small", {}, ` (${range(relation, name)})`);
     }
     press(line, () => { choose(relation); find("detail").scrollIntoView({ block: "nearest" }); });
   }
@@ -198,14 +212,16 @@ function drawDetail() {
     element(box, "p", {}, "Choose a line of the graph or a row of the table to see its numbers and photos.");
     return;
   }
-  const [levelA] = data.pairs[state.pair].pair.split("-");
+  const [levelA, levelB] = data.pairs[state.pair].pair.split("-");
   const [a, b] = [words(value(relation, "a")), words(value(relation, "b"))];
   const where = levelA === "scene" ? `photos of the scene ${a}` : `photos with ${a}`;
   element(box, "h2", {}, `${a} – ${b}`);
   element(box, "p", {}, `${value(relation, "support")} of ${value(relation, "photos_a")} ${where} show ${b}`
     + (levelA === "scene" ? "" : " on it") + `: ${percent(value(relation, "frequency"))} (${range(relation, "frequency")}). `
     + `Of all photos, ${percent(value(relation, "base_frequency"))} have ${b} anywhere.`);
-  element(box, "p", {}, `Of the area of ${a}, ${percent(value(relation, "area_share"))} (${range(relation, "area_share")}) is ${b}, `
+  element(box, "p", isLittleKnown(relation) ? { class: "little" } : {},
+    `The model was sure of the ${levelB} of ${percent(value(relation, "known_share"))} of the area of ${a}.`);
+  element(box, "p", {}, `Of this area, ${percent(value(relation, "area_share"))} (${range(relation, "area_share")}) is ${b}, `
     + `which covers ${percent(value(relation, "base_area_share"))} of everything: `
     + `${times(value(relation, "area_lift"))} (${range(relation, "area_lift")}) as much.`);
   element(box, "p", {}, `PMI: ${value(relation, "pmi").toFixed(2)} bits in photos, ${value(relation, "area_pmi").toFixed(2)} bits of the area.`);
@@ -221,10 +237,12 @@ find("score").addEventListener("change", (event) => { state.score = state.sort =
 find("support").addEventListener("input", (event) => { state.support = Number(event.target.value); draw(); });
 find("search").addEventListener("input", (event) => { state.search = event.target.value.trim(); draw(); });
 find("above").addEventListener("change", (event) => { state.above = event.target.checked; draw(); });
+find("known").addEventListener("change", (event) => { state.known = event.target.checked; draw(); });
+window.addEventListener("resize", draw);
 find("reset").addEventListener("click", () => {
-  Object.assign(state, { search: "", above: false });
+  Object.assign(state, { search: "", above: false, known: false });
   find("search").value = "";
-  find("above").checked = false;
+  find("above").checked = find("known").checked = false;
   openPair(state.pair);
   draw();
 });
