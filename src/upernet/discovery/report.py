@@ -34,17 +34,16 @@ def write_report(discovery: Discovery, file: Path) -> None:
 
 
 def _summary(discovery: Discovery) -> str:
-    left_out = len(discovery.failures)
-    return (
+    sentences = [
         f"{quantity(len(discovery.relations), 'relation')} in {quantity(discovery.counted, 'photo')}, "
         f"each in at least {discovery.settings['min_support']:,} of them."
-        + (
-            f" {quantity(left_out, 'parse')} could not be counted, and {'was' if left_out == 1 else 'were'} left out."
-            if left_out
-            else ""
-        )
-        + (f" {printable(discovery.note)}" if discovery.note else "")
-    )
+    ]
+    if left_out := len(discovery.failures):
+        were = "was" if left_out == 1 else "were"
+        sentences.append(f"{quantity(left_out, 'parse')} could not be counted, and {were} left out.")
+    if discovery.note:
+        sentences.append(printable(discovery.note))
+    return " ".join(sentences)
 
 
 def _data(discovery: Discovery) -> dict[str, Any]:

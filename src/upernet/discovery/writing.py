@@ -61,7 +61,7 @@ def check_what(what: Collection[str]) -> Collection[str]:
 
 
 def write_csv(discovery: Discovery, file: Path) -> None:
-    """Write a row per relation; numbers have all their digits, and control characters and formulas in names are escaped."""
+    """Write a row per relation; numbers have all their digits, and names are escaped by `cell_text`."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow(COLUMNS)
