@@ -160,6 +160,8 @@ class _Finder:
         return None, ""
 
     def _equal(self, name: str) -> tuple[str | None, How]:
+        if name in self.target.names[self.target.background :]:
+            return name, "name"
         if key(name) in self._names:
             return self._names[key(name)], "name"
         for other in self._groups.get(key(name), ()):

@@ -3,8 +3,8 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const at = Object.fromEntries(data.columns.map((name, position) => [name, position]));
 const MOST_EDGES = 120, MOST_ROWS = 500;
 const SHOWN = [
-  ["a", "A"], ["b", "B"], ["support", "photos"], ["frequency", "frequency"], ["lift", "lift in photos"],
-  ["known_share", "known"], ["area_share", "share of area"], ["area_lift", "lift of area"],
+  ["a", "A"], ["b", "B"], ["support", "photos"], ["known_share", "known"], ["area_share", "share of area"],
+  ["area_lift", "lift of area"], ["frequency", "frequency"], ["lift", "lift in photos"],
 ];
 const state = { pair: 0, score: "area_share", support: 0, search: "", above: false, known: false, a: null, b: null, chosen: null,
                 sort: "area_share", down: true };
