@@ -46,7 +46,7 @@ def both() -> tuple[EvaluationResult, EvaluationResult]:
 
 
 def test_scores_are_those_of_labels_that_are_mapped_first(both: tuple[EvaluationResult, EvaluationResult]):
-    (level,) = compare(*in_taxonomy(*both, TARGET), resamples=100).levels
+    (level,) = compare(*in_taxonomy(*both, TARGET)[:2], resamples=100).levels
     table = np.array([TO_TARGET[name] for name in FINE])
     truth = np.concatenate([table[labels(FINE, seed)] for seed in range(PHOTOS)])
     prediction = np.concatenate([table[labels(FINE, 100 + seed)] for seed in range(PHOTOS)])
@@ -61,10 +61,22 @@ def test_scores_are_those_of_labels_that_are_mapped_first(both: tuple[Evaluation
 
 def test_a_table_says_what_names_do_not(both: tuple[EvaluationResult, EvaluationResult]):
     table = {"object": {"sky": None}}
-    (level,) = compare(*in_taxonomy(*both, TARGET, table), resamples=100).levels
+    (level,) = compare(*in_taxonomy(*both, TARGET, table)[:2], resamples=100).levels
     assert set(level.per_class) == {"chair", "road"}
     with pytest.raises(UpernetError, match="the object 'skyy', which neither evaluation has"):
         in_taxonomy(*both, TARGET, {"object": {"skyy": None}})
+
+
+def test_what_is_not_compared_is_said(both: tuple[EvaluationResult, EvaluationResult]):
+    (remark,) = in_taxonomy(*both, TARGET)[2]
+    assert "lacks the object: extra." in remark
+    fine, coarse = both
+    truth = [np.where(labels(FINE, seed) == 0, 3, labels(FINE, seed)) for seed in range(PHOTOS)]
+    other = evaluation(FINE, truth, [labels(FINE, 100 + seed) for seed in range(PHOTOS)])
+    _, differing = in_taxonomy(other, coarse, TARGET)[2]
+    skies = sum(int((labels(FINE, seed) == 0).sum()) for seed in range(PHOTOS))
+    assert "different numbers of true pixels" in differing and f"sky (0 and {skies:,})" in differing
+    assert in_taxonomy(fine, fine, TARGET)[2] == ()
 
 
 def test_what_has_no_class_in_common_is_said(both: tuple[EvaluationResult, EvaluationResult]):

@@ -63,6 +63,8 @@ def compare(
     Shows the differences per class, and which of them are significant.
     A run that has not been evaluated on the split is evaluated first.
     """
+    from dataclasses import replace
+
     from rich.console import Console
 
     from upernet.errors import UpernetError, printable
@@ -85,9 +87,10 @@ def compare(
         _evaluation(first, split, data, device, quiet),
         _evaluation(second, split, data, device, quiet),
     )
+    remarks: tuple[str, ...] = ()
     if target is not None:
-        results = in_taxonomy(*results, target, wanted)
-    comparison = differences(*results, resamples=resamples, seed=seed)
+        *results, remarks = in_taxonomy(*results, target, wanted)
+    comparison = replace(differences(*results, resamples=resamples, seed=seed), remarks=remarks)
     page = None if out is None else write_comparison(out, comparison, first, second)
     if json is not None:
         write_json({"first": first, "second": second, **comparison.to_dict()}, json)

@@ -83,6 +83,8 @@ class Comparison:
     same_testing: bool
     """Whether both used the same test-time augmentation."""
     levels: tuple[LevelComparison, ...]
+    remarks: tuple[str, ...] = ()
+    """Sentences that say what is not compared."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON types: `{LEVEL: {METRIC: difference, "photos": int, "per_class": ...}}`."""
@@ -95,7 +97,7 @@ class Comparison:
             for level in self.levels
         }
         about = {"resamples": self.resamples, "seed": self.seed, "same_testing": self.same_testing}
-        return {**levels, "split": self.split, "bootstrap": about}
+        return {**levels, "split": self.split, "bootstrap": about, "remarks": list(self.remarks)}
 
 
 def compare(first: EvaluationResult, second: EvaluationResult, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:

@@ -42,8 +42,9 @@ def comparison_tables(comparison: Comparison) -> list[Group]:
 def notes(comparison: Comparison) -> list[str]:
     """Return the sentences that explain the tables."""
     found = [
+        *comparison.remarks,
         f"{MARK} marks differences whose 95 % interval leaves out 0, by paired bootstrap over the photos "
-        f"({comparison.resamples:,} samples, seed {comparison.seed})."
+        f"({comparison.resamples:,} samples, seed {comparison.seed}).",
     ]
     fewest = min((level.photos for level in comparison.levels), default=0)
     if fewest < FEW_PHOTOS:

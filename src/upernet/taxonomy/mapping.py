@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from upernet.errors import UpernetError
 from upernet.settings import Name, Settings, read_settings
@@ -76,7 +77,8 @@ def map_taxonomies(
 ) -> TaxonomyMapping:
     """Map the classes of one taxonomy to those of another.
 
-    For each class, the first of these that finds one applies: the table; an equal name (letter case, spaces, "_" and
+    For each class, the first of these that finds one applies: the table; what is known of two bundled taxonomies whose
+    names mislead; an equal name (letter case, spaces, "_" and
     "-" do not matter); a synonym; a broader class, such as chair for armchair and library for library/indoor. The
     backgrounds of a level ("none of the listed classes") are mapped to each other. A part is mapped to a part that an
     object has in both taxonomies.
@@ -105,7 +107,8 @@ def _matches(source: Taxonomy, target: Taxonomy, table: Table, broader: bool) ->
     matches: list[Match] = []
     for level in source.levels.values():
         if level.name in target.levels:
-            finder = _Finder(level.name, target.level(level.name), broader)
+            known = _between(source.name, target.name, level.name)
+            finder = _Finder(level.name, target.level(level.name), broader, known)
             matches += [_match(level, label, finder, table.get(level.name, {})) for label in range(level.num_classes)]
     return matches
 
@@ -138,14 +141,18 @@ def _match(level: Level, label: int, finder: _Finder, table: Mapping[str, str | 
 class _Finder:
     """Finds the class of a level that a name stands for."""
 
-    def __init__(self, level: str, target: Level, broader: bool):
+    def __init__(self, level: str, target: Level, broader: bool, known: Mapping[str, str | None]):
         self.target = target
+        self._known = known
         self._names = {key(name): name for name in reversed(target.names[target.background :])}
         groups, kinds = _synonyms(level)
         self._groups, self._kinds = groups, kinds if broader else {}
         self._broader = broader
 
     def find(self, name: str) -> tuple[str | None, How]:
+        if name in self._known:
+            to = self._known[name]
+            return (to, "synonym") if to in self.target.names else (None, "")
         found = self._equal(name)
         if found[0] is not None or not self._broader:
             return found
@@ -186,15 +193,38 @@ def key(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold()) or name
 
 
+class _Between(Settings):
+    of: Name
+    in_: Annotated[Name, Field(alias="in")]
+    object: dict[Name, Name | None]
+
+
 class _SynonymsFile(Settings):
     same: dict[LevelName, tuple[tuple[Name, ...], ...]]
     broader: dict[LevelName, dict[Name, Name]]
+    between: tuple[_Between, ...]
+
+
+@lru_cache(maxsize=1)
+def _synonyms_file() -> _SynonymsFile:
+    return read_settings(SYNONYMS, _SynonymsFile)
+
+
+def _between(source: str, target: str, level: str) -> dict[str, str | None]:
+    """Return what the file says of the classes of one bundled taxonomy in another one."""
+    found: dict[str, str | None] = {}
+    for pair in _synonyms_file().between if level == "object" else ():
+        if (pair.of, pair.in_) == (source, target):
+            found |= pair.object
+        elif (pair.of, pair.in_) == (target, source):
+            found |= {to: name for name, to in pair.object.items() if to is not None}
+    return found
 
 
 @lru_cache(maxsize=8)
 def _synonyms(level: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
     """Return key of a name -> keys of its synonyms, and key of a name -> the name of a broader class."""
-    file = read_settings(SYNONYMS, _SynonymsFile)
+    file = _synonyms_file()
     groups: dict[str, tuple[str, ...]] = {}
     for names in file.same.get(level, ()):
         keys = tuple(key(name) for name in names)
