@@ -154,6 +154,11 @@ def test_a_written_table_is_read_back_and_edited(tmp_path: Path, suffix: str):
     assert to(map_taxonomies(mapping.source, mapping.target, read_table(file)), "object")["bicyclist"][0] == "bicycle"
 
 
+def test_empty_rows_of_spreadsheets_are_skipped(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("\ufefflevel,class,to,how\r\nobject,a,b,name\r\n,,,\r\n\r\n", encoding="utf-8")
+    assert read_table(tmp_path / "a.csv") == {"object": {"a": "b"}}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

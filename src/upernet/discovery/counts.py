@@ -84,13 +84,16 @@ def _of_maps(a: ClassMap, b: ClassMap) -> tuple[list[Overlap], dict[str, int]]:
     columns = len(b.names) + 1  # the first one is for unsure
     joint = (a.labels.astype(np.intp) + 1) * columns + (b.labels + 1)
     pixels: NDArray[np.int64] = np.bincount(joint.ravel(), minlength=(len(a.names) + 1) * columns)
-    unsure, *known = np.reshape(pixels, (-1, columns))[1:].T
-    overlaps = [
-        Overlap(_name(a, int(row)), _name(b, int(column)), units(int(known[column][row]), a.labels.size))
-        for row, column in np.argwhere(np.stack(known, axis=1))
-    ]
-    names = {int(row): _name(a, int(row)) for row in np.flatnonzero(unsure)}
-    return overlaps, {name: units(int(unsure[row]), a.labels.size) for row, name in names.items() if name is not None}
+    table: NDArray[np.int64] = np.reshape(pixels, (-1, columns))[1:]
+    overlaps: list[Overlap] = []
+    unsure: dict[str, int] = {}
+    for row, column in np.argwhere(table).tolist():
+        name, area = _name(a, row), units(int(table[row, column]), a.labels.size)
+        if column:
+            overlaps.append(Overlap(name, _name(b, column - 1), area))
+        elif name is not None:
+            unsure[name] = area
+    return overlaps, unsure
 
 
 def _of_image_label(name: str, b: ClassMap) -> tuple[list[Overlap], dict[str, int]]:

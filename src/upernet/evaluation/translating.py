@@ -38,7 +38,7 @@ def in_taxonomy(
     """
     counts = counts_of(first), counts_of(second)
     _check_table(table or {}, counts)
-    mapped = [
+    mapped: list[dict[Key, LevelCounts]] = [
         {
             (level.level, level.kind): _mapped(level, target, table or {})
             for level in each.levels
@@ -71,7 +71,7 @@ def _left_out(
     names: dict[str, None] = {}
     for each in counts:
         level = _level(each, key)
-        present = {*level.cells[1].tolist()} & {*level.scored_classes}
+        present = {int(label) for label in level.cells[1]} & {*level.scored_classes}
         labels = _labels(level, target, table)
         names |= dict.fromkeys(level.names[label] for label in sorted(present) if int(labels[label]) not in common)
     if not names:

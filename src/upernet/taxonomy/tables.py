@@ -48,6 +48,8 @@ def read_table(path: Path) -> Table:
             raise UpernetError(f"{path}:1: the column {missing[0]} is missing; it needs {', '.join(NEEDED)}.")
         for row in rows:
             level, name, to = (row[column].strip() for column in NEEDED)
+            if not (level or name or to):  # spreadsheets leave such rows at the end
+                continue
             if level not in LEVELS:
                 raise UpernetError(
                     f"{path}:{rows.line_num}: unknown level {shorten(level)}; the levels are {', '.join(LEVELS)}."
