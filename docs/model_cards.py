@@ -150,7 +150,7 @@ def ablations(name: str) -> Lines:
 
 
 def ablation_table(runs: Sequence[Mapping[str, Any]]) -> Lines:
-    """Return the table of some runs: mean scores of all sources, and of the sources of each level; the best are bold."""
+    """Return the table of some runs: mean scores of all sources and of those of each level; the best are bold."""
     scores = [_level_means(run["scores"]) for run in runs]
     names = list(scores[0])
     best = {name: max(score[name] for score in scores) for name in names}
