@@ -51,6 +51,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, run: Run) -> None:
         (("--dtd", ade), "no images/TEXTURE/*.jpg in there"),
         (("--ade20k", ade, "--refuse", "damage"), "(did you mean 'damaged'?)"),
         (("--ade20k", ade, "--min-photos", "3"), "give --labels counted, too"),
+        (("--ade20k", ade, "--taxonomy", "everyday"), "--taxonomy goes with a file of --labels"),
         (("--ade20k", ade, "--labels", tmp_path / "none.yaml"), "none.yaml"),
         (("--ade20k", ade, "--lists", tmp_path), "give the folder meta_file"),
     ):
