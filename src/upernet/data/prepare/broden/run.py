@@ -29,7 +29,7 @@ from upernet.data.prepare.broden.report import Estimate, Report, summarize
 from upernet.data.prepare.broden.sources import Flaw, Item, Reader
 from upernet.data.prepare.broden.splits import read_lists, split_by_lists
 from upernet.data.prepare.broden.workers import work
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, did_you_mean
 from upernet.files import write_text
 from upernet.taxonomy import load_taxonomy
 
@@ -216,6 +216,9 @@ def _settings(options: Options) -> Mapping[str, Any]:
 
 
 def _own_assignment(options: Options) -> Assignment:
+    if not Path(options.labels).exists():
+        hint = did_you_mean(str(options.labels), (PUBLISHED, COUNTED))
+        raise UpernetError(f"{options.labels}: no such file{hint}; give {PUBLISHED}, {COUNTED} or a file.")
     return read_assignment(Path(options.labels), load_taxonomy(options.taxonomy), "own")
 
 
