@@ -51,7 +51,9 @@ def test_mistakes_are_one_sentence(tmp_path: Path, run: Run) -> None:
         (("--dtd", ade), "no images/TEXTURE/*.jpg in there"),
         (("--ade20k", ade, "--refuse", "damage"), "(did you mean 'damaged'?)"),
         (("--ade20k", ade, "--min-photos", "3"), "give --labels counted, too"),
-        (("--ade20k", ade, "--labels", tmp_path / "none.yaml"), "none.yaml"),
+        (("--ade20k", ade, "--taxonomy", "everyday"), "--taxonomy goes with a file of --labels"),
+        (("--ade20k", ade, "--labels", tmp_path / "none.yaml"), "no such file; give published, counted or a file."),
+        (("--ade20k", ade, "--labels", "publish"), "(did you mean 'published'?)"),
         (("--ade20k", ade, "--lists", tmp_path), "give the folder meta_file"),
     ):
         result = run("data", "prepare", "broden", tmp_path / "out", *arguments)

@@ -169,6 +169,7 @@ def broden(
     Exit status: 0 if all is well, 1 if photos are damaged or missing.
     """
     from upernet.data.prepare.broden import Folders, Options, estimate_broden, prepare_broden
+    from upernet.data.prepare.broden.assignment import PUBLISHED
     from upernet.data.prepare.broden.counting import COUNTED, Counting
     from upernet.data.prepare.broden.options import Refusal
     from upernet.data.prepare.broden.pascal import POSITIONS
@@ -182,10 +183,13 @@ def broden(
     counting = Counting(min_photos, min_pixels, min_part_photos, min_scene_photos, not keep_synonyms, collapse)
     if labels != COUNTED and counting != Counting():
         raise UpernetError(f"--min-... and --keep-... choose from counted labels; give --labels {COUNTED}, too.")
+    if labels in (PUBLISHED, COUNTED) and taxonomy != "broden":
+        raise UpernetError("--taxonomy goes with a file of --labels; give that file, or leave --taxonomy out.")
     kinds_refused = cast("frozenset[Refusal]", frozenset(refuse or ()))
     options = Options(short_side, lists, kinds_refused, workers or usable_cores(), labels, taxonomy, counting)
     if dry_run:
-        estimate = estimate_broden(out, folders, options)
+        with _bar("counting labels", quiet) as progress:
+            estimate = estimate_broden(out, folders, options, progress)
         if json is not None:
             write_json(estimate.to_dict(), json)
         if str(json) != "-":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 import sys
@@ -110,6 +111,30 @@ def test_both_indices_say_the_same(tmp_path):
     one = tmp_path / "one.mat"
     write_index_mat(one, photos[:1])
     assert read_index(one).photos == ("ADE_train_00000001",)
+
+
+def test_an_index_in_json_and_a_class_without_a_name(tmp_path):
+    values = {"filename": ["a.jpg", "b.jpg"], "objectnames": ["wall", "", "sky"]}
+    (tmp_path / "index_ade20k.json").write_text(json.dumps(values))
+    index = read_index(tmp_path / "index_ade20k.json")
+    assert index.photos == ("a", "b") and index.names == {1: "wall", 2: "", 3: "sky"}
+    write_index_mat(tmp_path / "index_ade20k.mat", ["a.jpg", "b.jpg"], {1: "wall", 2: "", 3: "sky"})
+    assert read_index(tmp_path / "index_ade20k.mat") == index
+    for damaged in ("", "{", "[]", '{"filename": 3, "objectnames": []}', "[" * 100_000):
+        (tmp_path / "index_ade20k.json").write_text(damaged)
+        assert complaint(tmp_path / "index_ade20k.json").endswith("take it from the archive again.")
+
+
+def test_the_folder_of_a_split_and_links(tmp_path):
+    folder = make_ade_2021(tmp_path)
+    items, _ = Ade20k(folder / "images" / "ADE" / "validation").find()
+    assert [(item.name, item.split) for item in items] == [("ADE_val_00000001", "val"), ("ADE_val_00000002", "val")]
+    assert items[0].names == {"scene": "urban/street"}
+    (tmp_path / "disk").mkdir()
+    (folder / "images").rename(tmp_path / "disk" / "images")
+    (folder / "images").symlink_to(tmp_path / "disk" / "images")
+    (tmp_path / "disk" / "images" / "again").symlink_to(tmp_path / "disk")  # a circle
+    assert len(Ade20k(folder).find()[0]) == 4
 
 
 def test_names_in_arrays_of_numpy(tmp_path):

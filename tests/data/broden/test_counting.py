@@ -95,3 +95,14 @@ def test_a_counted_folder_can_be_continued_and_its_labels_edited(tmp_path):
     edited.write_text(text.replace(f"'car': [{CAR}]", f"'-': [{CAR}]"))
     options = Options(labels=edited, taxonomy=tmp_path / "out" / "taxonomy.yaml")
     assert prepare_broden(tmp_path / "own", folders, options).classes["object"]["car"] == 0
+
+
+def test_counted_labels_that_are_edited_in_place_convert_again(tmp_path):
+    folders, options = Folders(make_ade_2021(tmp_path)), Options(labels="counted", counting=FEW)
+    phases: list[tuple[int, int]] = []
+    prepare_broden(tmp_path / "out", folders, options, lambda done, total: phases.append((done, total)))
+    assert phases == 2 * [(done, 4) for done in range(1, 5)]  # counting, then converting
+    file = tmp_path / "out" / "assignment.yaml"
+    file.write_text(file.read_text().replace(f"'car': [{CAR}]", f"'-': [{CAR}]"))
+    report = prepare_broden(tmp_path / "out", folders, options)
+    assert report.new == 4 and report.classes["object"]["car"] == 0

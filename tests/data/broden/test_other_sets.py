@@ -47,8 +47,31 @@ def test_opensurfaces_that_was_not_rendered(tmp_path):
     with pytest.raises(UpernetError, match=r"photos\.csv: has no column 'photo_id'"):
         OpenSurfaces(folder).find()
     (folder / "label-substance-colors.csv").unlink()
-    with pytest.raises(UpernetError, match=r"run the script process_opensurfaces_release_0\.py"):
+    with pytest.raises(UpernetError, match=r"run process_opensurfaces_release_0\.py"):
         OpenSurfaces(folder).find()
+
+
+def test_rows_of_opensurfaces_end_where_csv_says(tmp_path):
+    folder = make_opensurfaces(tmp_path)
+    (folder / "photos.csv").write_text('photo_id,scene\n18,a\u2028kitchen\n17,"a\nbath"\n', encoding="utf-8")
+    items, flaws = OpenSurfaces(folder).find()
+    assert [(item.name, item.row) for item in items] == [("17", 1), ("18", 0)] and not flaws
+
+
+@pytest.mark.parametrize("text", ["", "photo_id,fov\n"])
+def test_opensurfaces_without_photos(tmp_path, text):
+    folder = make_opensurfaces(tmp_path)
+    (folder / "photos.csv").write_text(text)
+    with pytest.raises(UpernetError, match=r"photos\.csv: lists no photos"):
+        OpenSurfaces(folder).find()
+
+
+def test_the_release_of_opensurfaces_as_json(tmp_path):
+    folder = tmp_path / "release" / "opensurfaces"
+    folder.mkdir(parents=True)
+    (folder / "photos.photo.json").write_text("[]")
+    with pytest.raises(UpernetError, match=r"is the release as JSON.*process_opensurfaces_release_0"):
+        OpenSurfaces(tmp_path / "release").find()
 
 
 def test_textures_are_the_folders(tmp_path):
@@ -60,7 +83,7 @@ def test_textures_are_the_folders(tmp_path):
         ("zigzagged", 2),
         ("zigzagged", 3),
     ]
-    assert not flaws
+    assert not flaws and Dtd(folder / "images").find() == (items, flaws)
     items[1].photo.unlink()
     _, flaws = Dtd(folder).find()
     assert "1 of 4 listed photos are missing, first banded/banded_0002.jpg" in flaws[0].text

@@ -101,7 +101,8 @@ def test_a_class_and_a_part_that_nobody_knows(tmp_path):
     reader = Pascal(context, part, voc)
     items, _ = reader.find()
     converted = Converter(tmp_path / "out", reader, published(), 512)(items[0])
-    assert converted.unknown == {"object": {"zebra crossing": 32, "77": 32}, "part": {"65535": 24}}
+    assert converted.unknown == {"object": {"zebra crossing": 32, "77": 32}, "part": {"tentacle": 24}}
+    assert converted.flaws[1].text.endswith("has no class for the raw part labels 'tentacle'.")
     assert [flaw.kind for flaw in converted.flaws] == ["unknown-label", "unknown-label"] and converted.row
 
 
@@ -117,15 +118,56 @@ def test_damaged_annotations_are_one_sentence(tmp_path):
         (label_map, lambda: label_map.write_bytes(whole[:150])),
         (label_map, lambda: savemat(label_map, {"labels": np.ones((2, 2))})),
         (label_map, lambda: savemat(label_map, {"LabelMap": np.full((HEIGHT, WIDTH), 1.5)})),
+        (label_map, lambda: savemat(label_map, {"LabelMap": np.full((HEIGHT, WIDTH), np.nan)})),
         (label_map, lambda: savemat(label_map, {"LabelMap": "text"})),
         (anno, lambda: savemat(anno, {"anno": {"imname": "2008_000001"}})),
-        (anno, lambda: save_parts(anno, [])),
     ):
         write()
         with pytest.raises(UpernetError) as caught:
             reader.read(items[0])
         assert str(caught.value).startswith(f"{path}: ") and str(caught.value).endswith("unpack the archive again.")
         label_map.write_bytes(whole)
+
+
+def test_an_annotation_without_instances(tmp_path):
+    context, part, voc = make_pascal(tmp_path)
+    save_parts(part / "Annotations_Part" / "2008_000001.mat", [])
+    for given, levels in ((context, {"object"}), (None, set[str]())):
+        reader = Pascal(given, part, voc)
+        item = reader.find()[0][0]
+        assert set(reader.read(item)) == levels
+        converted = Converter(tmp_path / "out", reader, published(), 512)(item)
+        assert [flaw.kind for flaw in converted.flaws] == ([] if given else ["unannotated"])
+
+
+def test_instances_that_overlap_and_several_parts_of_a_name(tmp_path):
+    _, part, voc = make_pascal(tmp_path)
+    horse, rider = columns([1, 1, 1, 0]).astype(bool), columns([0, 1, 0, 0]).astype(bool)
+    wheels = [(f"wheel_{number + 1}", columns([number == 0, 0, 0, number == 1]).astype(bool)) for number in (0, 1)]
+    bus = (6, columns([1, 0, 0, 1]).astype(bool), wheels)
+    file = part / "Annotations_Part" / "2008_000001.mat"
+    ridden = [(13, horse, [("torso", horse)]), (15, rider, [])]
+    for instances, objects, parts in (
+        (ridden, ["horse", "person", "horse", "-"], ["torso", "-", "torso", "-"]),
+        ([bus], ["bus", "-", "bus"], ["wheel", "-", "wheel"]),
+    ):
+        save_parts(file, instances)
+        reader = Pascal(None, part, voc)
+        maps = reader.read(reader.find()[0][0])
+        assert names_of(reader, "object", maps["object"]) == objects
+        assert names_of(reader, "part", maps["part"]) == parts
+
+
+def test_folders_below_and_names_with_spaces(tmp_path):
+    context, part, voc = make_pascal(tmp_path / "my déjà vu data")
+    for name in ("JPEGImages/2008_000001.jpg", "../../part/Annotations_Part/2008_000001.mat"):
+        path = voc / name
+        path.rename(path.with_name(f"côte d'azur 1{path.suffix}"))
+    (context / "trainval" / "2008_000001.mat").rename(context / "trainval" / "côte d'azur 1.mat")
+    whole = Pascal(context, part, voc).find()
+    assert [item.name for item in whole[0]] == ["2008_000002", "2008_000003", "côte d'azur 1"] and not whole[1]
+    assert Pascal(context / "trainval", part / "Annotations_Part", voc / "JPEGImages").find() == whole
+    assert Pascal(context.parent, part.parent, voc.parent).find() == whole
 
 
 def test_missing_folders(tmp_path):

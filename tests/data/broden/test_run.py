@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from helpers.broden import (
     make_opensurfaces,
     make_pascal,
 )
+from helpers.full_disk import file_size_limit, needs_file_size_limit
 from helpers.shared import DATA, REFERENCE, needs_data, needs_reference
 from PIL import Image
 
@@ -120,13 +124,122 @@ def test_a_run_that_was_stopped_goes_on(tmp_path):
     assert not (tmp_path / "out" / "train.jsonl").exists()
     journal = tmp_path / "out" / ".journal.jsonl"
     journal.write_bytes(journal.read_bytes() + b'{"key": ["ade20k", "ADE_val_0')  # a kill while it was written
-    (tmp_path / "out" / "photos" / "ade20k" / ".ADE_val_00000001-x1y2z3.jpg").write_bytes(b"half of a photo")
+    (tmp_path / "out" / "photos" / "ade20k" / ".ADE_val_00000001-x1y2z3_w.jpg").write_bytes(b"half of a photo")
     assert prepare_broden(tmp_path / "out", Folders(folder)).new == 2
     assert {name: files_below(tmp_path / "out")[name] for name in done} == done
     assert not list((tmp_path / "out" / "photos").rglob(".*"))
     prepare_broden(tmp_path / "whole", Folders(folder))
     for name in ("train.jsonl", "val.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from upernet.data.prepare.broden import Folders, Options, prepare_broden
+
+def kill(done, total):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+prepare_broden(sys.argv[1], Folders(Path(sys.argv[2])), Options(workers=2), kill)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_run_that_was_killed_goes_on_and_leaves_no_process(tmp_path):
+    folder = make_ade_2021(tmp_path, count=10)
+    command = [sys.executable, "-c", KILLED, tmp_path / "out", folder]
+    # The pipe is only closed when the last process that inherited it has ended.
+    killed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    assert killed.returncode == -9 and not killed.stdout
+    assert len((tmp_path / "out" / ".journal.jsonl").read_text().splitlines()) == 3
+    assert prepare_broden(tmp_path / "out", Folders(folder)).new == 17
+    prepare_broden(tmp_path / "whole", Folders(folder))
+    for name in ("train.jsonl", "val.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_a_kill_leaves_behind_is_deleted(tmp_path):
+    folder, out = make_ade_2021(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / ".settings-abcd1234.json").write_text("{")  # killed while the first file was written
+    (out / ".DS_Store").write_bytes(b"of the user")
+    prepare_broden(out, Folders(folder))
+    for name in (".train-abcd1234.jsonl", "object/.labels-abcd1234.txt", "object/ade20k/.ADE_val_1-abcd1234.png"):
+        (out / name).write_text("half")
+    prepare_broden(out, Folders(folder))
+    assert {path.name for path in out.rglob(".*")} == {".DS_Store", ".journal.jsonl", ".lock"}
+
+
+def test_annotations_that_arrive_later_are_converted(tmp_path):
+    folder = make_ade_2021(tmp_path)  # an archive that is still being unpacked
+    place = folder / "images" / "ADE" / "training" / "urban" / "street"
+    late, half = place / "ADE_train_00000001_parts_1.png", place / "ADE_train_00000002.jpg"
+    part, photo = late.read_bytes(), half.read_bytes()
+    late.unlink()
+    half.unlink()
+    assert prepare_broden(tmp_path / "out", Folders(folder)).classes["part"]["head"] == 2
+    late.write_bytes(part)
+    half.write_bytes(photo)
+    report = prepare_broden(tmp_path / "out", Folders(folder))
+    assert report.new == 2 and report.classes["part"]["head"] == 4
+    assert prepare_broden(tmp_path / "out", Folders(folder)).new == 0
+
+
+def test_the_two_pascal_sets_in_two_runs(tmp_path):
+    context, part, voc = make_pascal(tmp_path)
+    both = Folders(pascal_context=context, pascal_part=part, voc2010=voc)
+    assert prepare_broden(tmp_path / "out", Folders(pascal_context=context, voc2010=voc)).new == 3
+    report = prepare_broden(tmp_path / "out", both)
+    assert report.new == 2 and report.classes["part"]["head"] == 2  # the third photo has no parts
+    before = (tmp_path / "out" / "train.jsonl").read_bytes()
+    for fewer in (Folders(pascal_context=context, voc2010=voc), Folders(pascal_part=part, voc2010=voc)):
+        with pytest.raises(
+            UpernetError, match=r"out: an earlier run had annotations of pascal .*\((part|context)\); give all"
+        ):
+            prepare_broden(tmp_path / "out", fewer)
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
+
+
+def test_photos_that_are_gone_are_named(tmp_path):
+    folder, out = make_ade_2021(tmp_path), tmp_path / "out"
+    prepare_broden(out, Folders(folder))
+    before = (out / "train.jsonl").read_bytes()
+    shutil.rmtree(folder / "images" / "ADE" / "training" / "urban" / "street")  # or another disk was given
+    with pytest.raises(UpernetError, match="photos that an earlier run converted are gone: 2, first"):
+        prepare_broden(out, Folders(folder), Options(refuse=frozenset({"incomplete"})))
+    assert (out / "train.jsonl").read_bytes() == before
+    report = prepare_broden(out, Folders(folder))
+    assert report.counts == {"incomplete": 1} and "first ADE_train_00000001" in report.flaws[0].text
+    assert report.photos == {"ade20k": {"val": 2}} and not (out / "train.jsonl").exists()
+
+
+def test_a_folder_without_a_usable_photo(tmp_path):
+    place = tmp_path / "ade" / "images" / "training" / "s" / "misc"
+    ade_photo(place, "ADE_train_00000001", [0])
+    with pytest.raises(UpernetError, match=r"out: not one photo can be used .*nothing in it belongs to a class"):
+        prepare_broden(tmp_path / "out", Folders(tmp_path / "ade"))
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["counts"] == {"unannotated": 1}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    folder = make_ade_2021(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "locked" / ".lock").mkdir(parents=True)
+    for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "locked"):
+        with pytest.raises(UpernetError, match=r"cannot be written \(.*choose another folder\.$"):
+            prepare_broden(out, Folders(folder))
+
+
+@needs_file_size_limit
+def test_a_journal_that_does_not_fit_on_the_disk(tmp_path):
+    folder, out = make_ade_2021(tmp_path, count=40), tmp_path / "out"
+    with file_size_limit(20_000), pytest.raises(UpernetError, match=r"journal\.jsonl: writing failed .*command again"):
+        prepare_broden(out, Folders(folder))
+    assert 0 < prepare_broden(out, Folders(folder)).new < 80
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
@@ -233,6 +346,7 @@ def test_a_photo_that_is_mended_is_converted(tmp_path):
     content = mask.read_bytes()
     mask.write_bytes(content[:40])
     assert prepare_broden(tmp_path / "out", Folders(folder)).counts == {"damaged": 1}
+    assert prepare_broden(tmp_path / "out", Folders(folder)).new == 0  # tried again, in vain
     mask.write_bytes(content)
     report = prepare_broden(tmp_path / "out", Folders(folder))
     assert report.new == 1 and report.complete and report.photos == {"ade20k": {"train": 2, "val": 2}}

@@ -38,7 +38,8 @@ class Ade20k(Reader):
     def find(self) -> tuple[list[Item], list[Flaw]]:
         """List the photos; see `Reader.find`. The index, where there is one, tells which are missing."""
         require_folder("--ade20k", self.folder)
-        index_file = find_one(self.folder, ("index_ade20k.pkl", "index_ade20k.mat"), depth=1)
+        names = [f"index_ade20k.{suffix}" for suffix in ("pkl", "json", "mat")]
+        index_file = find_one(self.folder, names, depth=1)
         items: dict[str, Item] = {}
         flaws: list[Flaw] = []
         try:
@@ -48,21 +49,22 @@ class Ade20k(Reader):
         self.object_names = self.index.names if self.index else {}
         scenes = self._listed_scenes()
         rows = {name: row for row, name in enumerate(self.index.photos)} if self.index else {}
-        for photo, parts in self._photos():
+        for photo, folders, files_beside in self._photos():
             name = photo.stem
             if name in items:
                 other = items[name].photo
                 raise UpernetError(f"{photo}: has the name of {other}; give --ade20k the folder of one release.")
             mask = photo.with_name(f"{name}_seg.png")
-            if not mask.is_file():
+            if mask.name not in files_beside:
                 flaws.append(Flaw(self.dataset, name, "unannotated", f"{photo}: has no label map {mask.name}."))
                 continue
             files = {"object": mask}
-            if (part := photo.with_name(f"{name}_parts_1.png")).is_file():
+            if (part := photo.with_name(f"{name}_parts_1.png")).name in files_beside:
                 files["part"] = part
-            scene = scenes.get(name) if scenes else "/".join(parts[1:])
-            names = {"scene": scene} if scene else {}
-            items[name] = Item(self.dataset, name, _SPLITS[parts[0]], photo, files, names, rows.get(name, -1))
+            split, *place = folders
+            scene = scenes.get(name) if scenes else "/".join(place)
+            labels = {"scene": scene} if scene else {}
+            items[name] = Item(self.dataset, name, _SPLITS[split], photo, files, labels, rows.get(name, -1))
         if not items and not any(flaw.name for flaw in flaws):
             raise UpernetError(
                 f"{self.folder}: no ADE20K in there; expected images/training/*/*.jpg with *_seg.png, as the archives "
@@ -89,16 +91,24 @@ class Ade20k(Reader):
         except (UpernetError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
-    def _photos(self) -> Iterator[tuple[Path, tuple[str, ...]]]:
-        """Yield the photos and the names of their folders from the split on."""
-        for place, folders, files in os.walk(self.folder):
+    def _photos(self) -> Iterator[tuple[Path, tuple[str, ...], set[str]]]:
+        """Yield the photos, the names of their folders from the split on, and the names of the files beside them."""
+        own = self.folder.absolute().name
+        start = (own,) if own in _SPLITS else ()  # only a split is given
+        seen: set[str] = set()
+        for place, folders, files in os.walk(self.folder, followlinks=True):
+            if (real := os.path.realpath(place)) in seen:  # links may go round in circles
+                folders.clear()
+                continue
+            seen.add(real)
             # The release of 2021 has a folder of instance masks beside each photo.
             folders[:] = sorted(name for name in folders if not re.match(r"\.|ADE_(?:train|val|frame)_", name))
-            below = Path(place).relative_to(self.folder).parts
+            below = start + Path(place).relative_to(self.folder).parts
             split = next((position for position, name in enumerate(below) if name in _SPLITS), None)
-            if split is None:
-                continue
-            yield from ((Path(place, name), below[split:]) for name in sorted(files) if name.endswith(".jpg"))
+            if split is not None:
+                beside = set(files)
+                photos = (name for name in sorted(files) if name.endswith(".jpg"))
+                yield from ((Path(place, name), below[split:], beside) for name in photos)
 
     def _listed_scenes(self) -> dict[str, str]:
         """Return photo -> scene by the list that the benchmark's archive has, which the published code uses."""

@@ -1,12 +1,13 @@
-"""The index of ADE20K: index_ade20k.mat (2016 and 2021) or index_ade20k.pkl (2021)."""
+"""The index of ADE20K: index_ade20k.mat (2016 and 2021), index_ade20k.pkl (2021), or the same values as JSON."""
 
 from __future__ import annotations
 
+import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import IO, Any, NoReturn, cast
 
 from upernet.data.prepare.broden.matlab import read_matlab
 from upernet.errors import UpernetError
@@ -32,7 +33,8 @@ def read_index(path: Path) -> Index:
     Raises:
         UpernetError: The file is damaged, or is not the index of ADE20K.
     """
-    values = _read_pickle(path) if path.suffix == ".pkl" else _read_mat(path)
+    load = _LOADERS.get(path.suffix)
+    values = _read_values(path, load) if load else _read_mat(path)
     try:
         photos = [Path(name).stem for name in _texts(values["filename"])]
         names = _texts(values["objectnames"])
@@ -51,7 +53,7 @@ def _texts(values: Any) -> list[str]:
     if isinstance(values, _Inert):
         values = values.listed()
     items: list[Any] = list(getattr(values, "flat", values))
-    texts = [item.item() if getattr(item, "size", 0) == 1 else item for item in items]
+    texts = ["".join(item.flat) if hasattr(item, "flat") else item for item in items]  # MATLAB's "" is empty
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError("not a list of texts")
     return [str(text) for text in texts]
@@ -93,17 +95,23 @@ class _InertUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to something outside")
 
 
-def _read_pickle(path: Path) -> Mapping[str, Any]:
+_LOADERS: Mapping[str, Callable[[IO[bytes]], object]] = {
+    ".pkl": lambda file: _InertUnpickler(file).load(),
+    ".json": json.load,
+}
+
+
+def _read_values(path: Path, load: Callable[[IO[bytes]], object]) -> Mapping[str, Any]:
     refuse_special_file(path)
     damaged = f"{path}: is damaged, or is not the index of ADE20K"
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UpernetError(f"{damaged}: it has more than {MAX_BYTES:,} bytes; take it from the archive again.")
         with path.open("rb") as file:
-            values: object = _InertUnpickler(file).load()
+            values = load(file)
     except UpernetError:
         raise
-    except Exception as error:  # a hostile pickle can raise anything
+    except Exception as error:  # a hostile file can raise anything
         raise UpernetError(f"{damaged} ({type(error).__name__}); take it from the archive again.") from None
     if not isinstance(values, dict):
         raise UpernetError(f"{damaged}; take it from the archive again.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,15 +38,21 @@ class Assignment:
     name: str
     """`published`, or where else it is from."""
 
+    @cached_property
+    def digest(self) -> str:
+        """A text that differs where the labels of photos may differ."""
+        content = json.dumps([self.table, self.taxonomy.to_dict()], sort_keys=True).encode()
+        return blake2b(content, digest_size=8).hexdigest()
+
     def lookup(self, reader: Reader, level: str) -> np.ndarray:
         """Return the int32 table from raw labels of a data set to labels of a level: 0 for none, `UNKNOWN`."""
         assigned = self.table.get(reader.dataset, {}).get(level, {})
         keys = reader.keys(level)
-        known = {int(key): label for key, label in assigned.items() if key.isdecimal()} if keys is None else {}
         if keys is not None:
             known = {number: assigned.get(key, UNKNOWN) for number, key in keys.items()}
-        elif assigned:
-            known = dict.fromkeys(range(1, LAST_PUBLISHED + 1), 0) | known
+        else:
+            known = dict.fromkeys(range(1, LAST_PUBLISHED + 1), 0) if assigned else {}
+            known |= {int(key): label for key, label in assigned.items() if key.isdecimal()}
         table = np.full(max(known, default=0) + 1, UNKNOWN, np.int32)
         table[list(known)] = list(known.values())
         table[0] = max(table[0], 0)  # not annotated
@@ -55,7 +63,7 @@ class Assignment:
         if level not in self.taxonomy.levels:
             return IGNORE
         keys = scene_keys(name) if level == "scene" else [name]
-        if not keys or keys[-1] in NO_SCENE or any(key in NO_SCENE for key in keys):
+        if not keys or any(key in NO_SCENE for key in keys):
             return IGNORE
         assigned = self.table.get(dataset, {}).get(level)
         if assigned is None:  # its own classes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,14 +217,6 @@ def _owned_parts(
         if owner in objects and photos >= rules.min_part_photos:
             owned.setdefault(owner, []).append(part)
     return owned
-
-
-def total(counts: Iterable[Counts]) -> Counts:
-    """Return the sum of counts."""
-    result = Counts()
-    for one in counts:
-        result += one
-    return result
 
 
 def _quoted(name: str) -> str:

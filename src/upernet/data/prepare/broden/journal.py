@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from upernet.data.prepare.broden.sources import SPLITS
 from upernet.errors import UpernetError
@@ -18,7 +20,17 @@ JOURNAL = ".journal.jsonl"
 Key = tuple[str, str]
 """Data set and name of a photo."""
 Entry = dict[str, Any]
-"""`key`, `split`, `row` (None: the photo was left out), `flaws`, `unknown`, `classes` and `size` of a photo."""
+"""What is known of a photo that is done:
+
+* `key`, `split`
+* `files`: the kinds of its annotations
+* `origin`: a digest of what it was made from
+* `row` of the index; None: the photo was left out
+* `flaws`, `unknown`, `classes`, `size`: see `Converted`
+"""
+_FIELDS = frozenset(("key", "split", "files", "origin", "row", "flaws", "unknown", "classes", "size"))
+_TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.\w+)?")
+"""Names of the temporary files of `atomic_path`."""
 
 
 class Journal:
@@ -31,18 +43,20 @@ class Journal:
     While it is open, no other run can write to the folder.
 
     Raises:
-        UpernetError: The folder was prepared with other settings, or another run is writing to it.
+        UpernetError: The folder was prepared with other settings, another run is writing to it, or it cannot be
+            written.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.path = folder / JOURNAL
-        _claim(folder, settings)
-        self._lock = FileLock(folder / ".lock", timeout=0)
+        _refuse_foreign(folder)
+        self._lock = _lock(folder)
         try:
-            self._lock.acquire()  # pyright: ignore[reportUnknownMemberType]
-        except Timeout:
-            raise UpernetError(f"{folder}: another run is writing to it; wait for its end.") from None
+            _claim(folder, settings)
+        except UpernetError:
+            self._lock.release()
+            raise
         self.entries: dict[Key, Entry] = {}
         for entry in _read(self.path):
             if all((folder / file).is_file() for file in files_of(entry)):
@@ -58,13 +72,16 @@ class Journal:
 
     def add(self, entry: Entry) -> None:
         """Note that a photo is done."""
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            torn = self.path.is_file() and not self.path.read_bytes().endswith(b"\n") and self.path.stat().st_size > 0
-            self._file = self.path.open("a", encoding="utf-8")
-            self._file.write("\n" if torn else "")
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        try:
+            if self._file is None:
+                self._file = self.path.open("a", encoding="utf-8")
+                self._file.write("\n" if self._file.tell() else "")  # a kill may have cut off the last line
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UpernetError(
+                f"{self.path}: writing failed ({error.strerror or error}); make room, then run the same command again."
+            ) from None
         self.entries[_key(entry)] = entry
 
     def forget(self, keys: Iterable[Key]) -> None:
@@ -75,8 +92,9 @@ class Journal:
     def finish(self) -> None:
         """Write the index of each split, and the journal without what was forgotten; delete what kills left behind."""
         self._close()
-        for rest in self.folder.glob("*/*/.*"):  # temporary files of `atomic_path`
-            rest.unlink(missing_ok=True)
+        for rest in (rest for depth in (".*", "*/.*", "*/*/.*") for rest in self.folder.glob(depth)):
+            if _TEMPORARY.fullmatch(rest.name):
+                rest.unlink(missing_ok=True)
         ordered = [self.entries[key] for key in sorted(self.entries)]
         write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in ordered))
         for split in SPLITS:
@@ -89,7 +107,8 @@ class Journal:
 
     def _close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk, which `add` has complained about
+                self._file.close()
             self._file = None
 
 
@@ -114,11 +133,34 @@ def _read(path: Path) -> Iterator[Entry]:
                 entry: object = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(entry, dict) and {"key", "split", "row"} <= set(cast("Entry", entry)):
+            if isinstance(entry, dict) and set(cast("Entry", entry)) >= _FIELDS:
                 yield cast("Entry", entry)
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds something else; hidden files may be those of file managers, or of a killed run."""
+    try:
+        foreign = not (folder / SETTINGS).exists() and any(not path.name.startswith(".") for path in folder.iterdir())
+    except OSError:  # it is not there yet, or no folder
+        return
+    if foreign:
+        raise UpernetError(f"{folder}: is not empty, and was not prepared here; give another folder.")
+
+
+def _lock(folder: Path) -> BaseFileLock:
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()  # pyright: ignore[reportUnknownMemberType]
+    except Timeout:
+        raise UpernetError(f"{folder}: another run is writing to it; wait for its end.") from None
+    except OSError as error:
+        raise UpernetError(f"{folder}: cannot be written ({error.strerror}); choose another folder.") from None
+    return lock
+
+
 def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings, or compare them with those of an earlier run."""
     path = folder / SETTINGS
     text = json.dumps(settings, indent=2) + "\n"
     if path.is_file():
@@ -127,7 +169,5 @@ def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
                 f"{folder}: was prepared with other options (see {path.name} there); give the same ones, or another "
                 "folder."
             )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise UpernetError(f"{folder}: is not empty, and was not prepared here; give another folder.")
     else:
         write_text(path, text)

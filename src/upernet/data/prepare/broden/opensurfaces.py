@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +43,18 @@ class OpenSurfaces(Reader):
         table = find_one(self.folder, ("photos.csv",), depth=2)
         colors = table and find_one(table.parent, ("label-substance-colors.csv",), depth=0)
         if not table or not colors:
+            release = find_one(self.folder, ("photos.photo.json",), depth=2)
+            found = "is the release as JSON" if release else "no photos.csv with label-substance-colors.csv in there"
             raise UpernetError(
-                f"{self.folder}: no photos.csv with label-substance-colors.csv in there; run the script "
-                "process_opensurfaces_release_0.py of OpenSurfaces on its release first, then give its folder."
+                f"{release.parent if release else self.folder}: {found}; run process_opensurfaces_release_0.py of "
+                "OpenSurfaces, which loads the photos and draws the label maps, then give the folder that it wrote to."
             )
         self.names = numbered_names(colors, _substances(colors))
         items: list[Item] = []
         flaws: list[Flaw] = []
-        for row, identity in enumerate(_column(table, "photo_id")):
+        if not (identities := _column(table, "photo_id")):
+            raise UpernetError(f"{table}: lists no photos; run the script of OpenSurfaces again.")
+        for row, identity in enumerate(identities):
             photo = table.parent / "photos" / f"{identity}.jpg"
             mask = table.parent / "photos-labels" / f"{identity}.png"
             missing = next((path for path in (photo, mask) if not path.is_file()), None)
@@ -84,9 +89,10 @@ def substance_name(name: str) -> str:
 
 def _column(path: Path, column: str) -> list[str]:
     try:
-        rows = list(csv.DictReader(read_text(path).splitlines(), strict=True))
+        table = csv.DictReader(StringIO(read_text(path), newline=""), strict=True)
+        rows = list(table)
     except csv.Error as error:
         raise UpernetError(f"{path}: is not a CSV file ({error}); run the script of OpenSurfaces again.") from None
-    if rows and column not in rows[0]:
+    if rows and column not in (table.fieldnames or ()):
         raise UpernetError(f"{path}: has no column {column!r}; run the script of OpenSurfaces again.")
     return [str(row[column] or "") for row in rows]

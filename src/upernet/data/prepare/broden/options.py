@@ -12,10 +12,10 @@ from upernet.data.prepare.broden.counting import Counting
 from upernet.data.prepare.broden.dtd import Dtd
 from upernet.data.prepare.broden.opensurfaces import OpenSurfaces
 from upernet.data.prepare.broden.pascal import Pascal
-from upernet.data.prepare.broden.sources import Reader
+from upernet.data.prepare.broden.sources import FlawKind, Reader
 from upernet.errors import UpernetError
 
-Refusal = Literal["incomplete", "damaged", "unannotated", "unlisted", "unknown-label", "all"]
+Refusal = Literal[FlawKind, "all"]
 
 
 @dataclass(frozen=True)

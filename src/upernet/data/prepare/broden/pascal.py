@@ -119,7 +119,7 @@ class Pascal(Reader):
             if path := item.files.get(key):
                 try:
                     if key == "part":
-                        maps["object"], maps["part"] = self._read_parts(path)
+                        maps = self._read_parts(path)
                     else:
                         maps["object"] = as_labels(read_matlab(path, "LabelMap"))
                 except UpernetError:
@@ -135,6 +135,12 @@ class Pascal(Reader):
         """Return the names of objects and parts by their numbers; see `Reader.keys`."""
         return self.object_names if level == "object" else self.part_names
 
+    def title(self, item: Item, level: str, number: int) -> str:
+        """Return the name of an object or a part of a photo; see `Reader.title`."""
+        if level == "part" and number > len(self.part_names):
+            return self._unlisted_parts(read_matlab(item.files["part"], "anno"))[number - len(self.part_names) - 1]
+        return super().title(item, level, number)
+
     def _photo_folder(self) -> Path:
         places = [place for place in (self.photos, self.context, self.part) if place]
         for option, place in (
@@ -144,9 +150,7 @@ class Pascal(Reader):
         ):
             if place:
                 require_folder(option, place)
-        for place in (*places, *(place.parent for place in places)):
-            if place.name == "JPEGImages":
-                return place
+        for place in (*places, *(place.absolute().parent for place in places)):
             if found := find_one(place, ("JPEGImages",), depth=2):
                 return found
         raise UpernetError(
@@ -155,14 +159,15 @@ class Pascal(Reader):
 
     def _find_context(self) -> dict[str, Path]:
         assert self.context is not None
-        labels = find_one(self.context, ("labels.txt",), depth=2)
+        above = self.context.absolute().parent
+        labels = find_one(self.context, ("labels.txt",), depth=2) or find_one(above, ("labels.txt",), depth=0)
         if labels is None:
-            raise UpernetError(f"{self.context}: no labels.txt with the names of the 459 classes; unpack it again.")
+            raise UpernetError(
+                f"{self.context}: no labels.txt with the names of the 459 classes; put the one of Pascal-Context there."
+            )
         self.object_names = numbered_names(labels, _listed_labels(read_text(labels)))
-        files = (
-            _mat_files(self.context / "trainval") or _mat_files(labels.parent / "trainval") or _mat_files(labels.parent)
-        )
-        if not files:
+        folder = find_one(self.context, ("trainval",), depth=2) or labels.parent
+        if not (files := _mat_files(folder)):
             raise UpernetError(f"{self.context}: no trainval/*.mat in there; give the folder of Pascal-Context.")
         return files
 
@@ -175,25 +180,32 @@ class Pascal(Reader):
         self.part_names = dict(enumerate(names, 1))
         return files
 
-    def _read_parts(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    def _read_parts(self, path: Path) -> dict[str, np.ndarray]:
         """Return the numbers of objects and parts; where instances or parts overlap, the later one counts."""
-        numbers = {name: number for number, name in self.part_names.items()}
         anno: Any = read_matlab(path, "anno")
-        layers: tuple[np.ndarray, np.ndarray] | None = None
-        for found in _elements(anno["objects"].flat[0]):
-            mask = _mask(found)
-            layers = layers or (np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.int32))
-            layers[0][mask] = int(found["class_ind"].flat[0])
-            for part in _elements(found["parts"]):
-                name = collapsed(long_part_name(str(part["part_name"].flat[0])), self.collapse)
-                layers[1][_mask(part)] = numbers.get(name, UNLISTED) if name else 0
-        if layers is None:
-            raise ValueError("no object is annotated")
-        return layers
+        names = [*self.part_names.values(), *self._unlisted_parts(anno)]
+        numbers = {"": 0} | {name: number for number, name in enumerate(names, 1)}
+        maps: dict[str, np.ndarray] = {}
+        for instance in _elements(anno["objects"].flat[0]):
+            mask = _mask(instance)
+            if not maps:
+                maps = {level: np.zeros(mask.shape, np.int32) for level in ("object", "part")}
+            maps["object"][mask] = int(instance["class_ind"].flat[0])
+            maps["part"][mask] = 0
+            for part in _elements(instance["parts"]):
+                maps["part"][_mask(part)] = numbers[self._part_name(part)]
+        return maps
+
+    def _unlisted_parts(self, anno: Any) -> list[str]:
+        """Return the names of the parts of a photo that part2ind.m does not list; their numbers follow the listed."""
+        instances = _elements(anno["objects"].flat[0])
+        names = {self._part_name(part) for instance in instances for part in _elements(instance["parts"])}
+        return sorted(names - {"", *self.part_names.values()})
+
+    def _part_name(self, part: Any) -> str:
+        return collapsed(long_part_name(str(part["part_name"].flat[0])), self.collapse)
 
 
-UNLISTED = 2**16 - 1
-"""Number of a part that part2ind.m does not list."""
 SHORT_NAMES = (
     *("body", "stern", "lwing", "rwing", "tail", "engine", "wheel", "fwheel", "bwheel", "saddle", "handlebar"),
     *("chainwheel", "headlight", "head", "leye", "reye", "beak", "torso", "neck", "lleg", "rleg", "lfoot", "rfoot"),

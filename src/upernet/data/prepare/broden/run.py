@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +14,14 @@ from typing import Any
 import yaml
 
 from upernet.data.prepare.broden.assignment import PUBLISHED, Assignment, published, read_assignment
+from upernet.data.prepare.broden.changes import (
+    origin_of,
+    outdated,
+    photos_that_are_gone,
+    refuse_fewer_annotations,
+)
 from upernet.data.prepare.broden.converting import Converted, Converter, masked_levels
-from upernet.data.prepare.broden.counting import COUNTED, assignment_text, choose, count, total
+from upernet.data.prepare.broden.counting import COUNTED, Counts, assignment_text, choose, count
 from upernet.data.prepare.broden.journal import Entry, Journal
 from upernet.data.prepare.broden.options import Folders, Options, open_readers
 from upernet.data.prepare.broden.recipe import recipe_text
@@ -24,14 +29,14 @@ from upernet.data.prepare.broden.report import Estimate, Report, summarize
 from upernet.data.prepare.broden.sources import Flaw, Item, Reader
 from upernet.data.prepare.broden.splits import read_lists, split_by_lists
 from upernet.data.prepare.broden.workers import work
-from upernet.errors import UpernetError
+from upernet.errors import UpernetError, did_you_mean
 from upernet.files import write_text
 from upernet.taxonomy import load_taxonomy
 
 Progress = Callable[[int, int], None]
 SAMPLE = 16
 """Photos of each data set that an estimate converts."""
-FORMAT = 1
+FORMAT = 2
 """Version of what is written; a folder of another version is not continued."""
 
 
@@ -64,34 +69,40 @@ def prepare_broden(
         out: The folder.
         folders: Where the data sets are.
         options: Choices; the defaults give the published result.
-        progress: Called with the number of photos done and of photos in all.
+        progress: Called with the number of photos done and of photos in all; first while labels are counted, if they
+            are, then while photos are converted.
 
     Returns:
         A report, which is also written to `out/report.json`.
 
     Raises:
         UpernetError: No data set is given or one is not what it should be, a flaw is refused, the folder was prepared
-            with other options, or it cannot be written.
+            with other options or annotations, it cannot be written, or no photo can be used.
     """
-    out, options = Path(out), options or Options()
+    out, options, progress = Path(out), options or Options(), progress or _silent
     found = _find(folders, options)
     with Journal(out, _settings(options)) as journal:
-        assignment = _assign(out, found, options)
-        wanted = {(item.dataset, item.name): item.split for item in found.items}
-        given = {reader.dataset for reader in found.readers}
-        journal.forget(
-            key
-            for key, entry in list(journal.entries.items())
-            if key[0] in given
-            and (wanted.get(key) != entry["split"] or any(flaw["kind"] == "damaged" for flaw in entry["flaws"]))
-        )
+        for reader in found.readers:
+            refuse_fewer_annotations(reader.dataset, found.items, journal)
+            gone = photos_that_are_gone(reader.dataset, found.items, found.flaws, journal)
+            _refuse(gone, options)
+            found.flaws.extend(gone)
+        assignment = _assign(out, found, options, progress)
+        origins = {(item.dataset, item.name): origin_of(item, assignment) for item in found.items}
+        journal.forget(outdated(journal, {reader.dataset for reader in found.readers}, origins))
         missing = [item for item in found.items if (item.dataset, item.name) not in journal.entries]
+        new = 0
         for done, converted in enumerate(_convert(out, found.readers, assignment, missing, options), 1):
-            journal.add(_entry(converted))
-            if progress:
-                progress(len(found.items) - len(missing) + done, len(found.items))
+            item = converted.item
+            journal.add(_entry(converted, origins[item.dataset, item.name]))
+            new += converted.row is not None
+            progress(len(found.items) - len(missing) + done, len(found.items))
         journal.finish()
-        return _finish(out, journal, found, assignment, len(missing), options)
+        return _finish(out, journal, found, assignment, new, options)
+
+
+def _silent(done: int, total: int) -> None:
+    """Show no progress."""
 
 
 def _finish(out: Path, journal: Journal, found: _Found, assignment: Assignment, new: int, options: Options) -> Report:
@@ -99,14 +110,19 @@ def _finish(out: Path, journal: Journal, found: _Found, assignment: Assignment, 
     for level in masked_levels(assignment.taxonomy):
         names = assignment.taxonomy.level(level).names
         write_text(out / level / "labels.txt", "".join(f"{label}\t{name}\n" for label, name in enumerate(names)))
-    rows = [(entry["split"], entry["row"]) for entry in journal.entries.values() if entry["row"]]
-    write_text(out / "recipe.yaml", recipe_text(rows, assignment.taxonomy, options.labels == PUBLISHED))
     report = summarize(out, journal.entries.values(), found.flaws, assignment.taxonomy, new)
     write_text(out / "report.json", json.dumps(report.to_dict(), indent=1) + "\n")
+    rows = [(entry["split"], entry["row"]) for entry in journal.entries.values() if entry["row"]]
+    if not rows:
+        reason = f" ({report.flaws[0].text.removesuffix('.')})" if report.flaws else ""
+        raise UpernetError(f"{out}: not one photo can be used{reason}; the reasons are in report.json there.")
+    write_text(out / "recipe.yaml", recipe_text(rows, assignment.taxonomy, options.labels == PUBLISHED))
     return report
 
 
-def estimate_broden(out: str | Path, folders: Folders, options: Options | None = None) -> Estimate:
+def estimate_broden(
+    out: str | Path, folders: Folders, options: Options | None = None, progress: Progress | None = None
+) -> Estimate:
     """Return what `prepare_broden` would convert and how much disk it would take; nothing is written to `out`.
 
     Raises:
@@ -117,7 +133,7 @@ def estimate_broden(out: str | Path, folders: Folders, options: Options | None =
     flaws, sampled, size = list(found.flaws), 0, 0.0
     place = next(place for place in (Path(out).absolute(), *Path(out).absolute().parents) if place.is_dir())
     with TemporaryDirectory(prefix="upernet-") as folder:
-        assignment = _assign(Path(folder), found, options)
+        assignment = _assign(Path(folder), found, options, progress or _silent)
         for reader in found.readers:
             items = [item for item in found.items if item.dataset == reader.dataset]
             sample = items[:: max(1, -(-len(items) // SAMPLE))]
@@ -152,7 +168,7 @@ def _check_names(items: Sequence[Item]) -> None:
             raise UpernetError(f"{item.photo}: has the name of {other}; take one of them away.")
 
 
-def _assign(out: Path, found: _Found, options: Options) -> Assignment:
+def _assign(out: Path, found: _Found, options: Options, progress: Progress) -> Assignment:
     """Return the assignment of raw labels to classes, which is written to `out` unless it is the published one."""
     if options.labels == PUBLISHED:
         return published()
@@ -163,7 +179,11 @@ def _assign(out: Path, found: _Found, options: Options) -> Assignment:
         return read_assignment(own, load_taxonomy(taxonomy_file), COUNTED)
     else:
         counters = {reader.dataset: partial(count, reader) for reader in found.readers}
-        assignment = choose(total(work(found.items, counters, options.workers)), options.counting)
+        counts = Counts()
+        for done, one in enumerate(work(found.items, counters, options.workers), 1):
+            counts += one
+            progress(done, len(found.items))
+        assignment = choose(counts, options.counting)
     write_text(taxonomy_file, yaml.safe_dump(assignment.taxonomy.to_dict(), sort_keys=False, allow_unicode=True))
     write_text(own, assignment_text(assignment))
     return assignment
@@ -192,20 +212,23 @@ def _settings(options: Options) -> Mapping[str, Any]:
         return settings | {"labels": COUNTED, "counting": asdict(options.counting)}
     if options.labels == PUBLISHED:
         return settings | {"labels": PUBLISHED}
-    own = _own_assignment(options)
-    content = json.dumps([own.table, own.taxonomy.to_dict()], sort_keys=True).encode()
-    return settings | {"labels": blake2b(content, digest_size=8).hexdigest()}
+    return settings | {"labels": _own_assignment(options).digest}
 
 
 def _own_assignment(options: Options) -> Assignment:
+    if not Path(options.labels).exists():
+        hint = did_you_mean(str(options.labels), (PUBLISHED, COUNTED))
+        raise UpernetError(f"{options.labels}: no such file{hint}; give {PUBLISHED}, {COUNTED} or a file.")
     return read_assignment(Path(options.labels), load_taxonomy(options.taxonomy), "own")
 
 
-def _entry(converted: Converted) -> Entry:
+def _entry(converted: Converted, origin: str) -> Entry:
     item = converted.item
     return {
         "key": [item.dataset, item.name],
         "split": item.split,
+        "files": sorted(item.files),
+        "origin": origin,
         "row": converted.row,
         "flaws": [asdict(flaw) for flaw in converted.flaws],
         "unknown": converted.unknown,

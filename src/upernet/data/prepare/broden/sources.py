@@ -39,6 +39,9 @@ class Item:
     """Its number in the released lists of records (`file_index`); -1: none."""
 
 
+FlawKind = Literal["incomplete", "damaged", "unannotated", "unlisted", "unknown-label"]
+
+
 @dataclass(frozen=True)
 class Flaw:
     """A photo, or a whole data set, that is not as it should be."""
@@ -46,7 +49,7 @@ class Flaw:
     dataset: str
     name: str
     """Name of the photo; empty: the data set as a whole."""
-    kind: Literal["incomplete", "damaged", "unannotated", "unlisted", "unknown-label"]
+    kind: FlawKind
     text: str
 
 
@@ -126,7 +129,9 @@ def require_folder(option: str, folder: Path) -> None:
 
 
 def find_one(folder: Path, names: Sequence[str], depth: int = 3) -> Path | None:
-    """Return the first file or folder below `folder`, at most `depth` folders deep, that has one of the names."""
+    """Return `folder` or the first file or folder below it, at most `depth` folders deep, that has one of the names."""
+    if folder.absolute().name in names:
+        return folder
     level = [folder]
     for _ in range(depth + 1):
         for place in level:
@@ -149,7 +154,8 @@ def as_labels(values: Any) -> np.ndarray:
     array = np.asarray(values)
     if array.ndim != 2 or array.dtype.kind not in "uifb" or not array.size:
         raise ValueError(f"it is not a label map ({array.dtype}, {array.ndim} dimensions)")
-    labels = array.astype(np.int32)
+    with np.errstate(invalid="ignore"):  # what is no number, or beyond int32, is not equal to its label
+        labels = array.astype(np.int32)
     if array.dtype.kind == "f" and not np.array_equal(labels, array):
         raise ValueError("it holds fractions")
     return labels

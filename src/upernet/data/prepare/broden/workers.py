@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from threading import Thread
 from typing import Any, TypeVar
 
 from upernet.data.prepare.broden.sources import Item
@@ -50,7 +53,15 @@ def work(items: Sequence[Item], functions: Mapping[str, Callable[[Item], Result]
 
 def _start(functions: dict[str, Callable[[Item], Any]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops the pool
+    Thread(target=_end_with_parent, daemon=True).start()
     _functions.update(functions)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the main process, which may be killed; the pool would wait for its photos for ever."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _call(item: Item) -> Any:
