@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from upernet.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from upernet.checkpoints import create_backbone, create_model, load_backbone_weights, load_model, save_checkpoint
+    from upernet.checkpoints import (
+        ModelCard,
+        UPerNet,
+        create_backbone,
+        create_model,
+        load_backbone_weights,
+        load_model,
+        save_checkpoint,
+    )
     from upernet.data.sample import Batch, Sample
     from upernet.data.transforms import augment, resize
     from upernet.decoding import label_map
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
     from upernet.evaluation import ConfusionMatrix, EvaluationResult, evaluate
     from upernet.inference import LabelMap, Parse, Parser, load
     from upernet.inference.bench import bench
-    from upernet.models import UPerNet, list_models
+    from upernet.models import list_models
     from upernet.recipe import Augmentation, LossSpec, ModelSpec, Recipe, Resize, load_recipe
     from upernet.taxonomy import (
         Taxonomy,
@@ -39,6 +47,7 @@ __all__ = [
     "LabelMap",
     "LevelLosses",
     "LossSpec",
+    "ModelCard",
     "ModelSpec",
     "Parse",
     "Parser",
@@ -81,6 +90,7 @@ _HOME = {
     "LabelMap": "upernet.inference",
     "LevelLosses": "upernet.training.losses",
     "LossSpec": "upernet.recipe",
+    "ModelCard": "upernet.checkpoints",
     "ModelSpec": "upernet.recipe",
     "Parse": "upernet.inference",
     "Parser": "upernet.inference",
@@ -90,7 +100,7 @@ _HOME = {
     "Sample": "upernet.data.sample",
     "Taxonomy": "upernet.taxonomy",
     "TaxonomyMapping": "upernet.taxonomy",
-    "UPerNet": "upernet.models",
+    "UPerNet": "upernet.checkpoints",
     "UpernetError": "upernet.errors",
     "ablate": "upernet.training",
     "augment": "upernet.data.transforms",

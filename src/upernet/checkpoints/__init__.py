@@ -14,7 +14,7 @@ from upernet.checkpoints.finding import (
     shipped_checkpoint,
 )
 from upernet.checkpoints.imagenet import check_backbone_weights, load_backbone_weights
-from upernet.checkpoints.loading import initialize_model, load_checkpoint, load_model
+from upernet.checkpoints.loading import UPerNet, initialize_model, load_checkpoint, load_model
 from upernet.checkpoints.native import save_checkpoint
 from upernet.checkpoints.pretrained import create_backbone, create_model
 from upernet.checkpoints.zoo import ZooEntry, is_downloaded, list_zoo, zoo_entry
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ModelCard",
+    "UPerNet",
     "ZooEntry",
     "card_of",
     "check_backbone_weights",
