@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from upernet.checkpoints import shipped_checkpoint
-from upernet.checkpoints.native import card_in
+from upernet.checkpoints.header import card_in
 from upernet.checkpoints.readme import facts as facts_of_card
 from upernet.checkpoints.readme import metrics, table
 from upernet.recipe import Recipe, SourceSpec, TermsSpec, load_recipe

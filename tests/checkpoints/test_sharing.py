@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import upernet
 from upernet.checkpoints import card_of
+from upernet.checkpoints.header import card_in
 from upernet.checkpoints.http import MAX_BYTES
-from upernet.checkpoints.native import card_in
 from upernet.checkpoints.readme import GENERATED
 from upernet.errors import UpernetError
 from upernet.recipe import ModelSpec, load_recipe

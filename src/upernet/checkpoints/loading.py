@@ -20,6 +20,7 @@ from upernet.checkpoints.finding import (
     recipe_of,
 )
 from upernet.checkpoints.formats import NamedWeights, read_named
+from upernet.checkpoints.header import card_of_header
 from upernet.checkpoints.identify import (
     ModelInfo,
     identify_by_recipe,
@@ -220,7 +221,8 @@ def initialize_model(model: Network, path: str | Path) -> list[str]:
             research only, and `UPERNET_NO_RESEARCH_WEIGHTS` is on.
     """
     file = read_named(path)
-    refuse_research_weights(path, file.is_native and read_info(file).card.research_only)
+    card = card_of_header(file.metadata, file.path)
+    refuse_research_weights(path, card is not None and card.research_only)
     own = model.state_dict()
     fitting = {key: value for key, value in file.tensors.items() if key in own and own[key].shape == value.shape}
     if not fitting:

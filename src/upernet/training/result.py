@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from upernet.checkpoints import card_of, save_checkpoint
-from upernet.checkpoints.native import card_in
+from upernet.checkpoints.header import card_in
 from upernet.data.sources import SourceMissing, open_source
 from upernet.distributed import World, broadcast_from_main
 from upernet.errors import UpernetError
