@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from upernet.checkpoints.card import ModelCard, card_of, check_card
+from upernet.checkpoints.classification import create_classifier
 from upernet.checkpoints.finding import (
     check_reference,
     checkpoint_in,
@@ -32,6 +33,7 @@ __all__ = [
     "check_reference",
     "checkpoint_in",
     "create_backbone",
+    "create_classifier",
     "create_model",
     "fetch",
     "find_checkpoint",
