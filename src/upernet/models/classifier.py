@@ -82,8 +82,8 @@ class InternImageClassifier(nn.Module):
         width, height = (max(side, side * length // short) for length in image.size)
         left, top = round((width - side) / 2), round((height - side) / 2)
         resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-        pixels = np.array(resized.crop((left, top, left + side, top + side)))
-        return self.preprocess(torch.from_numpy(pixels).permute(2, 0, 1))
+        pixels = np.asarray(resized.crop((left, top, left + side, top + side)))
+        return self.preprocess(torch.tensor(pixels).permute(2, 0, 1))
 
 
 class AttentionPooling(nn.Module):
