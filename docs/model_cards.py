@@ -165,6 +165,7 @@ def commands(name: str) -> Lines:
         f"python docs/ship_model.py {name} runs/{name} --data DIR",
         f"upernet evaluate {name} --data DIR --json docs/results/{name}.json --out evaluation/{name}",
         f"python docs/collect_card.py {name} --data DIR --evaluation evaluation/{name}",
+        f"python docs/ship_model.py {name}",
         "upernet models --json docs/results/models.json",
         "python docs/write_results.py",
         "make gallery",
