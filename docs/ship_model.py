@@ -3,7 +3,7 @@
 ::
 
     python docs/ship_model.py everyday runs/everyday --data DIR    # the weights and the log of a run
-    python docs/ship_model.py everyday                             # the card alone: what the recipe says, and the scores
+    python docs/ship_model.py everyday                             # the card alone: recipe and scores
 
 Classes of the run that the taxonomy of the recipe lacks are left out, and what remains is calibrated again.
 """

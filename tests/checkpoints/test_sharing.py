@@ -35,7 +35,7 @@ CARD = {
     "class_thresholds": {"object": {"car": 0.75}},
     "temperatures": {"object": 1.5},
     "scores": {"object": {"miou": 0.5, "pixel_accuracy": 0.75}},
-    "scored_on": "photos of the split test: 3 of streets",
+    "scored_on": "3 photos of streets (split test)",
 }
 
 
@@ -96,7 +96,7 @@ def test_the_page_states_terms_scores_and_use(model: upernet.UPerNet, tmp_path: 
     assert results is not None
     assert [(result.metric_type, result.metric_value) for result in results] == [("mean_iou", 0.5), ("accuracy", 0.75)]
     assert "research and non-commercial use only" in page and "| object | mIoU 0.500, pixel accuracy 0.750 |" in page
-    assert "3 of streets" in page and "**object** (3): road, car, it's a sign" in page
+    assert "Measured on 3 photos of streets (split test)." in page and "**object** (3): road, car, it's a sign" in page
     assert "Roads \\| and &lt;b>cars&lt;/b>." in page
 
 
@@ -294,7 +294,7 @@ def test_scores_of_an_evaluation() -> None:
     }
     card = card_of(load_recipe("camvid")).with_scores(result)
     assert card.scores == {"object": {"miou": 0.5, "pixel_accuracy": 0.0}}
-    assert card.scored_on == "photos of the split test: 117 of camvid"
+    assert card.scored_on == "117 photos of camvid (split test)"
     for wrong in ({}, {"object": 3}, {"photos": {}, "split": "test"}, {"object": {"miou": "high"}, "photos": {}}):
         with pytest.raises(UpernetError, match="not an evaluation"):
             card.with_scores(wrong)

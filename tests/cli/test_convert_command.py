@@ -145,12 +145,12 @@ EXPRESSIBLE = {
 
 def save(path: Path, spec: dict[str, object], taxonomy: Taxonomy | None = None) -> Path:
     model = UPerNet(ModelSpec.model_validate(spec), taxonomy or Taxonomy.of_objects(["road", "car"]))
-    save_checkpoint(path, model, {"name": "mine"})
+    save_checkpoint(path, model, {"name": "mine", "thresholds": {"object": 0.75}, "research_only": True})
     return path
 
 
 @pytest.mark.slow
-def test_a_folder_of_transformers(run: Run, tmp_path: Path) -> None:
+def test_a_folder_of_transformers(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = save(tmp_path / "in.safetensors", EXPRESSIBLE), tmp_path / "new" / "out"
     result = run("convert", source, out, "--to", "transformers")
     assert result.status == 0, result.stderr
@@ -160,6 +160,13 @@ def test_a_folder_of_transformers(run: Run, tmp_path: Path) -> None:
     expected = load_checkpoint(source)[0].state_dict()
     again = upernet.load(str(out)).model.state_dict()
     assert again.keys() == expected.keys() and all(torch.equal(value, again[key]) for key, value in expected.items())
+
+    card = upernet.load(str(out)).card
+    assert (card.name, card.thresholds, card.origin) == ("mine", {"object": 0.75}, "transformers")
+    monkeypatch.setenv("UPERNET_NO_RESEARCH_WEIGHTS", "1")
+    result = run("convert", out, tmp_path / "back")
+    assert result.status == 2 and "research and non-commercial use only" in result.stderr, "conversion drops the terms"
+    monkeypatch.delenv("UPERNET_NO_RESEARCH_WEIGHTS")
 
     (out / "model.safetensors").write_bytes(b"mine")
     result = run("convert", source, out, "--to", "transformers")

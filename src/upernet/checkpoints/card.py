@@ -103,8 +103,8 @@ class ModelCard(BaseModel):
                 for level in LEVELS
                 if level in result
             }
-            photos = ", ".join(f"{count} of {source}" for source, count in result["photos"].items())
-            scored_on = f"photos of the split {result['split']}: {photos}"
+            photos = ", ".join(f"{count} photos of {source}" for source, count in result["photos"].items())
+            scored_on = f"{photos} (split {result['split']})"
         except (KeyError, TypeError, ValueError, AttributeError):
             scores, scored_on = {}, ""
         if not any(scores.values()):
