@@ -252,15 +252,11 @@ def _choose_checkpoint(names: list[str], reference: str) -> str:
 
 def explain(error: Exception) -> str:
     """Return what is wrong and what to do."""
-    answer = getattr(error, "response", None)
-    if not isinstance(error, (GatedRepoError, RepositoryNotFoundError)) and getattr(answer, "status_code", 0) in (
-        401,
-        403,
-    ):
-        return "the token may not do this; run `hf auth login`, or give a token with the right to write"
     for kind, reason in REASONS:
         if isinstance(error, kind):
             return reason
+    if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
+        return "the token may not do this; run `hf auth login`, or give another token"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full; make room, or set HF_HOME to another folder"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

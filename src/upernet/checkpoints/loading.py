@@ -6,6 +6,7 @@ Every file takes the same steps: read it (`reading`), rename its tensors (`forma
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from upernet.checkpoints.native import read_info
 from upernet.checkpoints.shapes import compare_shapes, is_optional, shape_error
 from upernet.checkpoints.sharing import save_folder, upload
 from upernet.checkpoints.terms import refuse_research_weights
+from upernet.checkpoints.zoo import zoo_entry
 from upernet.errors import UpernetError
 from upernet.models import UPerNet as Network
 from upernet.recipe import ModelSpec, Recipe, load_recipe
@@ -90,7 +92,7 @@ class UPerNet(Network):  # noqa: D101 (the text is that of the network)
         path = find_pretrained(
             name_or_path, revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        return load_checkpoint(path, recipe_of(name_or_path))[0]
+        return load_named(path, name_or_path)
 
     def save_pretrained(
         self,
@@ -186,6 +188,19 @@ def load_checkpoint(path: str | Path, recipe: Recipe | None = None) -> tuple[UPe
     fill(model, tensors)
     model.card = info.card
     return model.eval(), info.card
+
+
+def load_named(path: Path, reference: str | os.PathLike[str]) -> UPerNet:
+    """Return the model in the file `path`, which `reference` stands for. Its card has a name, and published terms.
+
+    Raises:
+        UpernetError: as `load_checkpoint` raises it.
+    """
+    model, card = load_checkpoint(path, recipe_of(reference))
+    model.card, entry = card.with_default_name(path.stem), zoo_entry(os.fspath(reference))
+    if entry is not None:
+        model.card = model.card.with_terms(entry.license, entry.research_only)
+    return model
 
 
 def load_model(name: str, checkpoint: str | Path | None = None) -> UPerNet:

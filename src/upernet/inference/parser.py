@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of, zoo_entry
+from upernet.checkpoints import ModelCard, check_card, find_checkpoint
 from upernet.checkpoints import UPerNet as LoadedUPerNet
+from upernet.checkpoints.loading import load_named
 from upernet.decoding import LabelsAndConfidence, Logits, Size, class_probabilities, label_maps
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable, shorten
@@ -454,11 +455,5 @@ def load(
         >>> parser.levels
         ('scene', 'object', 'part', 'material', 'texture')
     """
-    path = find_checkpoint(name_or_path)
-    model, card = load_checkpoint(path, recipe_of(name_or_path))
-    card = card.with_default_name(path.stem)
-    entry = zoo_entry(os.fspath(name_or_path))
-    if entry is not None:
-        card = card.with_terms(entry.license, entry.research_only)
-    model.card = card
+    model = load_named(find_checkpoint(name_or_path), name_or_path)
     return Parser(model, device=device, short_side=short_side, precision=precision, scales=scales)
