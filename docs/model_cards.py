@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from upernet.checkpoints import shipped_checkpoint
+from upernet.checkpoints.card import METRICS
 from upernet.checkpoints.header import card_in
 from upernet.checkpoints.readme import facts as facts_of_card
 from upernet.checkpoints.readme import metrics, table
