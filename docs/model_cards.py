@@ -13,22 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from upernet.checkpoints import shipped_checkpoint
-from upernet.checkpoints.native import card_in
+from upernet.checkpoints.card import METRICS
+from upernet.checkpoints.header import card_in
+from upernet.checkpoints.readme import facts as facts_of_card
+from upernet.checkpoints.readme import metrics, table
 from upernet.recipe import Recipe, SourceSpec, TermsSpec, load_recipe
 from upernet.taxonomy import LEVELS, load_taxonomy
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parent / "images" / "models"
-METRICS = {
-    "miou": "mIoU",
-    "miou_with_background": "mIoU with background",
-    "miou_given_object": "mIoU inside the true object",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "top1": "top-1",
-    "top5": "top-5",
-}
-"""Metric of a level -> its name in tables."""
 CLASS_COLUMNS = {"iou": "IoU", "accuracy": "recall", "pixels": "pixels", "top1": "top-1", "photos": "photos"}
 """Metric of a class -> heading of its column."""
 SPLITS = {"train": "training photos", "held_back": "held back", "test": "test photos"}
@@ -41,42 +34,18 @@ def read(name: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Lines:
-    """Format a Markdown table; the columns after the first `left` ones are aligned to the right."""
-    rules = ["---"] * left + ["---:"] * (len(header) - left)
-    return [f"| {' | '.join(cells)} |" for cells in (header, rules, *rows)]
-
-
-def metrics(values: Mapping[str, Any]) -> str:
-    """Format the metrics of one level: `mIoU 0.500, pixel accuracy 0.900`."""
-    return ", ".join(f"{METRICS[key]} {values[key]:.3f}" for key in METRICS if values.get(key) is not None)
-
-
 def facts(name: str) -> Lines:
     """Return what the model is, and under which terms its weights are."""
     recipe, path = load_recipe(name), shipped_checkpoint(name)
     card = card_in(path) if path else None
     assert path is not None and card is not None, f"{name} is not shipped"
     model = next(row for row in read("models.json") if row["name"] == name)
-    classes = ", ".join(
-        f"{level.num_classes - level.background} of {level.name}"
-        for level in load_taxonomy(recipe.taxonomy).levels.values()
-    )
-    use = "research and non-commercial use only" if card.research_only else "not restricted"
+    rows = dict(facts_of_card(recipe.model, load_taxonomy(recipe.taxonomy), card, model["params"], path.stat().st_size))
+    rows["license of the weights"] += ": [LICENSE-WEIGHTS](../../LICENSE-WEIGHTS)"
+    rows["use"] += " ([licenses](../licenses.md))"
     height, width = model["macs_at"]
-    return table(
-        ["", ""],
-        [
-            ["license of the weights", f"{card.license}: [LICENSE-WEIGHTS](../../LICENSE-WEIGHTS)"],
-            ["use", f"{use} ([licenses](../licenses.md))"],
-            ["classes", classes],
-            ["network", f"UPerNet with {recipe.model.backbone}, {recipe.model.decoder_channels} channels"],
-            ["size", f"{model['params'] / 1e6:.1f} M parameters, {path.stat().st_size / 1e6:.1f} MB"],
-            ["cost", f"{model['macs'] / 1e9:.0f} G multiply-adds for {height}x{width} pixels"],
-            ["larger photos", f"are parsed at a short side of {card.short_side} pixels"],
-        ],
-        left=2,
-    )
+    rows["cost"] = f"{model['macs'] / 1e9:.0f} G multiply-adds for {height}x{width} pixels"
+    return table(["", ""], list(rows.items()), left=2)
 
 
 def data(name: str) -> Lines:
@@ -197,6 +166,7 @@ def commands(name: str) -> Lines:
         f"python docs/ship_model.py {name} runs/{name} --data DIR",
         f"upernet evaluate {name} --data DIR --json docs/results/{name}.json --out evaluation/{name}",
         f"python docs/collect_card.py {name} --data DIR --evaluation evaluation/{name}",
+        f"python docs/ship_model.py {name}",
         "upernet models --json docs/results/models.json",
         "python docs/write_results.py",
         "make gallery",

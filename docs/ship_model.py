@@ -3,7 +3,7 @@
 ::
 
     python docs/ship_model.py everyday runs/everyday --data DIR    # the weights and the log of a run
-    python docs/ship_model.py everyday                             # after a change of the recipe: the card alone
+    python docs/ship_model.py everyday                             # the card alone: recipe and scores
 
 Classes of the run that the taxonomy of the recipe lacks are left out, and what remains is calibrated again.
 """
@@ -83,7 +83,10 @@ def main() -> None:
             parser.error("give --data with RUN")
         ship(arguments.name, arguments.run, arguments.data)
     elif (source := shipped_checkpoint(arguments.name)) is not None:
-        stamp(source, SHIPPED / f"{arguments.name}.safetensors", card_of(load_recipe(arguments.name)).to_dict())
+        card, scores = card_of(load_recipe(arguments.name)), RESULTS / f"{arguments.name}.json"
+        if scores.is_file():
+            card = card.with_scores(json.loads(scores.read_text(encoding="utf-8")))
+        stamp(source, SHIPPED / f"{arguments.name}.safetensors", card.to_dict())
     else:
         parser.error(f"{arguments.name} is not shipped; give the folder of its run")
 

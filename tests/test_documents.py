@@ -39,6 +39,7 @@ def test_the_code_of_the_library_page_runs(tmp_path: Path):
     blocks = python_blocks(ROOT / "docs" / "library.md")
     assert len(blocks) >= 7
     shutil.copyfile(ROOT / "examples" / "street.jpg", tmp_path / "photo.jpg")
+    shutil.copyfile(ROOT / "docs" / "results" / "camvid.json", tmp_path / "evaluation.json")
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)

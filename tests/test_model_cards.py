@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from upernet.checkpoints import load_checkpoint, save_checkpoint, shipped_checkpoint
-from upernet.checkpoints.native import card_in
+from upernet.checkpoints.header import card_in
 from upernet.evaluation import evaluate
 from upernet.evaluation.folder import write_evaluation
 from upernet.evaluation.subject import Subject

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 from upernet.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from upernet.checkpoints import create_backbone, create_model, load_backbone_weights, load_model, save_checkpoint
+    from upernet.checkpoints import (
+        ModelCard,
+        UPerNet,
+        create_backbone,
+        create_classifier,
+        create_model,
+        load_backbone_weights,
+        load_model,
+        save_checkpoint,
+    )
     from upernet.data.sample import Batch, Sample
     from upernet.data.transforms import augment, resize
     from upernet.decoding import label_map
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
     from upernet.evaluation import ConfusionMatrix, EvaluationResult, evaluate
     from upernet.inference import LabelMap, Parse, Parser, load
     from upernet.inference.bench import bench
-    from upernet.models import UPerNet, list_models
+    from upernet.models import list_models
     from upernet.recipe import Augmentation, LossSpec, ModelSpec, Recipe, Resize, load_recipe
     from upernet.taxonomy import (
         Taxonomy,
@@ -39,6 +48,7 @@ __all__ = [
     "LabelMap",
     "LevelLosses",
     "LossSpec",
+    "ModelCard",
     "ModelSpec",
     "Parse",
     "Parser",
@@ -54,6 +64,7 @@ __all__ = [
     "augment",
     "bench",
     "create_backbone",
+    "create_classifier",
     "create_model",
     "discover",
     "evaluate",
@@ -81,6 +92,7 @@ _HOME = {
     "LabelMap": "upernet.inference",
     "LevelLosses": "upernet.training.losses",
     "LossSpec": "upernet.recipe",
+    "ModelCard": "upernet.checkpoints",
     "ModelSpec": "upernet.recipe",
     "Parse": "upernet.inference",
     "Parser": "upernet.inference",
@@ -90,12 +102,13 @@ _HOME = {
     "Sample": "upernet.data.sample",
     "Taxonomy": "upernet.taxonomy",
     "TaxonomyMapping": "upernet.taxonomy",
-    "UPerNet": "upernet.models",
+    "UPerNet": "upernet.checkpoints",
     "UpernetError": "upernet.errors",
     "ablate": "upernet.training",
     "augment": "upernet.data.transforms",
     "bench": "upernet.inference.bench",
     "create_backbone": "upernet.checkpoints",
+    "create_classifier": "upernet.checkpoints",
     "create_model": "upernet.checkpoints",
     "discover": "upernet.discovery",
     "evaluate": "upernet.evaluation",

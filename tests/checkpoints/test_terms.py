@@ -24,7 +24,7 @@ from upernet.checkpoints import (
     shipped_checkpoint,
     zoo_entry,
 )
-from upernet.checkpoints.native import card_in
+from upernet.checkpoints.header import card_in
 from upernet.checkpoints.terms import SWITCH, restricts_use
 from upernet.checkpoints.timm_weights import has_restricted_terms
 from upernet.errors import UpernetError

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 import upernet
 from upernet.checkpoints import load_checkpoint
+from upernet.checkpoints.convert import convert_to_transformers
 from upernet.models.timm_backbones import PaddedSwinBlock
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, the peer to compare with")
@@ -96,6 +97,45 @@ def test_class_names_come_from_the_config_beside_the_file(folder: Path, tmp_path
     (tmp_path / "model.safetensors").hardlink_to(folder / "model.safetensors")
     parser = upernet.load(tmp_path)
     assert parser.model.taxonomy.levels["object"].names == names
+
+
+@pytest.mark.slow
+def test_there_and_back(peer: Any, folder: Path, tmp_path: Path) -> None:
+    """Transformers -> upernet -> transformers: the same file for transformers, and the same network for us."""
+    names = ["wall", "sky", "road", "car", "person", "tree", "dog"]
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config | {"id2label": dict(enumerate(names))}))
+    (tmp_path / "in" / "model.safetensors").hardlink_to(folder / "model.safetensors")
+    model, card = load_checkpoint(tmp_path / "in" / "model.safetensors")
+    card = card.model_copy(update={"thresholds": {"object": 0.625}, "research_only": True, "name": "mine"})
+    native = tmp_path / "native.safetensors"
+    upernet.save_checkpoint(native, model, card, auxiliary=True)
+
+    out = tmp_path / "out"
+    files = convert_to_transformers(native, out).files
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in files)
+    theirs, report = transformers.UperNetForSemanticSegmentation.from_pretrained(out, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    expected = {key: value for key, value in peer.state_dict().items() if "swin.layernorm" not in key}
+    actual = theirs.state_dict()
+    assert all(torch.equal(value, actual[key]) for key, value in expected.items())
+    assert list(theirs.config.id2label.values()) == names
+    torch.manual_seed(2)
+    images = torch.randn(1, 3, 224, 256)
+    with torch.inference_mode():
+        assert relative_error(theirs.eval()(images).logits, peer(images).logits) < 1e-4
+
+    processor = transformers.AutoImageProcessor.from_pretrained(out)
+    photo = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)
+    pixels = processor(photo, return_tensors="pt").pixel_values
+    torch.testing.assert_close(pixels[0], model.preprocess(photo), atol=1e-5, rtol=0)
+
+    again = upernet.UPerNet.from_pretrained(out)
+    values = model.state_dict()
+    assert all(torch.equal(value, values[key]) for key, value in again.state_dict().items())
+    assert again.taxonomy.levels["object"].names == tuple(names)
+    assert again.card.thresholds == {"object": 0.625} and again.card.research_only and again.card.name == "mine"
 
 
 def test_the_order_of_padding_and_shifting_matters() -> None:

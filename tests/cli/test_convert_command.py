@@ -132,3 +132,75 @@ def test_halves_of_two_models_are_refused(run: Run, tmp_path: Path) -> None:
     result = run("convert", tmp_path / "in", tmp_path / "out")
     assert result.status == 2 and not list(tmp_path.glob("out*"))
     assert "of the same epoch (found: decoder_epoch_40.pth, encoder_epoch_20.pth)" in result.stderr
+
+
+EXPRESSIBLE = {
+    "backbone": "convnext_tiny",
+    "feature_norms": True,
+    "head_channels": 0,
+    "decoder_channels": 8,
+    "auxiliary_channels": None,
+}
+
+
+def save(path: Path, spec: dict[str, object], taxonomy: Taxonomy | None = None) -> Path:
+    model = UPerNet(ModelSpec.model_validate(spec), taxonomy or Taxonomy.of_objects(["road", "car"]))
+    save_checkpoint(path, model, {"name": "mine", "thresholds": {"object": 0.75}, "research_only": True})
+    return path
+
+
+@pytest.mark.slow
+def test_a_folder_of_transformers(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = save(tmp_path / "in.safetensors", EXPRESSIBLE), tmp_path / "new" / "out"
+    result = run("convert", source, out, "--to", "transformers")
+    assert result.status == 0, result.stderr
+    names = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert all(str(out / name) in result.stdout for name in names)
+    expected = load_checkpoint(source)[0].state_dict()
+    again = upernet.load(str(out)).model.state_dict()
+    assert again.keys() == expected.keys() and all(torch.equal(value, again[key]) for key, value in expected.items())
+
+    card = upernet.load(str(out)).card
+    assert (card.name, card.thresholds, card.origin) == ("mine", {"object": 0.75}, "transformers")
+    monkeypatch.setenv("UPERNET_NO_RESEARCH_WEIGHTS", "1")
+    result = run("convert", out, tmp_path / "back")
+    assert result.status == 2 and "research and non-commercial use only" in result.stderr, "conversion drops the terms"
+    monkeypatch.delenv("UPERNET_NO_RESEARCH_WEIGHTS")
+
+    (out / "model.safetensors").write_bytes(b"mine")
+    result = run("convert", source, out, "--to", "transformers")
+    assert result.status == 2 and "already exists" in result.stderr
+    assert (out / "model.safetensors").read_bytes() == b"mine"
+    assert run("convert", source, out, "--to", "transformers", "--force").status == 0
+    assert run("convert", source, source, "--to", "transformers").status == 2
+    for path in (source, out / "model.safetensors"):
+        path.unlink()  # 110 MB each
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (TINY_T | {"auxiliary_channels": None}, "backbone internimage_t, and there are only Swin and ConvNeXt"),
+        (EXPRESSIBLE | {"backbone": "resnet18", "feature_norms": False}, "backbone resnet18"),
+        (EXPRESSIBLE | {"head_channels": 8}, "convolution before the classifier"),
+        (EXPRESSIBLE | {"feature_norms": False}, "no layer norms"),
+        (EXPRESSIBLE | {"pooling": "precise"}, "pooling: average"),
+        (EXPRESSIBLE | {"pool_channels": 4}, "`pool_channels` differ"),
+    ],
+    ids=["internimage", "resnet", "head", "norms", "pooling", "pool_channels"],
+)
+@pytest.mark.slow
+def test_what_transformers_cannot_express(run: Run, tmp_path: Path, spec: dict[str, object], reason: str) -> None:
+    source = save(tmp_path / "in.safetensors", spec)
+    result = run("convert", source, tmp_path / "out", "--to", "transformers")
+    assert result.status == 2 and "cannot express this network" in result.stderr and reason in result.stderr
+    assert not (tmp_path / "out").exists()
+    source.unlink()
+
+
+def test_transformers_has_one_level(run: Run, tmp_path: Path) -> None:
+    result = run("convert", "everyday", tmp_path / "out", "--to", "transformers")
+    assert result.status == 2 and "the levels scene, object, part, material, texture" in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert run("convert", "everyday", tmp_path / "out", "--to", "onnxruntime").status == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from upernet.checkpoints import ZooEntry, http
 from upernet.checkpoints.hub import fetch
@@ -124,8 +126,14 @@ def running(server: AnyServer) -> Iterator[AnyServer]:
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+WRITE_TOKEN = "hf_write"
+
+
 class Hub(Server):
-    """One repository, owner/name, at the revision `main` and at the tag `v1`, as the Hub serves it."""
+    """One repository, owner/name, at the revision `main` and at the tag `v1`, as the Hub serves it.
+
+    It takes commits with the token `WRITE_TOKEN`. Large files (LFS) are those of weights.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,6 +144,15 @@ class Hub(Server):
         }
         """Commit and files of each revision."""
         self.gated = False
+        self.created: list[dict[str, Any]] = []
+        """What `create_repo` asked for."""
+        self.commits: list[dict[str, Any]] = []
+        """The header of each commit, and the names of its files."""
+        self.objects: dict[str, bytes] = {}
+        """SHA-256 of each uploaded large file -> content."""
+        self.sizes: dict[str, int] = {}
+        """File -> size that is claimed instead of the true one."""
+        self.broken_upload = False
 
     @property
     def asked(self) -> list[str]:
@@ -173,16 +190,92 @@ class HubHandler(Handler):
         etag = hashlib.sha256(self.server.content).hexdigest()
         self.server.headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
         if self.command == "HEAD":
-            return self.answer(200, {**self.server.headers, "Content-Length": str(len(self.server.content))}, b"")
+            size = self.server.sizes.get(found[2], len(self.server.content))
+            return self.answer(200, {**self.server.headers, "Content-Length": str(size)}, b"")
         (self.server.script.pop(0) if self.server.script else serve)(self)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path, server = urlsplit(self.path).path, self.server
+        server.requests.append({"path": self.path, **self.headers})
+        if self.headers.get("Authorization") != f"Bearer {WRITE_TOKEN}":
+            return self.send_json({"error": "Invalid credentials"}, 401)
+        if path == "/api/repos/create":
+            server.created.append(json.loads(body))
+            exists = "main" in server.revisions
+            server.revisions.setdefault("main", (COMMIT, {}))
+            return self.send_json({"url": f"{server.base}/owner/name", "name": "owner/name"}, 409 if exists else 200)
+        if path == "/api/validate-yaml":
+            return self.validate(json.loads(body)["content"])
+        if found := re.fullmatch(r"/api/models/owner/name/preupload/([\w.-]+)", path):
+            if found[1] not in server.revisions:
+                return self.refuse(404, "RevisionNotFound")
+            names = [file["path"] for file in json.loads(body)["files"]]
+            modes = ["lfs" if name.endswith(".safetensors") else "regular" for name in names]
+            rows = [
+                {"path": n, "uploadMode": m, "shouldIgnore": False, "oid": None}
+                for n, m in zip(names, modes, strict=True)
+            ]
+            return self.send_json({"files": rows})
+        if path == "/owner/name.git/info/lfs/objects/batch":
+            return self.send_json(
+                {
+                    "transfer": "basic",
+                    "objects": [
+                        file | {"actions": {"upload": {"href": f"{server.base}/lfs/{file['oid']}"}}}
+                        for file in json.loads(body)["objects"]
+                    ],
+                }
+            )
+        if found := re.fullmatch(r"/api/models/owner/name/commit/([\w.-]+)", path):
+            return self.commit(found[1], [json.loads(line) for line in body.splitlines()])
+        self.refuse(404, "RepoNotFound")
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.broken_upload:
+            return self.refuse(403, "")
+        self.server.objects[self.path.rpartition("/")[2]] = content
+        self.answer(200, {"Content-Length": "0"}, b"")
+
+    def validate(self, page: str) -> None:
+        """Check the metadata of a README.md, as far as upernet writes it."""
+        found = re.match(r"---\n(.*?)\n---\n", page, re.DOTALL)
+        values = yaml.safe_load(found[1]) if found else None
+        valid = isinstance(values, dict) and (values.get("license") != "other" or "license_name" in values)
+        errors = [] if valid else [{"message": "the metadata is not valid"}]
+        self.send_json({"errors": errors, "warnings": []}, 200 if valid else 400)
+
+    def commit(self, revision: str, lines: list[dict[str, Any]]) -> None:
+        server = self.server
+        if revision not in server.revisions:
+            return self.refuse(404, "RevisionNotFound")
+        changed: dict[str, bytes] = {}
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                changed[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                changed[value["path"]] = server.objects[value["oid"]]
+        number = hashlib.sha1(repr(sorted(changed.items())).encode()).hexdigest()
+        target = "pr" if "create_pr" in self.path else revision
+        server.revisions[target] = (number, server.revisions[revision][1] | changed)
+        server.commits.append(lines[0]["value"] | {"files": sorted(changed), "revision": target})
+        answer = {"commitUrl": f"{server.base}/owner/name/commit/{number}", "commitOid": number}
+        self.send_json(
+            answer | ({"pullRequestUrl": f"{server.base}/owner/name/discussions/1"} if target == "pr" else {})
+        )
+
+    def send_json(self, value: Any, status: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self.answer(status, {"Content-Type": "application/json", "Content-Length": str(len(body))}, body)
 
     def list_files(self, revision: str) -> None:
         commit, files = self.server.revisions.get(revision, ("", {}))
         if not commit:
             return self.refuse(404, "RevisionNotFound")
         info = {"id": "owner/name", "sha": commit, "siblings": [{"rfilename": file} for file in files]}
-        body = json.dumps(info).encode()
-        self.answer(200, {"Content-Type": "application/json", "Content-Length": str(len(body))}, body)
+        self.send_json(info)
 
     def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
         self.answer(status, {"X-Error-Code": code, "Content-Length": "0", **(headers or {})}, b"")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from upernet.checkpoints import load_checkpoint, save_checkpoint
-from upernet.checkpoints.native import card_in
+from upernet.checkpoints.header import card_in
 from upernet.checkpoints.terms import SWITCH
 from upernet.errors import UpernetError
 from upernet.models import build_model

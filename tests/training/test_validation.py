@@ -107,6 +107,8 @@ def test_the_result_is_the_best_model(validated, data, tmp_path):
     for name, value in (("model", found[progress.kept]), ("last", found[40])):
         model, card = load_checkpoint(tmp_path / "run" / f"{name}.safetensors")
         assert evaluate(model, recipe, data, "val")["object"]["miou"] == value and card.name == "validated"
+        assert card.scores.get("object", {}).get("miou") == (value if name == "model" else None)
+        assert card.scored_on.endswith("(split val)") == (name == "model")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from upernet.checkpoints.card import ModelCard, card_of, check_card
+from upernet.checkpoints.classification import create_classifier
 from upernet.checkpoints.finding import (
     check_reference,
     checkpoint_in,
@@ -14,7 +15,7 @@ from upernet.checkpoints.finding import (
     shipped_checkpoint,
 )
 from upernet.checkpoints.imagenet import check_backbone_weights, load_backbone_weights
-from upernet.checkpoints.loading import initialize_model, load_checkpoint, load_model
+from upernet.checkpoints.loading import UPerNet, initialize_model, load_checkpoint, load_model
 from upernet.checkpoints.native import save_checkpoint
 from upernet.checkpoints.pretrained import create_backbone, create_model
 from upernet.checkpoints.zoo import ZooEntry, is_downloaded, list_zoo, zoo_entry
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ModelCard",
+    "UPerNet",
     "ZooEntry",
     "card_of",
     "check_backbone_weights",
@@ -31,6 +33,7 @@ __all__ = [
     "check_reference",
     "checkpoint_in",
     "create_backbone",
+    "create_classifier",
     "create_model",
     "fetch",
     "find_checkpoint",

@@ -9,7 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from upernet.errors import UpernetError, plain
 from upernet.recipe import PublishedTesting, Recipe
+from upernet.taxonomy import LEVELS
 
+METRICS = {
+    "miou": "mIoU",
+    "miou_with_background": "mIoU with background",
+    "miou_given_object": "mIoU inside the true object",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "top1": "top-1",
+    "top5": "top-5",
+}
+"""Metric of a level -> its name in tables."""
 KEY_LENGTH = 40
 """Longest part of a key, in characters, that an error shows."""
 LARGEST_SIDE = 1_000_000
@@ -39,6 +50,10 @@ class ModelCard(BaseModel):
     """Terms of the weights: an SPDX license expression, or words; "": not known."""
     research_only: bool = False
     """Whether the terms allow research or non-commercial use only."""
+    scores: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]] = {}
+    """Level -> metric (a key of `METRICS`) -> value as a fraction."""
+    scored_on: str = ""
+    """The photos that `scores` were measured on, in words."""
     origin: str | None = None
     """Format of the file that the model was loaded from, if it was not the native one."""
 
@@ -56,6 +71,8 @@ class ModelCard(BaseModel):
             "temperatures": {},
             "license": "",
             "research_only": False,
+            "scores": {},
+            "scored_on": "",
         }
         read = {
             key: defaults.get(key) if value is None else value for key, value in cast("dict[Any, Any]", values).items()
@@ -70,6 +87,29 @@ class ModelCard(BaseModel):
     def with_terms(self, license: str, research_only: bool) -> ModelCard:
         """Return this card with these terms."""
         return self.model_copy(update={"license": license, "research_only": research_only})
+
+    def with_scores(self, result: Mapping[str, Any]) -> ModelCard:
+        """Return this card with the scores of an evaluation.
+
+        Args:
+            result: What `upernet.evaluate` returns, or the content of the file that `upernet evaluate --json` writes.
+
+        Raises:
+            UpernetError: `result` is not one of these, or has no scores.
+        """
+        try:
+            scores = {
+                level: {key: float(result[level][key]) for key in METRICS if result[level].get(key) is not None}
+                for level in LEVELS
+                if level in result
+            }
+            photos = ", ".join(f"{count} photos of {source}" for source, count in result["photos"].items())
+            scored_on = f"{photos} (split {result['split']})"
+        except (KeyError, TypeError, ValueError, AttributeError):
+            scores, scored_on = {}, ""
+        if not any(scores.values()):
+            raise UpernetError("not an evaluation with scores; give what upernet.evaluate returned.")
+        return self.model_copy(update={"scores": scores, "scored_on": scored_on})
 
     def with_default_name(self, name: str) -> ModelCard:
         """Return this card, called `name` if it gives no name."""

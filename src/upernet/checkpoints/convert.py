@@ -1,4 +1,4 @@
-"""Conversion of a checkpoint of any format to the native one, with a recipe that says what the model is."""
+"""Conversion of a checkpoint of any format: to the native one, with a recipe, or to a folder of transformers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from upernet.checkpoints.formats.halves import other_half
 from upernet.checkpoints.identify import matching_recipe
 from upernet.checkpoints.loading import load_checkpoint
 from upernet.checkpoints.native import save_checkpoint
+from upernet.checkpoints.to_transformers import FILES, write_transformers
 from upernet.errors import UpernetError
 from upernet.files import atomic_path
 from upernet.models import UPerNet
@@ -70,6 +71,29 @@ def convert(source: str | Path, out: Path, recipe: Recipe | None = None, force: 
             _write_yaml(temporary[taxonomy_file], model.taxonomy.to_dict())
         save_checkpoint(weights, model, card, auxiliary=True)
     return Conversion(_summarize(model, card), files)
+
+
+def convert_to_transformers(
+    source: str | Path, out: Path, recipe: Recipe | None = None, force: bool = False
+) -> Conversion:
+    """Write a checkpoint as a folder of Hugging Face transformers, its auxiliary head included.
+
+    Args:
+        source: the checkpoint, as `find_checkpoint` takes it.
+        out: the folder; it is created if it does not exist.
+        recipe: what the model is; default: the recipe of a model by name, else inferred from the weights.
+        force: overwrite existing files.
+
+    Raises:
+        UpernetError: `source` cannot be found or loaded, transformers has no such network (see `write_transformers`),
+            or a file exists already or cannot be written; no file is changed then.
+    """
+    path = find_checkpoint(source)
+    if out.exists() and not out.is_dir():
+        raise UpernetError(f"{out}: is a file; give a folder.")
+    _refuse_overwriting([out / name for name in FILES], force)
+    model, card = load_checkpoint(path, recipe or recipe_of(source))
+    return Conversion(_summarize(model, card), write_transformers(out, model, card))
 
 
 def _recipe_content(recipe: Recipe | None, model: UPerNet, card: ModelCard) -> dict[str, object]:

@@ -12,7 +12,10 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from upernet.checkpoints.formats.halves import encoder_in
 from upernet.checkpoints.zoo import SUFFIXES, zoo_entry
@@ -23,6 +26,8 @@ from upernet.recipe import Recipe, load_recipe
 
 SHIPPED = Path(__file__).parent / "shipped"
 HUB = "hf://"
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+"""OWNER/NAME: what may name a repository on the Hub."""
 
 
 def find_checkpoint(reference: str | os.PathLike[str], backbones: bool = False) -> Path:
@@ -63,6 +68,29 @@ def find_checkpoint(reference: str | os.PathLike[str], backbones: bool = False) 
         f"unknown model {shorten(text, 80)}{did_you_mean(text[:80], list_models())}: give one of {known}, a checkpoint "
         "file, a folder or hf://OWNER/NAME."
     )
+
+
+def find_pretrained(reference: str | os.PathLike[str], revision: str | None = None, **options: Any) -> Path:
+    """Return the file that `reference` stands for, which may also be OWNER/NAME, a repository on the Hub.
+
+    Args:
+        reference: as `find_checkpoint` takes it, or OWNER/NAME. A model or file of that name wins over the repository.
+        revision: branch, tag or commit of the repository.
+        options: the fields of `HubOptions`.
+
+    Raises:
+        UpernetError: as `find_checkpoint` raises it, or there are two revisions.
+    """
+    text = os.fspath(reference)
+    if REPOSITORY.fullmatch(text) and not os.path.exists(text) and not text.endswith(SUFFIXES):
+        text = HUB + text
+    if not text.startswith(HUB):
+        return find_checkpoint(text)
+    if revision is not None:
+        if "@" in text:
+            raise UpernetError(f"{text}: has a revision already; leave out revision={revision!r}.")
+        text = f"{text}@{revision}"
+    return _fetch_from_hub(text, options)
 
 
 def check_reference(reference: str | os.PathLike[str], backbones: bool = False) -> None:
@@ -132,7 +160,7 @@ def _fetch_published(name: str) -> Path:
     return fetch(name)
 
 
-def _fetch_from_hub(reference: str) -> Path:
+def _fetch_from_hub(reference: str, options: Mapping[str, Any] | None = None) -> Path:
     place, at, revision = reference.removeprefix(HUB).partition("@")
     owner, _, rest = place.partition("/")
     name, _, file = rest.strip("/").partition("/")
@@ -140,6 +168,6 @@ def _fetch_from_hub(reference: str) -> Path:
         raise UpernetError(
             f"{reference}: write hf://OWNER/NAME or hf://OWNER/NAME/FILE, optionally followed by @REVISION."
         )
-    from upernet.checkpoints.hub import fetch_hub
+    from upernet.checkpoints.hub import HubOptions, fetch_hub
 
-    return fetch_hub(f"{owner}/{name}", file or None, revision or None)
+    return fetch_hub(f"{owner}/{name}", file or None, revision or None, HubOptions(**(options or {})))

@@ -7,7 +7,7 @@ is taken from the recipe that was given, or from the shipped recipe of the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -21,6 +21,7 @@ from upernet.checkpoints.architecture import (
 )
 from upernet.checkpoints.card import ModelCard, card_of
 from upernet.checkpoints.formats import NamedWeights, unifiedparsing
+from upernet.checkpoints.header import card_of_header
 from upernet.errors import UpernetError
 from upernet.models import list_models
 from upernet.recipe import ModelSpec, Recipe, load_recipe
@@ -50,6 +51,9 @@ def identify_by_recipe(file: NamedWeights, recipe: Recipe) -> ModelInfo:
         UpernetError: the file gives as many class names as it has classes, and they are not those of the recipe.
     """
     info = info_of_recipe(recipe, file.origin)
+    card = card_of_header(file.metadata, file.path)
+    if card is not None and card.research_only:
+        info = replace(info, card=info.card.with_terms(info.card.license or card.license, True))
     names = file.class_names
     if len(names) == num_classes_of(file.tensors) and _are_other_classes(names, info.taxonomy):
         raise UpernetError(
@@ -87,6 +91,10 @@ def identify_by_tensors(file: NamedWeights) -> ModelInfo:
     except ValidationError as error:
         raise UpernetError(f"{file.path}: has tensors without values; fetch or write it again.") from error
     taxonomy = taxonomy_of(file, count)
+    card = card_of_header(file.metadata, file.path)
+    if card is not None:
+        card = card.model_copy(update={"origin": file.origin})
+        return ModelInfo(card.name or file.path.stem, spec, taxonomy, card)
     recipe = matching_recipe(spec, taxonomy)
     if recipe is not None:
         return ModelInfo(recipe.name, recipe.model, taxonomy, card_of(recipe, file.origin))

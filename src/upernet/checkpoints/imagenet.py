@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from upernet.checkpoints.architecture import backbone_of
 from upernet.checkpoints.formats import rename_weights
-from upernet.checkpoints.native import card_in
+from upernet.checkpoints.header import card_in
 from upernet.checkpoints.reading import read_weights
 from upernet.checkpoints.shapes import compare_shapes, is_optional, shape_error
 from upernet.checkpoints.terms import refuse_research_weights

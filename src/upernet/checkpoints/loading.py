@@ -1,22 +1,27 @@
 """From a checkpoint of any format to a model.
 
 Every file takes the same steps: read it (`reading`), rename its tensors (`formats`), identify the model (`native`,
-`identify`), instantiate it without memory for its tensors, match their names and shapes (`shapes`), fill it.
+`identify`), instantiate it without memory for its tensors, match their names and shapes, fill it (`filling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from upernet.checkpoints.architecture import backbone_of
-from upernet.checkpoints.card import ModelCard
+from upernet.checkpoints.card import ModelCard, check_card
 from upernet.checkpoints.classifiers import transfer_classifiers
-from upernet.checkpoints.finding import find_checkpoint, missing_weights, published_checkpoint
+from upernet.checkpoints.filling import fill, guess_cause, instantiate, match_tensors
+from upernet.checkpoints.finding import (
+    find_checkpoint,
+    find_pretrained,
+    missing_weights,
+    published_checkpoint,
+    recipe_of,
+)
 from upernet.checkpoints.formats import NamedWeights, read_named
+from upernet.checkpoints.header import card_of_header
 from upernet.checkpoints.identify import (
     ModelInfo,
     identify_by_recipe,
@@ -25,14 +30,136 @@ from upernet.checkpoints.identify import (
     same_architecture,
     same_classes,
 )
-from upernet.checkpoints.native import is_auxiliary, read_info
-from upernet.checkpoints.shapes import compare_shapes, is_counter, is_optional, shape_error
+from upernet.checkpoints.native import read_info
+from upernet.checkpoints.shapes import compare_shapes, is_optional, shape_error
+from upernet.checkpoints.sharing import save_folder, upload
 from upernet.checkpoints.terms import refuse_research_weights
+from upernet.checkpoints.zoo import zoo_entry
 from upernet.errors import UpernetError
-from upernet.models import Preprocess, UPerNet
-from upernet.models.backbones import backbone_normalization, build_backbone, feature_info
-from upernet.models.familiarity import Familiarity
+from upernet.models import UPerNet as Network
 from upernet.recipe import ModelSpec, Recipe, load_recipe
+from upernet.taxonomy import Taxonomy
+
+
+class UPerNet(Network):  # noqa: D101 (the text is that of the network)
+    __doc__ = Network.__doc__
+
+    card: ModelCard
+    """What a checkpoint says of the model: name, terms, thresholds, scores. `Parser` follows it, and it is saved."""
+
+    def __init__(
+        self,
+        backbone: str | ModelSpec,
+        taxonomy: Taxonomy | str | Path | None = None,
+        *,
+        classes: int | Sequence[str] | None = None,
+        **settings: object,
+    ):
+        super().__init__(backbone, taxonomy, classes=classes, **settings)
+        self.card = ModelCard()
+
+    @staticmethod
+    def from_pretrained(
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> UPerNet:
+        """Return a model from the Hugging Face Hub, a folder or a file, in eval mode on the CPU.
+
+        The checkpoint may have any format that `load_checkpoint` reads. Only weights are downloaded, and the
+        `config.json` that names the classes of a model of transformers; no code is, and none runs.
+
+        Args:
+            name_or_path: `OWNER/NAME` or `hf://OWNER/NAME[/FILE][@REVISION]`, a repository on the Hub; a folder, such
+                as `save_pretrained` writes; a file; or the name of a model.
+            revision: Branch, tag or commit of the repository. Default: the main branch.
+            token: The token for the repository. Default: that of `hf auth login` or HF_TOKEN. False: none.
+            cache_dir: Folder for what is downloaded. Default: the cache of the Hub's client.
+            local_files_only: Take only what has been downloaded before.
+
+        Raises:
+            UpernetError: There is no such repository, folder or file, the download fails, or the file is not safe or
+                not a UPerNet (see `load_checkpoint`).
+
+        Example:
+            >>> model = UPerNet.from_pretrained("everyday")
+            >>> model.levels
+            ('scene', 'object', 'part', 'material', 'texture')
+        """
+        path = find_pretrained(
+            name_or_path, revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        return load_named(path, name_or_path)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        card: ModelCard | Mapping[str, object] | None = None,
+        half: bool = False,
+    ) -> None:
+        """Write the model to a folder: `model.safetensors`, in the native format, and a `README.md`.
+
+        `from_pretrained`, `upernet.load` and `upernet parse --model` read the folder. A README.md that somebody has
+        written stays as it is.
+
+        Args:
+            save_directory: The folder; it is created if it does not exist.
+            card: The card, or its keys. Default: `card` of the model.
+            half: Store matrices and convolutions as float16.
+
+        Raises:
+            UpernetError: The card is not valid, or a file cannot be written; then no file has changed.
+        """
+        save_folder(Path(save_directory), self, self.card if card is None else check_card(card), half)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: ModelCard | Mapping[str, object] | None = None,
+        half: bool = False,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
+        commit_message: str = "Upload a model of upernet",
+    ) -> str:
+        """Upload the files of `save_pretrained` to a repository on the Hugging Face Hub, in one commit.
+
+        The repository is created if it does not exist. A README.md that somebody has written there stays as it is.
+
+        Args:
+            repo_id: `OWNER/NAME`, or `NAME` for a repository of the user.
+            card: The card, or its keys. Default: `card` of the model.
+            half: Store matrices and convolutions as float16.
+            private: Whether a new repository is private. Default: as the owner has set it, usually public.
+            token: A token that may write. Default: that of `hf auth login` or HF_TOKEN.
+            branch: The branch, which must exist. Default: the main branch.
+            create_pr: Open a pull request instead of changing the branch.
+            commit_message: The first line of the commit.
+
+        Returns:
+            The URL of the commit, or of the pull request.
+
+        Raises:
+            UpernetError: The card or the name is not valid, the token may not write there, or the connection fails; the
+                repository then has all of the earlier files.
+        """
+        return upload(
+            repo_id,
+            self,
+            self.card if card is None else check_card(card),
+            half=half,
+            private=private,
+            token=token,
+            branch=branch,
+            create_pr=create_pr,
+            commit_message=commit_message,
+        )
 
 
 def load_checkpoint(path: str | Path, recipe: Recipe | None = None) -> tuple[UPerNet, ModelCard]:
@@ -56,10 +183,24 @@ def load_checkpoint(path: str | Path, recipe: Recipe | None = None) -> tuple[UPe
     file = read_named(path)
     info = _identify(file, recipe)
     refuse_research_weights(path, info.card.research_only)
-    model = _instantiate(file, info)
-    tensors = _match_tensors(file, info, model)
-    _fill(model, tensors)
+    model = instantiate(file, info, UPerNet)
+    tensors = match_tensors(file, info, model)
+    fill(model, tensors)
+    model.card = info.card
     return model.eval(), info.card
+
+
+def load_named(path: Path, reference: str | os.PathLike[str]) -> UPerNet:
+    """Return the model in the file `path`, which `reference` stands for. Its card has a name, and published terms.
+
+    Raises:
+        UpernetError: as `load_checkpoint` raises it.
+    """
+    model, card = load_checkpoint(path, recipe_of(reference))
+    model.card, entry = card.with_default_name(path.stem), zoo_entry(os.fspath(reference))
+    if entry is not None:
+        model.card = model.card.with_terms(entry.license, entry.research_only)
+    return model
 
 
 def load_model(name: str, checkpoint: str | Path | None = None) -> UPerNet:
@@ -80,7 +221,7 @@ def load_model(name: str, checkpoint: str | Path | None = None) -> UPerNet:
     return load_checkpoint(path, recipe)[0]
 
 
-def initialize_model(model: UPerNet, path: str | Path) -> list[str]:
+def initialize_model(model: Network, path: str | Path) -> list[str]:
     """Copy into `model` every tensor of the file at `path` whose name and shape agree; the backbone must fit.
 
     The file may hold a backbone alone, as InternImage publishes it after training on ImageNet. If a native file has
@@ -95,7 +236,8 @@ def initialize_model(model: UPerNet, path: str | Path) -> list[str]:
             research only, and `UPERNET_NO_RESEARCH_WEIGHTS` is on.
     """
     file = read_named(path)
-    refuse_research_weights(path, file.is_native and read_info(file).card.research_only)
+    card = card_of_header(file.metadata, file.path)
+    refuse_research_weights(path, card is not None and card.research_only)
     own = model.state_dict()
     fitting = {key: value for key, value in file.tensors.items() if key in own and own[key].shape == value.shape}
     if not fitting:
@@ -106,7 +248,7 @@ def initialize_model(model: UPerNet, path: str | Path) -> list[str]:
         if key.startswith("backbone.") and key in own and not is_optional(key)
     }
     if wrong:
-        raise shape_error(file.path, "the backbone", wrong, _guess_cause(file, model.spec, wrong))
+        raise shape_error(file.path, "the backbone", wrong, guess_cause(file, model.spec, wrong))
     classifiers = transfer_classifiers(model, file.tensors, read_info(file).taxonomy) if file.is_native else {}
     model.load_state_dict(fitting | classifiers, strict=False)
     return [key for key in own if key not in fitting or key in classifiers]
@@ -128,75 +270,8 @@ def _check_agreement(file: NamedWeights, info: ModelInfo, recipe: Recipe) -> Non
     is_same = same_classes(info.taxonomy, wanted.taxonomy)
     if not (is_same and same_architecture(wanted.spec, info.spec)):
         # An error about shapes says more. If all shapes fit, the architectures differ in no more than names.
-        _match_tensors(file, wanted, _instantiate(file, wanted))
+        match_tensors(file, wanted, instantiate(file, wanted, Network))
     if not is_same:
         raise UpernetError(
             f"{file.path}: of another taxonomy ({info.taxonomy.name}) than {recipe.name}; load it with upernet.load."
         )
-
-
-def _instantiate(file: NamedWeights, info: ModelInfo) -> UPerNet:
-    """Return the model on the meta device: whatever size a file claims, no memory is taken.
-
-    It has an auxiliary head if both the file and the spec have one, and a familiarity if the file has one.
-    """
-    spec = info.spec
-    if not any(map(is_auxiliary, file.tensors)):
-        spec = spec.model_copy(update={"auxiliary_channels": None})
-    try:
-        with torch.device("meta"):
-            model = UPerNet(spec, info.taxonomy)
-            model.familiarity = Familiarity.like(file.tensors, feature_info(model.backbone).channels())
-            return model
-    except (UpernetError, RuntimeError, TypeError, MemoryError, OverflowError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UpernetError(f"{file.path}: {info.name} describes a network that cannot be built ({reason}).") from error
-
-
-def _match_tensors(file: NamedWeights, info: ModelInfo, model: UPerNet) -> dict[str, Tensor]:
-    """Return the file's tensors, one for each of the model's.
-
-    The auxiliary head is left out if the model has none, and counters of batches that old files lack are added.
-
-    Raises:
-        UpernetError: a name or a shape differs.
-    """
-    own = model.state_dict()
-    tensors = {
-        key: value for key, value in file.tensors.items() if model.auxiliary is not None or not is_auxiliary(key)
-    }
-    for key, value in own.items():
-        if is_counter(key) and (key not in tensors or tensors[key].numel() == 1):
-            tensors[key] = tensors.get(key, torch.zeros(1)).reshape(value.shape)
-    if wrong := compare_shapes(tensors, own):
-        raise shape_error(file.path, info.name, wrong, _guess_cause(file, info.spec, wrong))
-    return tensors
-
-
-def _fill(model: UPerNet, tensors: Mapping[str, Tensor]) -> None:
-    """Give a model on the meta device its tensors. They are copied: a model must not change when its file does."""
-    own = model.state_dict()
-    model.load_state_dict({key: tensors[key].to(own[key].dtype, copy=True) for key in own}, assign=True)
-    model.preprocess = Preprocess(*backbone_normalization(model.spec.backbone))
-    _compute_buffers(model)
-
-
-def _compute_buffers(model: UPerNet) -> None:
-    """Compute the buffers of timm's backbones that are not among their weights, such as tables of window positions."""
-    waiting = [name for name, buffer in model.backbone.named_buffers() if buffer.is_meta]
-    if waiting:
-        spec = model.spec
-        computed = dict(build_backbone(spec.backbone, feature_norms=spec.feature_norms).named_buffers())
-        for name in waiting:
-            module, _, last = name.rpartition(".")
-            setattr(model.backbone.get_submodule(module), last, computed[name])
-
-
-def _guess_cause(file: NamedWeights, spec: ModelSpec, wrong: Mapping[str, str]) -> str:
-    """Return the likely reason why the file does not fit, in words; "" if it is not known."""
-    backbone = read_info(file).spec.backbone if file.is_native else backbone_of(file.tensors)
-    if backbone not in (None, spec.backbone) and any(key.startswith("backbone.") for key in wrong):
-        return f"the file looks like {backbone}, this is {spec.backbone}"
-    if all(".classifier." in key for key in wrong):
-        return "another taxonomy: only classifiers differ"
-    return ""

@@ -10,13 +10,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from upernet.checkpoints.card import ModelCard, check_card
 from upernet.checkpoints.formats import NATIVE, NamedWeights
+from upernet.checkpoints.header import card_in
 from upernet.checkpoints.identify import ModelInfo
 from upernet.checkpoints.zoo import zoo_entry
 from upernet.errors import UpernetError
@@ -80,22 +80,6 @@ def read_info(file: NamedWeights) -> ModelInfo:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise UpernetError(f"{file.path}: its description of the model is not valid ({reason}).") from error
     return ModelInfo("its own description", spec, taxonomy, check_card(card, f"{file.path}: its card is "))
-
-
-def card_in(path: str | Path) -> ModelCard | None:
-    """Return the card of a native file, which is read from its header alone; None: the file is of another format.
-
-    Raises:
-        UpernetError: the card is not valid.
-    """
-    try:
-        with cast(Any, safe_open)(path, framework="pt") as file:
-            metadata = cast("dict[str, str]", file.metadata() or {})
-        content = json.loads(metadata[NATIVE])
-        values = cast(dict[str, object], dict(content.get("card") or {}))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return None
-    return check_card(values, f"{path}: its card is ")
 
 
 def research_only_checkpoint(reference: str | os.PathLike[str], path: Path) -> bool:

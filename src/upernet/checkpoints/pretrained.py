@@ -7,11 +7,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from upernet.checkpoints.card import ModelCard
 from upernet.checkpoints.finding import find_checkpoint, missing_weights, published_checkpoint
 from upernet.checkpoints.imagenet import AUTO, load_backbone_weights
-from upernet.checkpoints.loading import initialize_model
+from upernet.checkpoints.loading import UPerNet, initialize_model
+from upernet.checkpoints.native import research_only_checkpoint
 from upernet.errors import UpernetError
-from upernet.models import UPerNet
 from upernet.models.backbones import OptionValue, build_backbone, feature_info
 from upernet.models.features import FeatureInfo
 from upernet.recipe import load_recipe
@@ -57,6 +58,8 @@ def create_model(
         if path is None:
             raise missing_weights(recipe.name)
         initialize_model(model, path)
+        source = recipe.name if pretrained is True else pretrained
+        model.card = ModelCard(research_only=research_only_checkpoint(source, path))
     return model
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 from upernet.errors import UpernetError, printable
 
@@ -16,6 +18,28 @@ SWITCH = "UPERNET_NO_RESEARCH_WEIGHTS"
 RESTRICTED = re.compile(r"\bnc\b|non-?commercial|\bresearch\b|\bamlr\b|\bseer\b", re.IGNORECASE)
 """What the licenses in timm's list that allow research or non-commercial use only have in their names: Creative Commons
 NC, FAIR's and SEER's, and Apple's license for machine learning research (AMLR)."""
+
+
+BUNDLED = "LicenseRef-upernet-weights"
+"""The license of the bundled weights, whose text must go with them."""
+BUNDLED_TEXT = "LICENSE-WEIGHTS"
+"""Name of the file with that text."""
+
+
+def text_of_bundled_terms() -> str:
+    """Return the text of the license of the bundled weights: that of the installed package, or of the source tree.
+
+    Raises:
+        UpernetError: It is missing.
+    """
+    try:
+        installed = distribution("upernet").read_text(f"licenses/{BUNDLED_TEXT}")
+    except PackageNotFoundError:
+        installed = None
+    beside = Path(__file__).parents[3] / BUNDLED_TEXT
+    if installed is None and not beside.is_file():
+        raise UpernetError(f"{BUNDLED_TEXT}, the terms of these weights, is missing; install upernet again.")
+    return installed if installed is not None else beside.read_text(encoding="utf-8")
 
 
 def is_on(variable: str) -> bool:

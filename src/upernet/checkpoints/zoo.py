@@ -66,6 +66,13 @@ class ZooFile(Settings):
         return self
 
 
+class ClassifierFile(ZooFile):
+    """The published file of a backbone that classifies photos into the 1000 classes of ImageNet-1k."""
+
+    image_size: int = Field(ge=32)
+    """Side in pixels of the square photos that its score was measured on."""
+
+
 class ZooEntry(ZooFile):
     """Published weights: a file, or a file of the encoder and one of the decoder."""
 
@@ -73,6 +80,8 @@ class ZooEntry(ZooFile):
     """Name of the model, which is also the name of its recipe, or of the backbone; set from the key."""
     decoder: ZooFile | None = None
     """The file of the decoder, if it is not in the same file as the encoder."""
+    classifier: ClassifierFile | None = None
+    """The file of the network as a classifier, which may be the same file."""
     license: str
     """Terms, in words."""
     research_only: bool = False
@@ -92,6 +101,16 @@ class ZooEntry(ZooFile):
         if self.decoder is None:
             return (self,)
         return self, self.model_copy(update=dict(self.decoder))
+
+    def as_classifier(self) -> ZooEntry:
+        """Return the entry of the file that classifies photos.
+
+        Raises:
+            UpernetError: None is published.
+        """
+        if self.classifier is None:
+            raise UpernetError(f"{self.name}: no classifier is published; give a file.")
+        return self.model_copy(update=self.classifier.model_dump(exclude={"image_size"}))
 
 
 class _Zoo(RootModel[dict[str, ZooEntry]]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,8 +18,16 @@ def convert(
         ),
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Write OUT.safetensors and OUT.yaml; or a folder to write them to.")
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="Write OUT.safetensors and OUT.yaml; or a folder to write them to. --to transformers: the folder.",
+        ),
     ],
+    to: Annotated[
+        Literal["upernet", "transformers"],
+        typer.Option(help="Program to write for. transformers: its UperNet, with a Swin or ConvNeXt backbone."),
+    ] = "upernet",
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -30,13 +38,14 @@ def convert(
     ] = None,
     force: ForceOption = False,
 ) -> None:
-    """Convert a checkpoint to a safetensors file and a recipe.
+    """Convert a checkpoint to a safetensors file and a recipe, or to a folder of transformers.
 
     Reads checkpoints of InternImage, mmsegmentation, transformers and unifiedparsing.
     """
-    from upernet.checkpoints.convert import convert as run
+    from upernet.checkpoints import convert as conversions
     from upernet.recipe import load_recipe
 
+    run = conversions.convert_to_transformers if to == "transformers" else conversions.convert
     done = run(source, out, load_recipe(recipe) if recipe else None, force)
     print(f"{source}: {done.summary}")
     for path in done.files:

@@ -56,7 +56,7 @@ def _row(name: str) -> dict[str, Any]:
     import torch
 
     from upernet.checkpoints import create_model, is_downloaded, shipped_checkpoint, zoo_entry
-    from upernet.checkpoints.native import card_in
+    from upernet.checkpoints.header import card_in
     from upernet.models.complexity import count
     from upernet.recipe import load_recipe
 
@@ -94,7 +94,7 @@ def _row(name: str) -> dict[str, Any]:
 def _details(reference: str) -> dict[str, Any]:
     """Return what is known of a model by name, or what the card of a checkpoint says."""
     from upernet.checkpoints import find_checkpoint
-    from upernet.checkpoints.native import card_in
+    from upernet.checkpoints.header import card_in
     from upernet.errors import UpernetError
     from upernet.models import list_models
     from upernet.recipe import load_recipe

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from upernet.checkpoints import ModelCard, check_card, find_checkpoint, load_checkpoint, recipe_of, zoo_entry
+from upernet.checkpoints import ModelCard, check_card, find_checkpoint
+from upernet.checkpoints import UPerNet as LoadedUPerNet
+from upernet.checkpoints.loading import load_named
 from upernet.decoding import LabelsAndConfidence, Logits, Size, class_probabilities, label_maps
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable, shorten
@@ -44,8 +46,9 @@ class Parser:
     Args:
         model: The model; it is put into eval mode and moved to `device`. What runs may be a copy with folded batch
             norms, which does not follow later changes of the weights.
-        card: The card of the checkpoint, or its keys. `name`, `short_side`, `thresholds`, `class_thresholds` (the
-            probabilities below which a label is unsure) and `temperatures` are used.
+        card: The card of the checkpoint, or its keys; None: `card` of the model, if it has one. `name`, `short_side`,
+            `thresholds`, `class_thresholds` (the probabilities below which a label is unsure) and `temperatures` are
+            used.
         device: A device name of torch: "cpu", "cuda", "cuda:1", "mps".
         short_side: Photos with a longer short side, in pixels, are resized to it before they go through the network,
             because a network recognizes things best at the size that they had in training. None: photos keep their
@@ -71,7 +74,7 @@ class Parser:
         precision: Precision = "fp32",
         scales: Scales | None = None,
     ):
-        self.card = check_card(card)
+        self.card = model.card if card is None and isinstance(model, LoadedUPerNet) else check_card(card)
         self.short_side: int | None = self.card.short_side if short_side == "card" else short_side
         if self.short_side is not None and self.short_side < 1:
             raise UpernetError(f"short side {self.short_side}: give a number of pixels, 1 or more.")
@@ -452,10 +455,5 @@ def load(
         >>> parser.levels
         ('scene', 'object', 'part', 'material', 'texture')
     """
-    path = find_checkpoint(name_or_path)
-    model, card = load_checkpoint(path, recipe_of(name_or_path))
-    card = card.with_default_name(path.stem)
-    entry = zoo_entry(os.fspath(name_or_path))
-    if entry is not None:
-        card = card.with_terms(entry.license, entry.research_only)
-    return Parser(model, card, device=device, short_side=short_side, precision=precision, scales=scales)
+    model = load_named(find_checkpoint(name_or_path), name_or_path)
+    return Parser(model, device=device, short_side=short_side, precision=precision, scales=scales)

@@ -9,11 +9,13 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from upernet.checkpoints import card_of, save_checkpoint
+from upernet.checkpoints.header import card_in
 from upernet.data.sources import SourceMissing, open_source
 from upernet.distributed import World, broadcast_from_main
 from upernet.errors import UpernetError
 from upernet.evaluation.calibration import Calibration, calibrate, check_calibration
 from upernet.evaluation.familiarity import fit_familiarity
+from upernet.evaluation.results import EvaluationResult
 from upernet.models import UPerNet
 from upernet.recipe import Recipe
 from upernet.training.run_folder import LAST, MODEL
@@ -69,10 +71,10 @@ class ResultWriter:
         """Note whether the weights that the run started from are for research or non-commercial use only."""
         self.card = self.card.with_terms(self.card.license, self.card.research_only or research_only)
 
-    def keep_best(self) -> None:
-        """Write the current weights as the best so far."""
+    def keep_best(self, result: EvaluationResult) -> None:
+        """Write the current weights as the best so far, with their scores in the card."""
         if self.world.is_main:
-            save_checkpoint(self.path, self.model, self.card)
+            save_checkpoint(self.path, self.model, self.card.with_scores(result))
 
     def finish(self, has_best: bool, half: bool) -> Path:
         """Write the models, calibrate the thresholds of the result, and fit its familiarity, if the recipe asks for it.
@@ -91,6 +93,9 @@ class ResultWriter:
             self._write(self.last_path, half)
             if self.world.is_main:
                 self.model.load_state_dict(load_file(self.path), strict=False)  # without the auxiliary head
+                best = card_in(self.path)
+                assert best is not None
+                self.card = self.card.model_copy(update={"scores": best.scores, "scored_on": best.scored_on})
             broadcast_from_main(self.model.state_dict().values())
         self._write(self.path, half)
         spec, device = self.recipe.calibration, str(self.world.device)

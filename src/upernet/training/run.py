@@ -171,7 +171,7 @@ class Run:
 
     def _keep_best(self, result: EvaluationResult, run_log: RunLog | None) -> None:
         """Write the current weights, and pictures of what they get right and wrong."""
-        self.result.keep_best()
+        self.result.keep_best(result)
         if run_log is not None:
             subject = Subject(self.model, self.recipe, self.data_dir, self.world.device)
             pictures = self.reporter.draw_best(subject, result, self.progress.validations[-1])

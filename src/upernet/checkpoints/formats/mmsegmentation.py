@@ -21,6 +21,7 @@ _CONVNEXT_BLOCK = r"backbone\.stages\.(\d)\.(\d+)\."
 RULES: list[Rule] = [
     *DECODER,
     (r"backbone\.norm(\d)\.", r"backbone.norms.\1."),
+    (r"(backbone\.levels\.\d\.blocks\.\d+\.)layer_scale(\d)$", r"\1gamma\2"),  # InternImage's repositories on the Hub
     # ResNetV1c: three 3x3 convolutions, each with its norm
     (r"backbone\.stem\.7\.", "backbone.bn1."),
     (r"backbone\.stem\.", "backbone.conv1."),
