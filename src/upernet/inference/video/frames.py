@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
+import re
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import closing, suppress
@@ -29,8 +30,9 @@ USUAL_RATE = 25.0
 """Frames per second where a video does not say."""
 MISSING_SECONDS = 0.5
 """How much earlier than announced the pictures of an intact video may end."""
-MOST_FRAMES = 10**8
-"""Announced numbers of frames from which on they are not believed."""
+MOST_SECONDS = 86_400.0
+MOST_FRAMES = 10**7
+"""Announced lengths from which on they are not believed."""
 MOST_PACKETS = 10_000
 """Number of packets of sound between two frames from which on they are left out: minutes of sound."""
 BLOCKED_SECONDS = 2.0
@@ -97,9 +99,13 @@ class VideoReader:
     def _announced_seconds(self) -> float | None:
         """Length of the pictures; that of the file may be that of the sound."""
         stream = self._stream
-        if stream.duration is None or stream.time_base is None or stream.duration <= 0:
+        if stream.duration and stream.time_base:
+            seconds = float(stream.duration * stream.time_base)
+        elif tagged := re.match(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", "")):  # Matroska
+            seconds = 3600 * int(tagged[1]) + 60 * int(tagged[2]) + float(tagged[3])
+        else:
             return None
-        return float(stream.duration * stream.time_base)
+        return seconds if 0 < seconds < MOST_SECONDS else None
 
     def __iter__(self) -> Generator[Frame, None, None]:
         """Read the frames that are asked for, decoded in another thread."""
@@ -158,7 +164,7 @@ class VideoReader:
         if not read:
             raise UpernetError(f"{name}: has no frame that can be decoded; check the file, or convert it to MP4.")
         announced = self._announced_seconds
-        if problem is None and not self.source.live and announced is not None and announced < LONGEST_GAP * 24:
+        if problem is None and not self.source.live and announced is not None:
             missing = announced - end
             if missing > max(MISSING_SECONDS, 2 / self.rate):
                 problem = f"{missing:.1f} of {announced:.1f} seconds are missing"

@@ -47,8 +47,8 @@ class Smoother:
         """
         cells = gray_cells(view)
         before, self._image_cells = self._image_cells, cells
-        likeness = None if before is None or before.shape != cells.shape else _likeness(cells, before).mean()
-        return {level: self._average(level, values, None, likeness) for level, values in logits.items()}
+        same = None if before is None or before.shape != cells.shape else likeness(cells, before).mean()
+        return {level: self._average(level, values, None, same) for level, values in logits.items()}
 
     def dense(self, logits: dict[str, Tensor], view: Image.Image) -> dict[str, Tensor]:
         """Return the averaged logits of dense levels.
@@ -63,17 +63,17 @@ class Smoother:
         missing = 0, width - cells.shape[1], 0, height - cells.shape[0]  # the padding of the network's input
         cells = F.pad(cells[None, None], missing, mode="replicate")[0, 0]
         before, self._cells = self._cells, cells
-        motion = likeness = None
+        motion = same = None
         if before is not None and before.shape == cells.shape:
             motion = find_motion(cells, before)
-            likeness = _likeness(cells, moved(before[None], motion)[0])
-        return {level: self._average(level, values, motion, likeness) for level, values in logits.items()}
+            same = likeness(cells, moved(before[None], motion)[0])
+        return {level: self._average(level, values, motion, same) for level, values in logits.items()}
 
-    def _average(self, level: str, values: Tensor, motion: Tensor | None, likeness: Tensor | None) -> Tensor:
+    def _average(self, level: str, values: Tensor, motion: Tensor | None, same: Tensor | None) -> Tensor:
         before = self._averages.get(level)
-        if before is not None and before.shape == values.shape and likeness is not None:
+        if before is not None and before.shape == values.shape and same is not None:
             past = before if motion is None else moved(before, motion)
-            values = torch.lerp(values, past, self.weight * likeness)
+            values = torch.lerp(values, past, self.weight * same)
         self._averages[level] = values
         return values
 
@@ -87,14 +87,14 @@ def find_motion(cells: Tensor, before: Tensor) -> Tensor:
     """Find where the things of a frame were in the frame before, by block matching.
 
     Each cell takes the displacement of up to `REACH` cells with the smallest mean difference of gray levels over a
-    block of `BLOCK` x `BLOCK` cells around it.
+    block of `BLOCK` x `BLOCK` cells around it, refined by the vertex of a parabola through its neighbors.
 
     Args:
         cells: float32 h x w, gray levels of the frame.
         before: float32 h x w, gray levels of the frame before.
 
     Returns:
-        float32 2 x h x w: rows and columns to add to a cell of the frame to get the cell before.
+        float32 2 x h x w: rows and columns to add to a cell of the frame to get the place before.
     """
     height, width = cells.shape
     side = 2 * REACH + 1
@@ -102,21 +102,40 @@ def find_motion(cells: Tensor, before: Tensor) -> Tensor:
     shifted = F.unfold(padded, side).view(side * side, height, width)
     cost = F.avg_pool2d((shifted - cells).abs_()[:, None], BLOCK, 1, BLOCK // 2, count_include_pad=False)[:, 0]
     steps = torch.arange(-REACH, REACH + 1)
-    rows, columns = steps.repeat_interleave(side), steps.repeat(side)
-    cost += STILLNESS * torch.hypot(rows.float(), columns.float())[:, None, None]
-    best = cost.argmin(dim=0)
-    return torch.stack([rows[best], columns[best]])
+    distance = torch.hypot(*torch.meshgrid(steps.float(), steps.float(), indexing="ij"))
+    cost = cost.view(side, side, height, width) + STILLNESS * distance[..., None, None]
+    best = cost.flatten(0, 1).argmin(dim=0)
+    row, column = best // side, best % side
+    rows = row - REACH + _vertex(cost.gather(1, column.expand(side, 1, -1, -1))[:, 0], row)
+    columns = column - REACH + _vertex(cost.gather(0, row.expand(1, side, -1, -1))[0], column)
+    still = (row == REACH) & (column == REACH)  # what stands still is not interpolated, which would blur it
+    return torch.where(still, 0.0, torch.stack([rows, columns]))
 
 
 def moved(values: Tensor, motion: Tensor) -> Tensor:
-    """Return K x h x w values at the places that `motion` says; values at the edges are repeated."""
+    """Return K x h x w values at the places that `motion` says, interpolated; values at the edges are repeated."""
     height, width = values.shape[-2:]
-    rows = (torch.arange(height)[:, None] + motion[0]).clamp_(0, height - 1)
-    columns = (torch.arange(width) + motion[1]).clamp_(0, width - 1)
-    return values[:, rows, columns]
+    rows = 2 * (torch.arange(height)[:, None] + motion[0] + 0.5) / height - 1
+    columns = 2 * (torch.arange(width) + motion[1] + 0.5) / width - 1
+    grid = torch.stack([columns, rows], dim=-1)[None]
+    return F.grid_sample(values[None], grid, padding_mode="border", align_corners=False)[0]
 
 
-def _likeness(cells: Tensor, before: Tensor) -> Tensor:
+def likeness(cells: Tensor, before: Tensor) -> Tensor:
     """Return how much each cell looks like before, from 0 to 1: float32 h x w."""
     difference = F.avg_pool2d((cells - before).abs()[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
     return torch.exp(-difference / DIFFERENCE)
+
+
+def _vertex(cost: Tensor, best: Tensor) -> Tensor:
+    """Return how far the vertex of the parabola through three costs is from the middle one, in -0.5..0.5.
+
+    Args:
+        cost: float32 n x h x w.
+        best: int64 h x w, the smallest cost; at the first and the last one, the result is 0.
+    """
+    inner = best.clamp(1, len(cost) - 2)
+    lower, middle, upper = (cost.gather(0, (inner + step)[None])[0] for step in (-1, 0, 1))
+    curvature = lower - 2 * middle + upper
+    offset = ((lower - upper) / (2 * curvature)).clamp_(-0.5, 0.5)
+    return torch.where((inner == best) & (curvature > 1e-3), offset, 0.0)

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
 """Encoders of overlays, best first."""
 OPTIONS = {
-    # A fragment ends before each key frame; frames that the encoder holds back are lost if the program is killed.
-    "libx264": {"preset": "veryfast", "crf": "20", "g": "24", "rc-lookahead": "12"},
+    # A fragment ends before each key frame; frames that the encoder holds back are lost if the program is killed. With
+    # B-frames, fragments would begin late, and the sound would be early.
+    "libx264": {"preset": "veryfast", "crf": "20", "g": "24", "bf": "0", "rc-lookahead": "12"},
     "libopenh264": {"g": "24", "b": "4000000"},
-    "mpeg4": {"g": "24", "qscale": "3"},
+    "mpeg4": {"g": "24", "bf": "0", "flags": "+qscale", "global_quality": "354"},
 }
 MP4_SOUNDS = frozenset(("aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus", "flac"))
 """Decoders of the sound that MP4 files hold and players understand."""
