@@ -136,8 +136,10 @@ class VideoReader:
             if packet is None:
                 break
             if packet.stream is self.sound:
-                if packet.dts is not None and len(sounds) < MOST_PACKETS:  # the packet at the end has no content
-                    sounds.append(self._from_start(packet))
+                packet = self._from_start(packet)
+                # The last packet has no content, and those before the beginning only prepare the decoder.
+                if packet.pts is not None and packet.pts >= 0 and len(sounds) < MOST_PACKETS:
+                    sounds.append(packet)
                 continue
             try:
                 decoded = list(packet.decode())

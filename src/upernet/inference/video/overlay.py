@@ -64,11 +64,11 @@ class Lines:
         for label in shares.keys() | self.shares.keys():
             before = self.shares.get(label, 0.0)
             self.shares[label] = before + weight * (shares.get(label, 0.0) - before)
-        for label, share in sorted(shares.items(), key=lambda item: (-item[1], item[0])):
-            if share >= APPEARS and label not in self._placed:
-                self._seen[label] = time
-                if label not in self.labels:
-                    self._place(label, time)
+        shown = [label for label, share in shares.items() if share >= APPEARS and label not in self._placed]
+        self._seen |= dict.fromkeys(shown, time)
+        for label in sorted(shown, key=lambda label: (-shares[label], label)):
+            if label not in self.labels:
+                self._place(label, time)
 
     def _place(self, label: int, time: float) -> None:
         """Put a label into the first empty line, or into that of the label that was seen longest ago."""

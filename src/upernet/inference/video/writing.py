@@ -33,8 +33,8 @@ OPTIONS = {
 }
 MP4_SOUNDS = frozenset(("aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus", "flac"))
 """Decoders of the sound that MP4 files hold and players understand."""
-TIME_BASE = Fraction(1, 90_000)
-"""Resolution of the times in MP4 files, in seconds; those in Matroska files are milliseconds."""
+TIME_BASE = Fraction(1, 60_000)
+"""Resolution of the times in MP4 files, in seconds, which MPEG-4 allows; those in Matroska files are milliseconds."""
 
 
 def best_encoder(names: Iterable[str] = ENCODERS) -> str:
@@ -159,4 +159,6 @@ class VideoWriter:
             raise self._failure(error) from None
 
     def _failure(self, error: BaseException) -> UpernetError:
-        return UpernetError(f"{self.path}: writing failed ({reason(error)}); make room on the disk, or choose --out.")
+        return UpernetError(
+            f"{self.path}: writing failed ({reason(error)}); make room on the disk, or use another one."
+        )
