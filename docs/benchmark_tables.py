@@ -230,5 +230,22 @@ def upp() -> list[str]:
     return comparisons(result, result["rows"])
 
 
+def video_smoothing() -> list[str]:
+    """Return what smoothing over time is worth in a video, for its page."""
+    result = read("video")
+    body: list[list[str]] = []
+    times: list[str] = []
+    for model in ("camvid", "everyday"):
+        for distance, rows in result[model].items():
+            if distance == "frames":
+                continue
+            for row in rows["ways"]:
+                name = row["way"] if not row["weight"] else f"{row['way']}, {row['weight']}"
+                body.append([f"`{model}`, {distance}", name, f"{row['mIoU']:.3f}", f"{row['changed']:.1%}"])
+            times = [f"{name} {value:.0f} ms" for name, value in rows["milliseconds"].items()]
+    lines = table(["model", "smoothing, weight of the past", "mIoU", "changed"], *body)
+    return [*lines, "", f"Processor time of finding the motion, per frame: {', '.join(times)}."]
+
+
 SHOWN = (speed, machine, targets, operators, models, breakdown, roofline, precision, peers, training, memory, scaling)
-TABLES = {function.__name__: function for function in (*SHOWN, busy, cold_start, upp)}
+TABLES = {function.__name__: function for function in (*SHOWN, busy, cold_start, upp, video_smoothing)}

@@ -125,7 +125,7 @@ def parse(
     Prints a description of each photo, and saves a contact sheet, overlays, label maps, confidences and parse.json.
     Of a video, saves an overlay video and a lossless label video for each level, and a line of JSON for each frame.
 
-    Exit status: 0 if all photos were parsed, 1 if some failed, 2 if all failed, 130 or 143 if it was stopped.
+    Exit status: 0 if all photos or videos were parsed, 1 if some failed, 2 if all failed, 130 or 143 if it was stopped.
     """
     import sys
 

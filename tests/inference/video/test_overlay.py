@@ -59,7 +59,7 @@ def many_classes(count: int, size: tuple[int, int] = (40, 60)) -> LabelMap:
 def test_all_frames_have_one_even_size(count: int, size: tuple[int, int]):
     label_map = many_classes(count, size)
     painter = OverlayPainter(label_map)
-    photo = Image.new("RGB", size[::-1], "gray")
+    photo = Image.new("RGB", (size[1], size[0]), "gray")
     for number in range(3):
         label_map.labels[:] = number % count
         picture = painter.paint(Parse(photo, {"object": label_map}), "object", number / 10)

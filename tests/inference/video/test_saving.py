@@ -24,7 +24,8 @@ from upernet.errors import UpernetError
 from upernet.inference import Parse, Parser
 from upernet.inference.video import SavedVideo, VideoParse
 from upernet.inference.video import saving as saving_module
-from upernet.inference.video.sources import VideoSource
+from upernet.inference.video.frames import VideoReader
+from upernet.inference.video.sources import VideoSource, video_source
 from upernet.inference.video.writing import VideoWriter, best_encoder
 from upernet.taxonomy import Level, Taxonomy
 
@@ -142,6 +143,19 @@ def test_sound_is_copied(parser: Parser, tmp_path: Path):
     assert read_clip(tmp_path / "clip" / "object_overlay.mp4")[1][0] == 0
     assert [content for content, _ in after] == [content for content, _ in before]
     assert [time for _, time in after] == pytest.approx([time for _, time in before], abs=0.01)
+
+
+def test_the_sound_of_a_video_that_has_been_read_to_its_end(parser: Parser, tmp_path: Path):
+    """The overlay begins with the first frame, when the whole of a short video has been read already."""
+    clip = write_clip(tmp_path / "clip.mkv", moving(1), sound=True, rate=2)
+    reader = VideoReader(video_source(clip), audio=True)
+    (frame,) = reader
+    sound = *frame.audio, *reader.tail
+    writer = VideoWriter(tmp_path / "x.mp4", best_encoder(), (64, 48), "yuv420p", 10, reader.sound)
+    writer.add(np.zeros((48, 64, 3), np.uint8), 0.0, sound)
+    writer.close()
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        assert container.streams.audio[0].frames == len(sound) > 0
 
 
 def test_sound_that_mp4_files_do_not_hold_is_left_out(parser: Parser, tmp_path: Path):

@@ -104,7 +104,7 @@ def test_another_size_forgets_the_past():
 
 def test_padding_of_the_network_is_taken_into_account():
     smoother, view = Smoother(0.5), view_of(texture(4, 6, 10))
-    for _ in range(2):
-        found = smoother.dense({"object": torch.ones(2, 8, 16)}, view)["object"]
+    smoother.dense({"object": torch.ones(2, 8, 16)}, view)
+    found = smoother.dense({"object": torch.ones(2, 8, 16)}, view)["object"]
     assert found.shape == (2, 8, 16) and torch.allclose(found, torch.ones(2, 8, 16))
     assert gray_cells(view).shape == (6, 10)

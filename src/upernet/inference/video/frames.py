@@ -6,10 +6,10 @@ import math
 import queue
 import re
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -52,7 +52,7 @@ class Frame(NamedTuple):
     """Seconds until the next frame, as far as the video says."""
     image: Image.Image
     """The frame as an upright RGB image with square pixels."""
-    audio: tuple[Packet, ...] = ()
+    audio: tuple[Packet[AudioStream], ...] = ()
     """Packets of sound that come before the frame in the file."""
 
 
@@ -83,7 +83,7 @@ class VideoReader:
         """Frames per second, on average, before `every`."""
         start = self._container.start_time
         self._start = None if start is None else Fraction(start, 1_000_000)
-        self.tail: tuple[Packet, ...] = ()
+        self.tail: tuple[Packet[AudioStream], ...] = ()
 
     @property
     def total(self) -> int | None:
@@ -116,16 +116,21 @@ class VideoReader:
         try:
             yield from self._decoded()
         finally:
-            self._container.close()
+            if (
+                self.sound is None
+            ):  # else, what copies the sound still reads its parameters; it is closed with the reader
+                self._container.close()
 
     def _decoded(self) -> Generator[Frame, None, None]:
         name, damaged, read, end = self.source.name, 0, 0, 0.0
-        sounds: list[Packet] = []
+        sounds: list[Packet[AudioStream]] = []
         clock = _Clock(1 / self.rate)
         size: tuple[int, int] | None = None
         problem: str | None = None
         av = require_av()
-        packets = self._container.demux([stream for stream in (self._stream, self.sound) if stream is not None])
+        packets: Iterator[Any] = self._container.demux(
+            [stream for stream in (self._stream, self.sound) if stream is not None]
+        )
         while True:
             try:
                 packet = next(packets, None)
@@ -142,12 +147,11 @@ class VideoReader:
                     sounds.append(packet)
                 continue
             try:
-                decoded = list(packet.decode())
+                decoded: list[VideoFrame] = list(packet.decode())
             except (av.FFmpegError, ValueError, MemoryError):
                 damaged += 1
                 continue
             for picture in decoded:
-                assert isinstance(picture, av.VideoFrame)
                 check_size(name, picture.width, picture.height)
                 time, duration = clock.tick(self._seconds_of(picture), _duration(picture))
                 if self.seconds is not None and time >= self.seconds:
@@ -189,7 +193,7 @@ class VideoReader:
             self._start = seconds
         return float(seconds - self._start)
 
-    def _from_start(self, packet: Packet) -> Packet:
+    def _from_start(self, packet: Packet[AudioStream]) -> Packet[AudioStream]:
         """Return a packet of sound with times that count from the beginning of the video."""
         shift = round((self._start or 0) / packet.time_base) if packet.time_base else 0
         packet.pts = None if packet.pts is None else packet.pts - shift
@@ -241,7 +245,7 @@ def _duration(picture: VideoFrame) -> float | None:
     return float(picture.duration * picture.time_base) if picture.duration and picture.time_base else None
 
 
-def _range_of(picture: VideoFrame) -> dict[str, int]:
+def _range_of(picture: VideoFrame) -> dict[str, Any]:
     """Return the argument with which the conversion to RGB heeds the range of the brightness: 0..255, or 16..235."""
     return {"src_color_range": picture.color_range} if picture.color_range else {}
 

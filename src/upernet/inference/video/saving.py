@@ -150,7 +150,7 @@ class SavedVideo:
             partial = place.with_name(f"{place.name}{PARTIAL}")
             if not _may_use(place, self.video) or not _may_use(partial, self.video):
                 continue
-            lock = FileLock(place.with_name(f".{place.name}.lock"))
+            lock: Any = FileLock(place.with_name(f".{place.name}.lock"))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -358,7 +358,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _release(lock: FileLock) -> None:
+def _release(lock: Any) -> None:
     lock.release()
     with suppress(OSError):
         os.unlink(lock.lock_file)

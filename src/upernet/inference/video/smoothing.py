@@ -80,7 +80,7 @@ class Smoother:
 
 def gray_cells(view: Image.Image) -> Tensor:
     """Return the mean gray level of each cell of the logits, in 0..255: float32 h x w."""
-    return torch.from_numpy(np.array(view.convert("L").reduce(STRIDE), np.float32))
+    return torch.as_tensor(np.array(view.convert("L").reduce(STRIDE), np.float32))
 
 
 def find_motion(cells: Tensor, before: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ class VideoWriter:
             self.sound = self._container.add_stream_from_template(sound)
         self._last = -1
 
-    def add(self, pixels: np.ndarray, time: float, audio: Sequence[Packet] = ()) -> None:
+    def add(self, pixels: np.ndarray, time: float, audio: Sequence[Packet[AudioStream]] = ()) -> None:
         """Write a frame, and the packets of sound before it.
 
         Args:
@@ -123,7 +123,7 @@ class VideoWriter:
         self.add_sound(audio)
         self._write(self._stream, frame)
 
-    def add_sound(self, packets: Iterable[Packet]) -> None:
+    def add_sound(self, packets: Iterable[Packet[AudioStream]]) -> None:
         """Write packets of sound. Raises the errors of `add`."""
         if self.sound is None:
             return
