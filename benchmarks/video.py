@@ -4,7 +4,7 @@
 
 The video is the `val` split of CamVid: every second frame of a drive that was filmed at 30 frames per second, all of
 them annotated. `changed` is the share of pixels whose label differs from that of the frame before although the
-annotation has the same label there; `mIoU` counts all frames, at the model's parse size. Ways to smooth:
+annotation has the same label there; `mIoU` counts all frames. The model is `camvid`. Ways to smooth:
 
 * in place: an exponential average of the logits
 * motion: the average is moved by block matching first (`find_motion`)
@@ -21,7 +21,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +39,7 @@ from upernet.inference.video.smoothing import find_motion, gray_cells, likeness,
 from upernet.recipe import load_recipe
 from upernet.taxonomy import IGNORE
 
-MODELS = {"camvid": "val", "everyday": "held_back"}
-"""Models and the split of their recipe that is CamVid's `val`."""
+MODEL = "camvid"
 LEVEL = "object"
 STEPS = {"every frame": 1, "every second frame": 2}
 """15 and 7.5 frames per second."""
@@ -82,10 +81,9 @@ class Frames(NamedTuple):
         return Frames(self.logits[::step], self.cells[::step], self.truth[::step])
 
 
-def read_frames(parser: Parser, split: str, data: Path, most: int | None) -> Frames:
+def read_frames(parser: Parser, data: Path, most: int | None) -> Frames:
     """Run the network on the frames."""
-    recipe = load_recipe(parser.card.name)
-    source = open_source("camvid", recipe.sources["camvid"], parser.model.taxonomy, data, split)
+    source = open_source("camvid", load_recipe(MODEL).sources["camvid"], parser.model.taxonomy, data, "val")
     frames = Frames([], [], [])
     for index in range(min(len(source), most or len(source))):
         sample = source[index]
@@ -153,20 +151,18 @@ def main() -> None:
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
     torch.set_num_threads(1)
-    results: dict[str, object] = {"threads": 1}
-    for name, split in MODELS.items():
-        parser = load(name)
-        frames = read_frames(parser, split, given.data, given.frames)
-        results[name] = rows = {"frames": len(frames.logits)}
-        for step_name, step in STEPS.items():
-            shown = frames.every(step)
-            found, milliseconds = motions(shown)
-            rows[step_name] = scores = {"milliseconds": milliseconds, "ways": []}
-            print(f"\n{name}, {step_name}: {milliseconds} ms per frame")
-            for way in WAYS:
-                row = {"way": way.name, "weight": way.weight, **score(shown, way, found.get(way.motion or "", []))}
-                scores["ways"].append(row)
-                print(f"{way.name:<20}{way.weight:>6}{row['mIoU']:>10.4f}{row['changed']:>10.4f}", flush=True)
+    frames = read_frames(load(MODEL), given.data, given.frames)
+    results: dict[str, Any] = {"model": MODEL, "frames": len(frames.logits), "threads": 1}
+    for name, step in STEPS.items():
+        shown = frames.every(step)
+        found, milliseconds = motions(shown)
+        print(f"\n{name}: {milliseconds} ms per frame")
+        rows: list[dict[str, Any]] = []
+        for way in WAYS:
+            row = {"way": way.name, "weight": way.weight, **score(shown, way, found.get(way.motion or "", []))}
+            rows.append(row)
+            print(f"{way.name:<20}{way.weight:>6}{row['mIoU']:>10.4f}{row['changed']:>10.4f}", flush=True)
+        results[name] = {"milliseconds": milliseconds, "ways": rows}
     if given.json:
         write_text(given.json, json.dumps(results, indent=2) + "\n")
 

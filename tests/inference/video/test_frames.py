@@ -41,7 +41,7 @@ def test_frames_and_times(tmp_path: Path):
     clip = write_clip(tmp_path / "clip.mkv", numbered(6))
     found = read(clip)
     assert levels_of(found) == [0, 10, 20, 30, 40, 50]
-    assert [frame.index for frame in found] == list(range(6))
+    assert [frame.number for frame in found] == list(range(6))
     assert [frame.time for frame in found] == pytest.approx([0.1 * number for number in range(6)])
     assert np.array_equal(np.asarray(found[3].image), numbered(4)[3])
 
@@ -248,7 +248,7 @@ def test_a_live_source_leaves_out_what_comes_too_fast(tmp_path: Path):
     rest = list(reader)
     times = [frame.time for frame in (first, *rest)]
     assert times == sorted(set(times))
-    assert rest[-1].index == 24  # the newest one waits
+    assert rest[-1].number == 24  # the newest one waits
 
 
 def test_a_generated_live_source():

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -44,7 +44,7 @@ T = TypeVar("T")
 class Frame(NamedTuple):
     """A frame of a video."""
 
-    index: int
+    number: int
     """Number of the frame in the video, from 0."""
     time: float
     """Seconds since the beginning of the video."""
@@ -81,7 +81,7 @@ class VideoReader:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate = float(rate) if rate and 0 < rate <= 1000 else USUAL_RATE
         """Frames per second, on average, before `every`."""
-        start = self._container.start_time
+        start = cast("int | None", self._container.start_time)
         self._start = None if start is None else Fraction(start, 1_000_000)
         self.tail: tuple[Packet[AudioStream], ...] = ()
 

@@ -31,7 +31,7 @@ class ParsedFrame:
         including "unsure".
         """
         parse = self.parse
-        line: dict[str, Any] = {"frame": self.frame.index, "time": round(self.frame.time, 6)}
+        line: dict[str, Any] = {"frame": self.frame.number, "time": round(self.frame.time, 6)}
         for level, ranking in parse.rankings.items():
             name, probability = ranking[0]
             line[level] = {"name": name if parse.is_sure(level) else None, "probability": round(probability, 4)}

@@ -261,7 +261,7 @@ class _Files:
                 labels = np.where(label_map.labels == UNSURE, unsure, label_map.labels)
                 self._labels[level].add(labels.astype(np.uint8 if unsure == 255 else np.uint16), frame.time)
             elif "labels" in self.saved.kinds:
-                label_image(label_map).save(self.folder / level / f"{frame.index:08}.png")
+                label_image(label_map).save(self.folder / level / f"{frame.number:08}.png")
         if self._lines is not None:
             self._lines.write(json.dumps(parsed.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
             self._lines.flush()
