@@ -102,6 +102,21 @@ def test_another_size_forgets_the_past():
     assert torch.equal(smoother.dense({"object": ones}, view_of(texture(3, 8, 8)))["object"], ones)
 
 
+def test_the_benchmark_measures_what_is_built_in():
+    pytest.importorskip("skimage")
+    from benchmarks.video import Frames, Way, motions, smoothed
+
+    large = texture(5, HEIGHT, WIDTH + 8)
+    views = [view_of(large[:, left : left + WIDTH]) for left in (0, 1, 3, 6)]
+    logits = list(torch.randn(4, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)))
+    frames = Frames(logits, [gray_cells(view) for view in views], [])
+    smoother = Smoother(0.7)
+    expected = [smoother.dense({"object": each}, view)["object"] for each, view in zip(logits, views, strict=True)]
+    found = smoothed(frames, Way("motion and forget", 0.7, "blocks", True), motions(frames)[0]["blocks"])
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 def test_padding_of_the_network_is_taken_into_account():
     smoother, view = Smoother(0.5), view_of(texture(4, 6, 10))
     smoother.dense({"object": torch.ones(2, 8, 16)}, view)

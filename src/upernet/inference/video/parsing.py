@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class ParsedFrame:
         for level, ranking in parse.rankings.items():
             name, probability = ranking[0]
             line[level] = {"name": name if parse.is_sure(level) else None, "probability": round(probability, 4)}
-        if parse.familiarity is not None:
+        if parse.familiarity is not None and math.isfinite(parse.familiarity):
             line["familiarity"] = round(parse.familiarity, 4)
         for level, label_map in parse.maps.items():
             line[level] = {name: round(share, 6) for name, share in label_map.shares().items()}
