@@ -230,5 +230,22 @@ def upp() -> list[str]:
     return comparisons(result, result["rows"])
 
 
+SCORES = ("mIoU", "changed")
+
+
+def video_smoothing() -> list[str]:
+    """Return what smoothing over time is worth in a video, for its page."""
+    result = read("video")
+    distances = ("every frame", "every second frame")
+    header = ["smoothing, weight of the past", *(f"{name}, {distance}" for distance in distances for name in SCORES)]
+    body: list[list[str]] = []
+    for rows in zip(*(result[distance]["ways"] for distance in distances), strict=True):
+        name = f"{rows[0]['way']}, {rows[0]['weight']}" if rows[0]["weight"] else rows[0]["way"]
+        body.append([name, *(cell for row in rows for cell in (f"{row['mIoU']:.3f}", f"{row['changed']:.1%}"))])
+    times = [f"{name} {value:.0f} ms" for name, value in result[distances[0]]["milliseconds"].items()]
+    found = f"Processor time of finding the motion between two frames: {', '.join(times)}."
+    return [*table(header, *body), "", f"{result['frames']} frames, model `{result['model']}`. {found}"]
+
+
 SHOWN = (speed, machine, targets, operators, models, breakdown, roofline, precision, peers, training, memory, scaling)
-TABLES = {function.__name__: function for function in (*SHOWN, busy, cold_start, upp)}
+TABLES = {function.__name__: function for function in (*SHOWN, busy, cold_start, upp, video_smoothing)}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from upernet.cli.options import STDOUT, DeviceOption, JsonOption, ThreadsOption, complete_model, write_json
+from upernet.cli.termination import Terminated, terminable
+from upernet.cli.video import EveryOption, LabelsOption, SecondsOption, SmoothOption, VideoOptions, parse_videos
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from upernet.inference import Parse
+    from upernet.inference import Parse, Parser
 
 
 def parse(
@@ -23,7 +24,8 @@ def parse(
         list[str],
         typer.Argument(
             metavar="PATH",
-            help="Photos, folders (including subfolders), patterns such as 'in/*.jpg', or http and https addresses.",
+            help="Photos, folders (including subfolders), patterns such as 'in/*.jpg', or http and https addresses; or "
+            "videos: files, camera:NUMBER, and http, https, rtsp and rtmp addresses.",
         ),
     ],
     model: Annotated[
@@ -110,15 +112,20 @@ def parse(
             show_default="one scale",
         ),
     ] = None,
+    every: EveryOption = None,
+    smooth: SmoothOption = None,
+    seconds: SecondsOption = None,
+    labels: LabelsOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only: no progress, no descriptions.")] = False,
 ) -> None:
-    """Parse photos into scene, objects, parts, materials and textures.
+    """Parse photos or videos into scene, objects, parts, materials and textures.
 
     Prints a description of each photo, and saves a contact sheet, overlays, label maps, confidences and parse.json.
+    Of a video, saves an overlay video and a lossless label video for each level, and a line of JSON for each frame.
 
-    Exit status: 0 if all photos were parsed, 1 if some failed, 2 if all failed, 130 or 143 if it was stopped.
+    Exit status: 0 if all photos or videos were parsed, 1 if some failed, 2 if all failed, 130 or 143 if it was stopped.
     """
     import sys
 
@@ -140,19 +147,26 @@ def parse(
 
     if table is not None and taxonomy is None:
         raise UpernetError("--table needs --as TAXONOMY; add it, or leave the table out.")
+
+    def make_parser() -> tuple[Parser, list[str]]:
+        set_threads(threads)
+        reduce = "card" if short_side is None else short_side or None
+        parser = load(model, usable_device(device), short_side=reduce, precision=precision, scales=scales)
+        if taxonomy is not None:
+            parser.show_as(taxonomy, None if table is None else read_table(table))
+        return parser, parser.select_levels(None if levels is None else _split(levels))
+
     what = check_what(_split(save))
+    videos = VideoOptions(every, smooth, seconds, labels)
+    if videos.are_for(paths):
+        raise typer.Exit(parse_videos(paths, make_parser, videos, out, what, alpha, json, quiet))
     found = find_photos(paths)
     for path, problem in found.problems:
         report(path, problem)
     left_out = None if quiet else found.left_out()
     signal = None
     if found.photos:
-        set_threads(threads)
-        reduce = "card" if short_side is None else short_side or None
-        parser = load(model, usable_device(device), short_side=reduce, precision=precision, scales=scales)
-        if taxonomy is not None:
-            parser.show_as(taxonomy, None if table is None else read_table(table))
-        wanted = parser.select_levels(None if levels is None else _split(levels))
+        parser, wanted = make_parser()
         folder = None if not what or (json and out is None) else out or Path("parses")
         if folder is not None:
             make_output_folder(folder)
@@ -160,7 +174,7 @@ def parse(
             print(f"upernet: {left_out}", file=sys.stderr)
         outcomes = parse_photos(parser, found.photos, wanted, folder, what, alpha)
         try:
-            with _terminable(), closing(outcomes), _progress(quiet) as bar:
+            with terminable(), closing(outcomes), _progress(quiet) as bar:
                 for outcome in bar.track(outcomes, total=len(found.photos), description="parsing"):
                     if isinstance(outcome.result, UpernetError):
                         report(name_of(outcome.photo), outcome.result)
@@ -172,7 +186,7 @@ def parse(
                     if json != STDOUT and not quiet:
                         _print_description(name_of(outcome.photo), outcome.result)
         except KeyboardInterrupt as interrupt:
-            signal = SIGTERM if isinstance(interrupt, _Terminated) else SIGINT
+            signal = SIGTERM if isinstance(interrupt, Terminated) else SIGINT
             where = "" if folder is None else f"; their results are in {printable(folder)}"
             print(f"upernet: stopped after {parsed} of {len(found.photos)} photos{where}.", file=sys.stderr)
     elif left_out:
@@ -215,22 +229,3 @@ def _print_description(name: str, parse: Parse) -> None:
     place = "" if parse.folder is None else f" -> {printable(parse.folder)}"
     width = shutil.get_terminal_size().columns
     print(f"{name}{place}", wrapped(parse.describe(), width, "  "), sep="\n", end="\n\n", flush=True)
-
-
-class _Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM, so that it ends the program as Ctrl-C does: what is unfinished is removed."""
-
-
-@contextmanager
-def _terminable() -> Generator[None, None, None]:
-    """Let SIGTERM raise `_Terminated` in the block."""
-    import signal
-
-    def terminate(*_: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import ImageDraw
+from PIL import ImageDraw, ImageFont
 
 from upernet.inference.colors import FAINT_INK, FRAME, HATCH_GRAY, INK, PAPER, UNSURE_GRAY, Color
 from upernet.inference.fonts import shortened, sized_font
@@ -75,24 +75,43 @@ class Legend:
 
     def draw(self, draw: ImageDraw.ImageDraw, at: tuple[int, int]) -> None:
         """Draw with the upper left corner at `at` (x, y)."""
-        swatch = self.text
         for index, entry in enumerate(self.entries):
             left = at[0] + index // self.rows * (self.column + self.gap)
-            top = at[1] + index % self.rows * self.line
-            middle = top + self.line // 2
-            box = (left, middle - swatch // 2, left + swatch, middle - swatch // 2 + swatch)
-            if entry.color is None:
-                draw.rectangle(box, UNSURE_GRAY)
-                for offset in range(swatch // 3, 2 * swatch, max(4, swatch // 3)):
-                    start, end = min(offset, swatch), max(0, offset - swatch)
-                    draw.line((box[0] + end, box[1] + start, box[0] + start, box[1] + end), HATCH_GRAY)
-            draw.rectangle(box, None if entry.color is None else entry.color, FRAME)
-            share_width = self.font.getlength(entry.share)
-            room = self.column - 1.6 * self.text - 0.6 * self.text - share_width
-            name = shortened(entry.name, self.font, room)
-            ink = FAINT_INK if entry.bare or entry.color is None else INK
-            draw.text((left + 1.6 * self.text, middle), name, ink, self.font, anchor="lm")
-            draw.text((left + self.column - share_width, middle), entry.share, FAINT_INK, self.font, anchor="lm")
+            middle = at[1] + index % self.rows * self.line + self.line // 2
+            draw_entry(draw, entry, (left, middle), self.font, self.text, self.column)
+
+
+def draw_entry(
+    draw: ImageDraw.ImageDraw,
+    entry: LegendEntry,
+    at: tuple[int, int],
+    font: ImageFont.FreeTypeFont,
+    text: int,
+    width: int,
+) -> None:
+    """Draw an entry in a line of `width` pixels, whose left end is in the middle of its height at `at` (x, y).
+
+    Args:
+        draw: What is drawn on.
+        entry: The entry.
+        at: Place of the entry.
+        font: Font of the name and the share.
+        text: Height of the letters in pixels, which is also that of the swatch.
+        width: Width of the line in pixels; names that do not fit are shortened.
+    """
+    left, middle = at
+    box = (left, middle - text // 2, left + text, middle - text // 2 + text)
+    if entry.color is None:
+        draw.rectangle(box, UNSURE_GRAY)
+        for offset in range(text // 3, 2 * text, max(4, text // 3)):
+            start, end = min(offset, text), max(0, offset - text)
+            draw.line((box[0] + end, box[1] + start, box[0] + start, box[1] + end), HATCH_GRAY)
+    draw.rectangle(box, None if entry.color is None else entry.color, FRAME)
+    share_width = font.getlength(entry.share)
+    name = shortened(entry.name, font, width - 2.2 * text - share_width)
+    ink = FAINT_INK if entry.bare or entry.color is None else INK
+    draw.text((left + 1.6 * text, middle), name, ink, font, anchor="lm")
+    draw.text((left + width - share_width, middle), entry.share, FAINT_INK, font, anchor="lm")
 
 
 def short_percent(share: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,9 @@ from upernet.inference.saving import KINDS
 from upernet.inference.streaming import outcomes
 from upernet.inference.tiling import dense_logits, image_logits
 from upernet.inference.translating import translate
+from upernet.inference.video.parsing import ParsedFrame, VideoParse
+from upernet.inference.video.saving import VIDEO_KINDS, LabelForm, SavedVideo
+from upernet.inference.video.smoothing import Smoother
 from upernet.models import Precision, UPerNet, prepare_for_inference
 from upernet.models.familiarity import FAMILIARITY
 from upernet.recipe import PublishedTesting
@@ -236,8 +239,63 @@ class Parser:
                 else:
                     on_error(outcome.photo, outcome.result)
 
+    def video(
+        self,
+        source: str | os.PathLike[str],
+        levels: Iterable[str] | None = None,
+        *,
+        every: int = 1,
+        smooth: float = 0.0,
+        seconds: float | None = None,
+        out: str | os.PathLike[str] | None = None,
+        kinds: Collection[str] = VIDEO_KINDS,
+        labels: LabelForm = "video",
+        alpha: float | None = None,
+    ) -> Iterator[tuple[float, Parse]]:
+        """Parse a video, and yield the time in seconds and the parse of each frame, in order.
+
+        While the network runs, other threads decode the next frames and write the last ones; a few frames are in memory
+        at a time. Frames of a live source (a camera, rtsp, ...) that come too fast for the network are left out.
+        Needs PyAV (`pip install 'upernet[video]'`).
+
+        Args:
+            source: The path of a video file, an http, https, rtsp, rtmp, udp or srt address, or `camera:NUMBER`.
+            levels: The levels to parse. Default: all levels of the model.
+            every: Every how many frames one is parsed.
+            smooth: Weight of the past, from 0 (each frame for itself) to below 1, in an average of the logits over time
+                that follows the motion and leaves out what has changed; see docs/video.md.
+            seconds: Length of the beginning that is parsed. Default: all.
+            out: Folder in which the folder of the video is created; see `upernet.inference.video.SavedVideo` for its
+                files. Default: nothing is saved.
+            kinds: What is saved: "overlay", "labels", "json".
+            labels: Form of the saved label maps: "video" or "png".
+            alpha: How overlays are saved; see `Parse.overlay`.
+
+        Raises:
+            UpernetError: An argument is out of range, the video cannot be opened, or a file cannot be written; and
+                after the last frame, if frames are damaged or missing.
+
+        Example:
+            >>> import upernet
+            >>> for time, parse in upernet.load("everyday").video("clip.mp4", smooth=0.7, out="parses"):
+            ...     print(f"{time:.2f} s", parse.object.shares())
+        """
+        video = VideoParse(self, source, levels, every=every, smooth=smooth, seconds=seconds, sound=out is not None)
+        frames = iter(video) if out is None else iter(SavedVideo(video, out, kinds, labels, alpha))
+        return _times_and_parses(frames)
+
+    def check_smoothing(self) -> None:
+        """Raise UpernetError if this parser cannot average the logits of frames over time."""
+        if self._testing is not None:
+            raise UpernetError("smooth: published scales average over sizes, not over time; leave one of the two out.")
+
     def parse_decoded(
-        self, photo: Image.Image, path: str | None, levels: Sequence[str], probabilities: bool = False
+        self,
+        photo: Image.Image,
+        path: str | None,
+        levels: Sequence[str],
+        probabilities: bool = False,
+        smoother: Smoother | None = None,
     ) -> Parse:
         """Parse one upright RGB image.
 
@@ -246,14 +304,15 @@ class Parser:
             path: Where it comes from, as results and errors name it.
             levels: Levels of the model, in its order.
             probabilities: As `__call__` takes it.
+            smoother: Averages the logits with those of the frames before, if the image is a frame of a video.
         """
         name = "the photo" if path is None else path
         try:
             dense = [level for level in levels if LEVEL_KINDS[level].dense]
             image_levels = [level for level in levels if level not in dense]
             if self._testing is None:
-                rankings, familiarity = self._image_labels(photo, image_levels)
-                maps = self._maps(photo, dense, probabilities) if dense else {}
+                rankings, familiarity = self._image_labels(photo, image_levels, smoother)
+                maps = self._maps(photo, dense, probabilities, smoother) if dense else {}
             else:
                 rankings, maps = self._published_results(photo, image_levels, dense, self._testing, probabilities)
                 familiarity = self._image_labels(photo, ())[1]
@@ -302,7 +361,7 @@ class Parser:
         return [level for level in self.levels if level in asked]
 
     def _image_labels(
-        self, photo: Image.Image, levels: Sequence[str]
+        self, photo: Image.Image, levels: Sequence[str], smoother: Smoother | None = None
     ) -> tuple[dict[str, list[tuple[str, float]]], float | None]:
         """Return the ranked classes of the levels with one label per photo, and the familiarity of the photo."""
         judged = [] if self.model.familiarity is None else [FAMILIARITY]
@@ -310,6 +369,8 @@ class Parser:
             return {}, None
         view = image_view(photo) if self.card.published_testing is None else self._view(photo)
         outputs = image_logits(self._network, np.asarray(view), [*levels, *judged], self.device)
+        if smoother is not None:
+            outputs |= smoother.image_labels({level: outputs[level] for level in levels}, view)
         rankings = {
             level: self._ranking(level, (outputs[level] / self.card.temperatures.get(level, 1)).softmax(dim=0))
             for level in levels
@@ -324,10 +385,14 @@ class Parser:
         """Return the photo at the size at which it goes through the network."""
         return photo if self.short_side is None else reduced(photo, self.short_side)
 
-    def _maps(self, photo: Image.Image, levels: list[str], probabilities: bool) -> dict[str, LabelMap]:
+    def _maps(
+        self, photo: Image.Image, levels: list[str], probabilities: bool, smoother: Smoother | None
+    ) -> dict[str, LabelMap]:
         taxonomy = self.model.taxonomy
         view = self._view(photo)
         logits = dense_logits(self._network, np.asarray(view), _with_owners(levels), self.device)
+        if smoother is not None:
+            logits = smoother.dense(logits, view)
         for level, temperature in self.card.temperatures.items():
             if level in logits:
                 logits[level] = logits[level] / temperature
@@ -406,6 +471,12 @@ class Parser:
         for name, value in self.class_thresholds.get(level, {}).items():
             thresholds[classes.index(name)] = value
         return thresholds
+
+
+def _times_and_parses(frames: Generator[ParsedFrame, None, None]) -> Iterator[tuple[float, Parse]]:
+    with closing(frames):
+        for parsed in frames:
+            yield parsed.frame.time, parsed.parse
 
 
 def _with_owners(levels: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from upernet.inference.parser import Parser
 from upernet.inference.saving import KINDS, RESULT_FILE
 from upernet.inference.streaming import Outcome, outcomes
 from upernet.inference.summary import FILES, Summary
+from upernet.inference.video import VIDEO_FILE
 from upernet.inference.web import is_address
 from upernet.taxonomy import LEVEL_KINDS
 
@@ -126,7 +127,7 @@ def find_photos(paths: Iterable[str | os.PathLike[str]]) -> FoundPhotos:
 
     * A file counts as a photo, whatever its name, and so does an address (http or https).
     * A folder stands for the photos in it and in all folders below, sorted by name, without hidden files and folders
-      and without the results of earlier parses (folders with a parse.json).
+      and without the results of earlier parses (folders with a parse.json or video.json).
     * A pattern with `*`, `?`, `[...]` or `**` stands for the files that it matches, as in a shell.
 
     Example:
@@ -179,7 +180,7 @@ def _walk(folder: Path, unread: Counter[str]) -> Iterator[Path]:
         raise UpernetError(f"{error.filename}: the folder cannot be read ({error.strerror}); change its permissions.")
 
     for parent, folders, files in os.walk(folder, onerror=refuse):
-        if RESULT_FILE in files:
+        if RESULT_FILE in files or VIDEO_FILE in files:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
