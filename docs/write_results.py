@@ -21,6 +21,9 @@ import model_cards
 import recipe_reference
 from model_cards import metrics
 
+from upernet.evaluation import EvaluationResult
+from upernet.evaluation.benchmark import benchmark_rows, metric_lines
+from upernet.recipe import load_recipe
 from upernet.taxonomy import LEVELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,10 +47,31 @@ def summary() -> list[str]:
         result = read(name)
         for level in LEVELS:
             if level in result:
-                sources = [source for source, levels in result["sources"].items() if level in levels]
-                sources = [source for source in sources if source != "material_minc"]
-                photos = ", ".join(f"{source} ({result['photos'][source]})" for source in sources)
-                lines.append(f"| `{name}` | {level} | {photos} | {metrics(result[level])} |")
+                lines.append(f"| `{name}` | {level} | {scored_photos(name, level)} | {metrics(result[level])} |")
+    return lines
+
+
+def scored_photos(name: str, level: str) -> str:
+    """Return the sources whose photos count in a score of the model `name`: `scene (160), scene15 (149)`."""
+    result, sources = read(name), load_recipe(name).sources
+    photos = [
+        f"{source} ({result['photos'][source]})"
+        for source, levels in result["sources"].items()
+        if level in levels and sources[source].scored
+    ]
+    return ", ".join(photos)
+
+
+def upp_benchmark() -> list[str]:
+    """Return the metrics of the paper on Unified Perceptual Parsing for `everyday`, on its own classes and photos."""
+    recipe = load_recipe("everyday")
+    levels = recipe.load_taxonomy().levels
+    lines = ["| | `everyday` | classes | test photos |", "| --- | ---: | ---: | --- |"]
+    for level, title, (score, *_) in metric_lines(
+        benchmark_rows({"everyday": EvaluationResult.from_dict(read("everyday"))}, recipe)
+    ):
+        classes = levels[level].num_classes - levels[level].background
+        lines.append(f"| {title} | {score} | {classes} | {scored_photos('everyday', level)} |")
     return lines
 
 
@@ -114,6 +138,7 @@ def update(text: str) -> str:
     def table(match: re.Match[str]) -> str:
         pages = {
             "summary": summary,
+            "upp_benchmark": upp_benchmark,
             "texture_pixels": texture_pixels,
             "camvid_val": camvid_val,
             "ade20k": ade20k,
