@@ -23,6 +23,7 @@ from model_cards import metrics
 
 from upernet.evaluation import EvaluationResult
 from upernet.evaluation.benchmark import benchmark_rows, metric_lines
+from upernet.evaluation.report import readable_metric
 from upernet.recipe import load_recipe
 from upernet.taxonomy import LEVELS
 
@@ -45,19 +46,21 @@ def summary() -> list[str]:
     lines = ["| model | level | scored on (test photos) | result |", "| --- | --- | --- | --- |"]
     for name in ("everyday", "camvid"):
         result = read(name)
-        for level in LEVELS:
-            if level in result:
-                lines.append(f"| `{name}` | {level} | {scored_photos(name, level)} | {metrics(result[level])} |")
+        lines += [
+            f"| `{name}` | {level} | {scored_photos(name, level)} | {metrics(result[level])} |"
+            for level in LEVELS
+            if level in result
+        ]
     return lines
 
 
-def scored_photos(name: str, level: str) -> str:
-    """Return the sources whose photos count in a score of the model `name`: `scene (160), scene15 (149)`."""
+def scored_photos(name: str, level: str, metric: str | None = None) -> str:
+    """Return the sources whose photos count in the scores of a model: `scene (160), scene15 (149)`."""
     result, sources = read(name), load_recipe(name).sources
     photos = [
         f"{source} ({result['photos'][source]})"
         for source, levels in result["sources"].items()
-        if level in levels and sources[source].scored
+        if level in levels and sources[source].scored and metric in (None, *levels[level])
     ]
     return ", ".join(photos)
 
@@ -66,12 +69,12 @@ def upp_benchmark() -> list[str]:
     """Return the metrics of the paper on Unified Perceptual Parsing for `everyday`, on its own classes and photos."""
     recipe = load_recipe("everyday")
     levels = recipe.load_taxonomy().levels
-    lines = ["| | `everyday` | classes | test photos |", "| --- | ---: | ---: | --- |"]
-    for level, title, (score, *_) in metric_lines(
-        benchmark_rows({"everyday": EvaluationResult.from_dict(read("everyday"))}, recipe)
-    ):
+    rows = benchmark_rows({recipe.name: EvaluationResult.from_dict(read(recipe.name))}, recipe)
+    lines = [f"| | `{recipe.name}` | classes | test photos |", "| --- | ---: | ---: | --- |"]
+    for level, metric, scores in metric_lines(rows):
         classes = levels[level].num_classes - levels[level].background
-        lines.append(f"| {title} | {score} | {classes} | {scored_photos('everyday', level)} |")
+        cells = readable_metric(f"{level}.{metric}"), *scores, classes, scored_photos(recipe.name, level, metric)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 

@@ -48,7 +48,7 @@ def test_an_interruption_loses_nothing_of_an_ablation(data, recipe_file, tmp_pat
     lines = run()
     assert "+O: done before" in lines and "+O+T: training object, texture" in lines
     assert subsets_in(out) == ["+O", "+O+T"]
-    run("+O: done before")
+    run("+O+T: done before")
     assert subsets_in(out) == ["+O", "+O+T"]
     assert [line for line in run() if line.startswith("+")] == ["+O: done before", "+O+T: done before"]
 

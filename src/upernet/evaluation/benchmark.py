@@ -75,7 +75,10 @@ def benchmark_rows(results: Mapping[str, EvaluationResult], recipe: Recipe) -> d
 
 def benchmark_table(rows: Mapping[str, Row]) -> str:
     """Return a Markdown table with a line per metric and a column per row, aligned for terminals, in percent."""
-    lines = [["", *rows], *([title, *scores] for _, title, scores in metric_lines(rows))]
+    lines = [
+        ["", *rows],
+        *([readable_metric(f"{level}.{metric}"), *scores] for level, metric, scores in metric_lines(rows)),
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (max(width, 2) - 1) + ":" for width in widths[1:])]
     padded = (
@@ -86,13 +89,13 @@ def benchmark_table(rows: Mapping[str, Row]) -> str:
 
 
 def metric_lines(rows: Mapping[str, Row]) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield the level, the name and the scores in percent of each metric that was measured in any of `rows`."""
+    """Yield each level and metric that was measured in any of `rows`, and the scores of all of them in percent."""
     for level in dict.fromkeys([*METRICS, *(level for row in rows.values() for level in row)]):
         for metric in SUBSTITUTES:
             scores = {name: row.get(level, {}).get(metric) for name, row in rows.items()}
             if any(score is not None for name, score in scores.items() if name != PAPER):
                 percent = ["-" if score is None else f"{100 * score:.2f}" for score in scores.values()]
-                yield level, readable_metric(f"{level}.{metric}"), percent
+                yield level, metric, percent
 
 
 def describe_scores(result: EvaluationResult, recipe: Recipe) -> str:
@@ -120,7 +123,7 @@ def write_benchmark(folder: str | Path, result: EvaluationResult, recipe: Recipe
 
 
 def _row(result: EvaluationResult) -> Row:
-    """Return the paper's metrics of the levels that were scored, or the substitutes of a level that has none of them."""
+    """Return the paper's metrics of the levels that were scored, and the substitutes of a level that has none."""
     row: dict[str, dict[str, float | None]] = {}
     for level, metrics in result.levels.items():
         values = metrics.to_dict()
