@@ -70,7 +70,7 @@ def ablate(
     quiet: bool = False,
     log: Callable[[str], None] = print,
 ) -> Ablation:
-    """Train a model for each of the paper's subsets of the levels, and score all of them on the same photos.
+    """Train a model for each of the paper's subsets of the levels, and score all of them on the same split.
 
     After each subset, `out_dir` receives `ablation.md` and `ablation.json`; the runs are in folders named as the
     subsets (`O`, `O+P`, ...). An interrupted ablation goes on where it stopped, and subsets that are done are kept.
@@ -109,7 +109,9 @@ def ablate(
         for name, own in recipes.items()
     }
     with lock_folder(folder) if world.is_main else nullcontext():
-        splits = {name: split or default_split(own.load_taxonomy(), own, data_dir) for name, own in recipes.items()}
+        splits: dict[str, Split] = {
+            name: split or default_split(own.load_taxonomy(), own, data_dir) for name, own in recipes.items()
+        }
         done = _finished(folder, runs, splits)
         for name, own in recipes.items():
             if name in done:
