@@ -21,6 +21,10 @@ import model_cards
 import recipe_reference
 from model_cards import metrics
 
+from upernet.evaluation import EvaluationResult
+from upernet.evaluation.benchmark import benchmark_rows, metric_lines
+from upernet.evaluation.report import readable_metric
+from upernet.recipe import load_recipe
 from upernet.taxonomy import LEVELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,12 +46,35 @@ def summary() -> list[str]:
     lines = ["| model | level | scored on (test photos) | result |", "| --- | --- | --- | --- |"]
     for name in ("everyday", "camvid"):
         result = read(name)
-        for level in LEVELS:
-            if level in result:
-                sources = [source for source, levels in result["sources"].items() if level in levels]
-                sources = [source for source in sources if source != "material_minc"]
-                photos = ", ".join(f"{source} ({result['photos'][source]})" for source in sources)
-                lines.append(f"| `{name}` | {level} | {photos} | {metrics(result[level])} |")
+        lines += [
+            f"| `{name}` | {level} | {scored_photos(name, level)} | {metrics(result[level])} |"
+            for level in LEVELS
+            if level in result
+        ]
+    return lines
+
+
+def scored_photos(name: str, level: str, metric: str | None = None) -> str:
+    """Return the sources whose photos count in the scores of a model: `scene (160), scene15 (149)`."""
+    result, sources = read(name), load_recipe(name).sources
+    photos = [
+        f"{source} ({result['photos'][source]})"
+        for source, levels in result["sources"].items()
+        if level in levels and sources[source].scored and metric in (None, *levels[level])
+    ]
+    return ", ".join(photos)
+
+
+def upp_benchmark() -> list[str]:
+    """Return the metrics of the paper on Unified Perceptual Parsing for `everyday`, on its own classes and photos."""
+    recipe = load_recipe("everyday")
+    levels = recipe.load_taxonomy().levels
+    rows = benchmark_rows({recipe.name: EvaluationResult.from_dict(read(recipe.name))}, recipe)
+    lines = [f"| | `{recipe.name}` | classes | test photos |", "| --- | ---: | ---: | --- |"]
+    for level, metric, scores in metric_lines(rows):
+        classes = levels[level].num_classes - levels[level].background
+        cells = readable_metric(f"{level}.{metric}"), *scores, classes, scored_photos(recipe.name, level, metric)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 
@@ -114,6 +141,7 @@ def update(text: str) -> str:
     def table(match: re.Match[str]) -> str:
         pages = {
             "summary": summary,
+            "upp_benchmark": upp_benchmark,
             "texture_pixels": texture_pixels,
             "camvid_val": camvid_val,
             "ade20k": ade20k,

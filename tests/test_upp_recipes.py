@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from upernet.errors import UpernetError
@@ -24,6 +29,56 @@ STAGE = "training.stages.0"
 def first_stage(recipe: Recipe):
     assert recipe.training is not None
     return recipe.training.stages[0].with_own_optimizer()
+
+
+@pytest.mark.parametrize("names", [RESNETS, MODERN], ids=["ResNets", "others"])
+def test_recipes_of_a_kind_differ_only_in_their_network_and_its_rates(names: tuple[str, ...]) -> None:
+    """Each recipe says everything itself, so that a change must be made in all of them."""
+
+    def shared(name: str) -> dict[str, Any]:
+        values = load_recipe(name).model_dump(mode="json", exclude={"name", "description"})
+        for key in ("backbone", "backbone_weights", "drop_path", "feature_norms"):
+            del values["model"][key]
+        for key in ("learning_rate", "weight_decay"):
+            del values["training"]["stages"][0][key]
+        return values
+
+    first = shared(names[0])
+    for name in names[1:]:
+        assert shared(name) == first, name
+
+
+def test_the_kinds_differ_only_in_what_the_page_says() -> None:
+    """The sources, but for the augmentation of colors and the antialiased resize, the losses, and the levels."""
+
+    def common(name: str) -> dict[str, Any]:
+        values = load_recipe(name).model_dump(mode="json", include={"taxonomy", "sources", "loss", "levels"})
+        for source in values["sources"].values():
+            source["augmentation"].pop("photometric")
+            source["test_resize"].pop("antialias")
+        return values
+
+    assert common(RESNETS[0]) == common(MODERN[0])
+
+
+def settings_of_the_page() -> list[tuple[str, str]]:
+    """Return every recipe with every setting of docs/upp.md, but for the taxonomy, a file that a command writes."""
+    text = (Path(__file__).parents[1] / "docs" / "upp.md").read_text(encoding="utf-8")
+    settings = re.findall(r"--set '?([\w.]+=(?:\[[^\]]*\]|[^\s'`]+))", text)
+    pairs = re.findall(r"`--set ([\w.]+)=[^`]+` \| `=([^`]+)`", text)
+    settings += [f"{key}={value}" for key, value in pairs]
+    assert len(settings) >= 11 and "training.stages.0.optimizer=sgd" in settings
+    return [(name, setting) for setting in settings if not setting.startswith("taxonomy=") for name in RESNETS + MODERN]
+
+
+@pytest.mark.parametrize(("name", "setting"), settings_of_the_page())
+def test_every_setting_of_the_page_is_one_of_every_recipe(name: str, setting: str) -> None:
+    key, _, value = setting.partition("=")
+    changed = override(load_recipe(name), [setting])
+    found: Any = changed.model_dump(mode="json")
+    for part in key.split("."):
+        found = found[int(part)] if part.isdigit() else found[part]
+    assert found == yaml.safe_load(value) or list(found) == yaml.safe_load(value)
 
 
 def test_there_are_no_others() -> None:

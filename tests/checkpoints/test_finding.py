@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +167,17 @@ def test_the_checkpoint_in_a_folder(run_folder: Path, tmp_path: Path) -> None:
     (other / "two.pt").touch()
     with pytest.raises(UpernetError, match=r"found: one\.pth, two\.pt"):
         checkpoint_in(other)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs the permissions of Unix")
+def test_a_folder_without_permission_is_one_sentence(tmp_path: Path) -> None:
+    user, mode = os.geteuid(), tmp_path.stat().st_mode
+    tmp_path.chmod(0)
+    if user == 0:
+        os.seteuid(65534)  # root may read everything
+    try:
+        with pytest.raises(UpernetError, match=r"cannot be read \(Permission denied\); give the"):
+            checkpoint_in(tmp_path)
+    finally:
+        os.seteuid(user)
+        tmp_path.chmod(mode)

@@ -216,6 +216,13 @@ def test_two_encoders_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "decoder_epoch_40.pth")
 
 
+def test_swapped_halves_are_refused(tmp_path: Path) -> None:
+    save_pair(tmp_path, DECODER, ENCODER)
+    for half, held in (("encoder", "a decoder"), ("decoder", "an encoder")):
+        with pytest.raises(UpernetError, match=f"{half}_epoch_40.pth: holds {held}, in spite of its name"):
+            load_checkpoint(tmp_path / f"{half}_epoch_40.pth")
+
+
 def test_a_damaged_half_is_named(tmp_path: Path) -> None:
     save_pair(tmp_path, ENCODER, DECODER)
     (tmp_path / "decoder_epoch_40.pth").write_bytes((tmp_path / "decoder_epoch_40.pth").read_bytes()[:300])

@@ -72,12 +72,14 @@ def test_both_files_of_a_model_are_fetched_into_a_folder_of_its_own(
     urls = [(tmp_path / f"{half}_epoch_1.pth").as_uri() for half in ("encoder", "decoder")]
     (tmp_path / "encoder_epoch_1.pth").write_bytes(b"first")
     entry = ZooEntry(name="pair", url=urls[0], decoder=ZooFile(url=urls[1]), license="free")
-    with pytest.raises(UpernetError, match="decoder_epoch_1"):
+    folder = tmp_path / "home" / "checkpoints" / "pair"
+    with pytest.raises(UpernetError, match="decoder_epoch_1") as error:
         fetch(entry)
+    assert str(error.value).endswith(f"or fetch it by hand and put it at {folder}/decoder_epoch_1.pth.")
     assert not is_downloaded(entry)
     (tmp_path / "decoder_epoch_1.pth").write_bytes(b"second")
     path = fetch(entry)
-    assert path == tmp_path / "home" / "checkpoints" / "pair" / "encoder_epoch_1.pth" and is_downloaded(entry)
+    assert path == folder / "encoder_epoch_1.pth" and is_downloaded(entry)
     assert [(path.parent / f"{half}_epoch_1.pth").read_bytes() for half in ("encoder", "decoder")] == [
         b"first",
         b"second",
@@ -85,6 +87,23 @@ def test_both_files_of_a_model_are_fetched_into_a_folder_of_its_own(
     monkeypatch.setenv("UPERNET_MIRROR", "https://mirror.invalid/weights/")
     mirrored = [f"https://mirror.invalid/weights/pair/{half}_epoch_1.pth" for half in ("encoder", "decoder")]
     assert [addresses(part) for part in entry.files] == [(url,) for url in mirrored]
+
+
+def test_a_model_of_two_files_that_cannot_be_downloaded_names_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPERNET_HOME", str(tmp_path))
+    urls = [(tmp_path / f"{half}_epoch_1.pth").as_uri() for half in ("encoder", "decoder")]
+    entry = ZooEntry(name="pair", url=urls[0], decoder=ZooFile(url=urls[1]), license="free")
+    place = f"put them into {tmp_path}/checkpoints/pair."
+    with pytest.raises(UpernetError) as error:
+        fetch(entry)
+    assert str(error.value).endswith(f"or fetch {urls[0]} and {urls[1]} by hand and {place}")
+    monkeypatch.setenv("UPERNET_OFFLINE", "1")
+    with pytest.raises(UpernetError) as error:
+        fetch("upp_resnet50_upernet")
+    assert "encoder_epoch_40.pth and http://" in str(error.value) and "decoder_epoch_40.pth on" in str(error.value)
+    assert str(error.value).endswith(f"put them into {tmp_path}/checkpoints/upp_resnet50_upernet.")
 
 
 @pytest.mark.parametrize(

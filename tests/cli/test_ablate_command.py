@@ -35,7 +35,8 @@ def test_one_model_per_subset_then_what_is_done_is_kept(tmp_path: Path, run: Run
     result = run(*ablate)
     assert result.status == 0, result.stderr
     assert "Left out, as no source has photos for them: texture." in result.stdout
-    assert {path.name for path in out.iterdir()} == {"O", "O+P", "O+P+S", "O+P+S+M", "ablation.md", "ablation.json"}
+    written = {path.name for path in out.iterdir() if path.name != ".lock"}
+    assert written == {"O", "O+P", "O+P+S", "O+P+S+M", "ablation.md", "ablation.json"}
     rows = json.loads((out / "ablation.json").read_text())["rows"]
     assert [*rows] == ["+O", "+O+P", "+O+P+S", "+O+P+S+M", PAPER]
     assert [*rows["+O"]] == ["object"] and {*rows["+O+P+S+M"]} >= {"scene", "object", "part"}
@@ -56,7 +57,8 @@ def test_one_model_per_subset_then_what_is_done_is_kept(tmp_path: Path, run: Run
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["metrics"] == "published" and scores["object"]["miou"] is not None
     folder = out / "O+P" / "evaluation" / "val-published"
-    assert json.loads((folder / "benchmark.json").read_text())["rows"][PAPER] == PUBLISHED
+    published = json.loads((folder / "benchmark.json").read_text())["rows"][PAPER]
+    assert published == {level: PUBLISHED[level] for level in ("object", "part")}
     assert "by the rules of the released code" in (folder / "benchmark.md").read_text()
 
 

@@ -118,3 +118,8 @@ def test_any_parse_gives_short_sentences(seed: int, confidence: float) -> None:
     for line in text.splitlines():
         assert re.fullmatch(r"[A-Z][^.]*\.( [A-Z][^.]*\.)*", line) and len(line) < 250
     assert len(text.splitlines()) <= 6
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (2500, 2), (1, 1)])
+def test_photos_of_a_few_pixels_in_height_or_width_are_described(shape: tuple[int, int]) -> None:
+    assert said(label_map("object", OBJECTS, np.full(shape, OBJECTS.index("floor")))) == "Mostly floor."

@@ -116,10 +116,10 @@ def checkpoint_in(folder: Path) -> Path:
     Raises:
         UpernetError: there is none, or there are several.
     """
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return folder / name
     try:
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            if (folder / name).is_file():
+                return folder / name
         files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     except OSError as error:
         raise UpernetError(f"{folder}: cannot be read ({error.strerror}); give the checkpoint file itself.") from error

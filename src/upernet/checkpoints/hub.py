@@ -23,7 +23,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -108,11 +108,11 @@ def fetch(entry: ZooEntry | str, *, progress: Progress | None = None, verify: bo
     if isinstance(entry, str):
         entry = known_entry(entry)
     refuse_research_weights(entry.name or entry.file, entry.research_only)
-    paths = [_fetch_file(part, progress, verify) for part in entry.files]
+    paths = [_fetch_file(part, entry.files, progress, verify) for part in entry.files]
     return paths[0]
 
 
-def _fetch_file(entry: ZooEntry, progress: Progress | None, verify: bool) -> Path:
+def _fetch_file(entry: ZooEntry, parts: Sequence[ZooEntry], progress: Progress | None, verify: bool) -> Path:
     path = checkpoints_folder() / entry.file
     if not verify and _is_unchanged(path, entry):
         return path
@@ -127,7 +127,7 @@ def _fetch_file(entry: ZooEntry, progress: Progress | None, verify: bool) -> Pat
             remedy = f"delete it, then `upernet download {entry.name}` fetches it again"
             sha256 = _verify(path, expected, str(path), remedy)
         else:
-            url, sha256 = _download(entry, urls, path, expected, progress)
+            url, sha256 = _download(entry, parts, urls, path, expected, progress)
         status = path.stat()
         record = _Record(url=url, sha256=sha256, bytes=status.st_size, mtime_ns=status.st_mtime_ns)
         write_text(_record_file(path), record.model_dump_json(indent=2) + "\n")
@@ -264,13 +264,25 @@ def explain(error: Exception) -> str:
 
 
 def _download(
-    entry: ZooEntry, urls: tuple[str, ...], path: Path, expected: str | None, progress: Progress | None
+    entry: ZooEntry,
+    parts: Sequence[ZooEntry],
+    urls: tuple[str, ...],
+    path: Path,
+    expected: str | None,
+    progress: Progress | None,
 ) -> tuple[str, str]:
-    """Download the file from the first address that has it; return the address and the SHA-256."""
+    """Download the file from the first address that has it; return the address and the SHA-256.
+
+    Errors say how to get by hand all of the model's files that are missing; `parts` are all that it has.
+    """
+    missing = [part for part in parts if not (checkpoints_folder() / part.file).is_file()]
+    several = len(missing) > 1
+    wanted = " and ".join(addresses(part)[0] for part in missing)
+    place = f"them into {path.parent}" if several else f"it at {path}"
     if is_offline() and not urls[0].startswith("file:"):
         raise UpernetError(
             f"{entry.name}: not downloaded yet, and downloads are off (UPERNET_OFFLINE); "
-            f"fetch {urls[0]} on another computer and put it at {path}."
+            f"fetch {wanted} on another computer and put {place}."
         )
     failures: list[str] = []
     refused: UpernetError | None = None
@@ -297,7 +309,8 @@ def _download(
             download.discard()
     if refused is not None:
         raise refused
-    raise UpernetError(f"{'; '.join(failures)}; try again later, or fetch it by hand and put it at {path}.")
+    by_hand = f"fetch {wanted if several else 'it'} by hand and put {place}"
+    raise UpernetError(f"{'; '.join(failures)}; try again later, or {by_hand}.")
 
 
 def _resolve(url: str) -> tuple[str, dict[str, str]]:

@@ -50,6 +50,7 @@ def ablate(
     The subsets are objects (+O), and then in turn parts (+P), scenes (+S), materials (+M) and textures (+T). Levels
     that no photo is labeled at are left out. Ctrl-C saves the state; the same command goes on.
     """
+    from upernet.distributed import join_world
     from upernet.errors import printable
     from upernet.ops import set_threads
     from upernet.overrides import override
@@ -66,9 +67,12 @@ def ablate(
     def say(line: str) -> None:
         typer.echo(printable(line), err=only_json)
 
+    world = join_world(device)
     found = run(
         chosen, folder, place, split=split, device=device, iterations=iterations, quiet=quiet or only_json, log=say
     )
+    if not world.is_main:
+        return
     if json is not None:
         write_json({"recipe": chosen.name, "rows": found.rows, "left_out": found.left_out}, json)
     if not only_json:

@@ -106,11 +106,9 @@ def evaluate(
     from upernet.evaluation import TestTimeAugmentation, default_split
     from upernet.evaluation import evaluate as score
     from upernet.evaluation.benchmark import (
-        PAPER,
-        PUBLISHED,
         SCORES,
         TABLE,
-        benchmark_row,
+        benchmark_rows,
         benchmark_table,
         describe_scores,
         is_benchmark,
@@ -160,12 +158,12 @@ def evaluate(
         write_json(result.to_dict(), json)
     console = Console(quiet=json == STDOUT)
     _print(result, photos, console)
-    if is_benchmark(model.taxonomy):
-        table = benchmark_table({chosen.name: benchmark_row(result), PAPER: PUBLISHED})
+    if is_benchmark(chosen):
+        table = benchmark_table(benchmark_rows({chosen.name: result}, chosen))
         console.print(table, markup=False, soft_wrap=True)
-        console.print(describe_scores(result), markup=False)
+        console.print(describe_scores(result, chosen), markup=False)
         if out is not None:
-            write_benchmark(out, chosen.name, result)
+            write_benchmark(out, result, chosen)
             console.print(f"Wrote {out / TABLE} and {SCORES}", markup=False, soft_wrap=True)
     if page is not None:
         console.print(f"Wrote {page}", markup=False, soft_wrap=True)

@@ -82,7 +82,7 @@ class ConfusionMatrix:
 
         By the rules `published`, it is 0 for those classes.
         """
-        union = self.support + self.predicted - self.correct
+        union = (self.support + self.predicted - self.correct).double()
         return self.correct.double() / (union + PUBLISHED_EPSILON if rules == "published" else union)
 
     def accuracy(self) -> Tensor:

@@ -20,8 +20,7 @@ def resize_as_opencv(photo: Pixels, size: tuple[int, int]) -> Pixels:
     top, bottom, upper, lower = _neighbors(photo.shape[0], size[0], clamp=False)
     left, right, before, after = _neighbors(photo.shape[1], size[1], clamp=True)
     used = np.unique(np.concatenate([top, bottom]))  # rows that are far apart leave others out
-    rows = photo[used].astype(np.int32)
-    widened = (rows[:, left] * before[:, None] + rows[:, right] * after[:, None]) >> 4
+    widened = (photo[np.ix_(used, left)] * before[:, None] + photo[np.ix_(used, right)] * after[:, None]) >> 4
     above, below = widened[np.searchsorted(used, top)], widened[np.searchsorted(used, bottom)]
     total = ((above * upper[:, None, None]) >> 16) + ((below * lower[:, None, None]) >> 16)
     return ((total + 2) >> 2).astype(np.uint8)

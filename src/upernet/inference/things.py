@@ -76,7 +76,8 @@ def find_things(label_map: LabelMap, labels: Collection[int], where: np.ndarray 
         where: bool H x W, the pixels to look at. Default: all.
     """
     step = max(1, -(-max(label_map.labels.shape) // GRID))
-    cells = (slice(step // 2, None, step), slice(step // 2, None, step))
+    rows, columns = (slice(min(step, length) // 2, None, step) for length in label_map.labels.shape)
+    cells = (rows, columns)
     grid, confidence = label_map.labels[cells], label_map.confidence[cells]
     if where is not None:
         grid = np.where(where[cells], grid, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -11,15 +12,7 @@ from pathlib import Path
 from upernet.distributed import World, join_world, leave_world
 from upernet.errors import UpernetError
 from upernet.evaluation import EvaluationResult, default_split, evaluate
-from upernet.evaluation.benchmark import (
-    PAPER,
-    PUBLISHED,
-    Row,
-    benchmark_row,
-    benchmark_table,
-    describe_scores,
-    is_benchmark,
-)
+from upernet.evaluation.benchmark import Row, benchmark_rows, benchmark_table, describe_scores
 from upernet.evaluation.finding import current_evaluation, evaluation_folder
 from upernet.evaluation.folder import read_evaluation, write_evaluation
 from upernet.evaluation.subject import open_model
@@ -27,7 +20,7 @@ from upernet.files import read_limited, write_text
 from upernet.recipe import Recipe, Split, without_other_levels
 from upernet.training.available import photos_per_level
 from upernet.training.loop import train
-from upernet.training.run_folder import MODEL
+from upernet.training.run_folder import MODEL, lock_folder
 
 ORDER = ("object", "part", "scene", "material", "texture")
 """The levels in the order in which the paper adds them."""
@@ -41,7 +34,8 @@ class Ablation:
     """The scores of the subsets.
 
     Attributes:
-        rows: Subset (`+O`, `+O+P`, ...) -> the paper's metrics; the published row is the last one, on Broden+.
+        rows: Subset (`+O`, `+O+P`, ...) -> the paper's metrics; the published row is the last one, if levels have the
+            classes of Broden+.
         left_out: Levels that no source with photos annotates.
         table: Markdown table with a column per subset.
         folder: Folder with a run per subset, `ablation.md` and `ablation.json`.
@@ -76,7 +70,7 @@ def ablate(
     quiet: bool = False,
     log: Callable[[str], None] = print,
 ) -> Ablation:
-    """Train a model for each of the paper's subsets of the levels, and score all of them on the same photos.
+    """Train a model for each of the paper's subsets of the levels, and score all of them on the same split.
 
     After each subset, `out_dir` receives `ablation.md` and `ablation.json`; the runs are in folders named as the
     subsets (`O`, `O+P`, ...). An interrupted ablation goes on where it stopped, and subsets that are done are kept.
@@ -92,9 +86,11 @@ def ablate(
         log: Called with lines for the user.
 
     Raises:
-        UpernetError: No level can be trained, or a run cannot; see `train`.
+        UpernetError: No level can be trained, a run cannot (see `train`), or another ablation is writing there.
         KeyboardInterrupt, SystemExit: A run was stopped by SIGINT or SIGTERM.
     """
+    world = join_world(device)
+    say: Callable[[str], None] = log if world.is_main else lambda line: None
     folder = Path(out_dir)
     photos = photos_per_level(recipe, Path(data_dir))
     wanted = tuple(recipe.load_taxonomy().levels)
@@ -103,26 +99,45 @@ def ablate(
     if not chosen:
         raise UpernetError(f"{data_dir}: no source of recipe {recipe.name} has photos to train on; check --data.")
     if left_out:
-        log(f"Left out, as no source has photos for them: {', '.join(left_out)}.")
-    known = _read(folder)
-    done: dict[str, EvaluationResult] = {}
-    runs: dict[str, str] = {}
-    table = ""
-    for name, levels in chosen.items():
-        own = without_other_levels(recipe.model_copy(update={"levels": levels, "name": name.removeprefix("+")}))
-        place, scored = folder / own.name, split or default_split(own.load_taxonomy(), own, data_dir)
-        runs[name] = _identity(own, {level: photos[level] for level in levels}, iterations)
-        finished = current_evaluation(place, scored) if known.get(name) == runs[name] else None
-        if finished is not None:
-            log(f"{name}: done before")
-            done[name] = read_evaluation(finished)
-        else:
-            log(f"{name}: training {', '.join(levels)}")
+        say(f"Left out, as no source has photos for them: {', '.join(left_out)}.")
+    recipes = {
+        name: without_other_levels(recipe.model_copy(update={"levels": levels, "name": name.removeprefix("+")}))
+        for name, levels in chosen.items()
+    }
+    runs = {
+        name: _identity(own, {level: photos[level] for level in chosen[name]}, iterations)
+        for name, own in recipes.items()
+    }
+    with lock_folder(folder) if world.is_main else nullcontext():
+        splits: dict[str, Split] = {
+            name: split or default_split(own.load_taxonomy(), own, data_dir) for name, own in recipes.items()
+        }
+        done = _finished(folder, runs, splits)
+        for name, own in recipes.items():
+            if name in done:
+                say(f"{name}: done before")
+                continue
+            say(f"{name}: training {', '.join(chosen[name])}")
+            place = folder / own.name
             train(own, data_dir, place, device=device, iterations=iterations, quiet=quiet, log=log)
-            done[name] = _score(own, Path(data_dir), place, scored, join_world(device))
-        table = _write(folder, recipe, done, runs)
-    rows = _rows(recipe, done)
-    return Ablation(rows, left_out, table, folder)
+            done[name] = _score(own, Path(data_dir), place, splits[name], join_world(device))
+            done = {name: done[name] for name in recipes if name in done}
+            if world.is_main:
+                _write(folder, recipe, done, runs)
+    leave_world()
+    rows = benchmark_rows(done, recipe)
+    return Ablation(rows, left_out, benchmark_table(rows), folder)
+
+
+def _finished(folder: Path, runs: Mapping[str, str], splits: Mapping[str, Split]) -> dict[str, EvaluationResult]:
+    """Return the scores of the subsets whose runs, by their identities, an earlier ablation in the folder has done."""
+    known = _read(folder)
+    places = {
+        name: current_evaluation(folder / name.removeprefix("+"), splits[name])
+        for name, run in runs.items()
+        if known.get(name) == run
+    }
+    return {name: read_evaluation(place) for name, place in places.items() if place is not None}
 
 
 def _identity(recipe: Recipe, photos: Mapping[str, int], iterations: int | None) -> str:
@@ -142,20 +157,13 @@ def _score(recipe: Recipe, data_dir: Path, run: Path, split: Split, world: World
     return result
 
 
-def _rows(recipe: Recipe, done: Mapping[str, EvaluationResult]) -> dict[str, Row]:
-    rows = {name: benchmark_row(result) for name, result in done.items()}
-    return {**rows, PAPER: PUBLISHED} if is_benchmark(recipe.load_taxonomy()) else rows
-
-
-def _write(folder: Path, recipe: Recipe, done: Mapping[str, EvaluationResult], runs: Mapping[str, str]) -> str:
-    """Write the table and the scores of the subsets that are done, and return the table."""
-    rows, last = _rows(recipe, done), [*done.values()][-1]
-    table = benchmark_table(rows)
-    about = {"recipe": recipe.name, "split": last.split, "photos": last.photos, "rows": rows, "runs": {**runs}}
+def _write(folder: Path, recipe: Recipe, done: Mapping[str, EvaluationResult], runs: Mapping[str, str]) -> None:
+    """Write the table and the scores of the subsets that are done."""
+    rows, last = benchmark_rows(done, recipe), [*done.values()][-1]
+    identities = {name: runs[name] for name in done}
+    about = {"recipe": recipe.name, "split": last.split, "photos": last.photos, "rows": rows, "runs": identities}
     write_text(folder / SCORES, json.dumps(about, indent=2, allow_nan=False) + "\n")
-    notes = f"\n{describe_scores(last)}\n" if PAPER in rows else ""
-    write_text(folder / TABLE, table + notes)
-    return table
+    write_text(folder / TABLE, f"{benchmark_table(rows)}\n{describe_scores(last, recipe)}\n")
 
 
 def _read(folder: Path) -> dict[str, str]:

@@ -63,7 +63,8 @@ def join_halves(weights: Weights) -> Weights:
             f"{path}: a decoder alone; name it decoder_epoch_N.pth, and put encoder_epoch_N.pth beside it."
         )
     if not path.name.startswith(own):
-        raise UpernetError(f"{path}: holds an {own}, in spite of its name; name the files after what they hold.")
+        held = "an encoder" if holds_encoder else "a decoder"
+        raise UpernetError(f"{path}: holds {held}, in spite of its name; name the files after what they hold.")
     if not partner.is_file():
         raise UpernetError(f"{path}: the {own} of a model whose {other} is missing; put {partner.name} beside it.")
     second = read_weights(partner)
