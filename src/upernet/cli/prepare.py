@@ -164,7 +164,16 @@ def broden(
 ) -> None:
     """Make Broden+ of Unified Perceptual Parsing from any of its data sets.
 
-    A run that was stopped goes on when it is repeated. docs/broden.md says where each data set is to be had.
+    A run that was stopped goes on when it is repeated. These are the official sources, and docs/broden.md names mirrors
+    and what to do when a host is gone:
+
+    \b
+    ADE20K          https://groups.csail.mit.edu/vision/datasets/ADE20K/
+    Pascal-Context  https://roozbehm.info/pascal-context/trainval.tar.gz
+    Pascal-Part     http://roozbehm.info/pascal-parts/trainval.tar.gz
+    VOC2010         http://host.robots.ox.ac.uk/pascal/VOC/voc2010/
+    OpenSurfaces    http://opensurfaces.cs.cornell.edu/
+    DTD             https://www.robots.ox.ac.uk/~vgg/data/dtd/
 
     Exit status: 0 if all is well, 1 if photos are damaged or missing.
     """

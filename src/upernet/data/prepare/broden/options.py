@@ -70,6 +70,6 @@ def open_readers(folders: Folders, options: Options) -> list[Reader]:
     if not readers:
         raise UpernetError(
             "no data set is given; give at least one of --ade20k, --pascal-context, --pascal-part, --opensurfaces and "
-            "--dtd (docs/broden.md says where each is to be had)."
+            "--dtd (upernet data prepare broden --help says where each is to be had)."
         )
     return readers
