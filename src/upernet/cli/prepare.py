@@ -176,7 +176,7 @@ def broden(
     DTD             https://www.robots.ox.ac.uk/~vgg/data/dtd/
 
     Exit status: 0 if all is well, 1 if photos are damaged or missing.
-    """
+    """  # noqa: D301 - click keeps the lines of a paragraph that starts with \b
     from upernet.data.prepare.broden import Folders, Options, estimate_broden, prepare_broden
     from upernet.data.prepare.broden.assignment import PUBLISHED
     from upernet.data.prepare.broden.counting import COUNTED, Counting
