@@ -35,6 +35,9 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+RESULTS = [".lock", "a", "a-2", "b", "manifest.jsonl", "summary.csv"]
+
+
 def sentences(result: Result) -> list[str]:
     """Return the lines of stderr, each of which is one error."""
     lines = result.stderr.splitlines()
@@ -48,7 +51,7 @@ def test_a_folder_with_all_below_it(photos: Path, parse: Run) -> None:
     result = parse("in")
     assert result.status == 0
     assert sentences(result) == ["upernet: left out 1 file that is not a photo (1 .txt)."]
-    assert sorted(path.name for path in (photos / "parses").iterdir()) == ["a", "a-2", "b", "summary.csv"]
+    assert sorted(path.name for path in (photos / "parses").iterdir()) == RESULTS
     assert (photos / "parses" / "a" / "object.png").is_file()
     assert "in/a.JPG -> parses/a\n  A beach (over 99 %).\n  Mostly sky, trees and a person." in result.stdout
 
@@ -122,7 +125,7 @@ def test_a_broken_file_among_good_ones(photos: Path, parse: Run) -> None:
     assert len(complaints) == 5
     for name in ("missing.jpg", "in/cut.png", "in/empty.jpg", "in/notes.txt"):
         assert any(f"upernet: {name}: " in complaint for complaint in complaints)
-    assert sorted(path.name for path in (photos / "out").iterdir()) == ["a", "a-2", "b", "summary.csv"]
+    assert sorted(path.name for path in (photos / "out").iterdir()) == RESULTS
     failures = json.loads(parse("in", "missing.jpg", "--json").stdout)["failures"]
     assert [failure["path"] for failure in failures] == ["missing.jpg", "in/cut.png", "in/empty.jpg"]
 
@@ -259,10 +262,10 @@ def test_a_stopped_run_keeps_what_is_done_and_leaves_nothing_else(
     assert result.status == status
     assert result.stderr.splitlines()[-1] == "upernet: stopped after 1 of 3 photos; their results are in parses."
     assert signal.getsignal(signal.SIGTERM) == before
-    assert not [path for path in (photos / "parses").iterdir() if path.name.startswith(".")]
+    assert not list((photos / "parses").glob(".upernet-*"))
     assert all((path / "parse.json").is_file() for path in (photos / "parses").iterdir() if path.is_dir())
     assert parse("in").status == 0
-    assert sorted(path.name for path in (photos / "parses").iterdir()) == ["a", "a-2", "b", "summary.csv"]
+    assert sorted(path.name for path in (photos / "parses").iterdir()) == RESULTS
 
 
 def test_only_models_with_published_scales_have_them(photos: Path, parse: Run) -> None:

@@ -13,9 +13,13 @@ import typer
 from upernet.cli.options import STDOUT, DeviceOption, JsonOption, ThreadsOption, complete_model, write_json
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from upernet.inference.photos import Outcome
 
-    from upernet.inference import Parse
+FEW = 20
+"""Up to so many photos, everything is saved and each photo is described; more are for programs to read."""
+EVERYTHING, FOR_PROGRAMS = "sheet,overlay,labels,confidence,json", "labels,json"
+MOST_FAILURES = 20
+"""Failures of many photos that are printed."""
 
 
 def parse(
@@ -23,7 +27,8 @@ def parse(
         list[str],
         typer.Argument(
             metavar="PATH",
-            help="Photos, folders (including subfolders), patterns such as 'in/*.jpg', or http and https addresses.",
+            help="Photos, folders (including subfolders), patterns such as 'in/*.jpg', lists (.txt, one photo per "
+            "line), WebDataset shards (.tar), and addresses of all of these: http, https, s3, gs, az, hf, ...",
         ),
     ],
     model: Annotated[
@@ -40,18 +45,20 @@ def parse(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder in which each photo gets a folder with its results; with several photos, also summary.csv.",
+            help="Folder in which each photo gets a folder with its results; with several photos, also summary.csv and "
+            "manifest.jsonl, by which the same command goes on after an interruption.",
             show_default="parses; nothing is saved with --json",
         ),
     ] = None,
     save: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="WHAT",
             help="What to save, separated by commas: sheet, overlay, labels, confidence, json, and coco (one coco.json "
             "for all photos); or none. The first five save parse.json in any case.",
+            show_default=f"{EVERYTHING}; for more than {FEW} photos, lists and shards: {FOR_PROGRAMS}",
         ),
-    ] = "sheet,overlay,labels,confidence,json",
+    ] = None,
     alpha: Annotated[
         float | None,
         typer.Option(
@@ -111,12 +118,24 @@ def parse(
         ),
     ] = None,
     threads: ThreadsOption = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=256,
+            help="Largest number of photos of like size that go through the network together.",
+            show_default="1 on a CPU, 8 on other devices",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Parse photos again that are done already.")] = False,
     json: JsonOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only: no progress, no descriptions.")] = False,
 ) -> None:
     """Parse photos into scene, objects, parts, materials and textures.
 
     Prints a description of each photo, and saves a contact sheet, overlays, label maps, confidences and parse.json.
+    With several photos, those whose results are there are left out if neither photo, model nor options have changed.
 
     Exit status: 0 if all photos were parsed, 1 if some failed, 2 if all failed, 130 or 143 if it was stopped.
     """
@@ -125,26 +144,30 @@ def parse(
     from upernet.devices import usable_device
     from upernet.errors import UpernetError, printable
     from upernet.inference import load
-    from upernet.inference.inputs import name_of
-    from upernet.inference.photos import check_what, find_photos, make_output_folder, parse_photos
+    from upernet.inference.photos import check_what, make_output_folder, parse_photos
+    from upernet.inference.progress import RunProgress
+    from upernet.inference.sources import find_photos, is_list, left_out
     from upernet.ops import set_threads
     from upernet.taxonomy.tables import read_table
 
     parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
-    parsed = 0
+    parsed = earlier = 0
 
     def report(path: str, error: UpernetError) -> None:
         failures.append({"path": path, "error": str(error)})
-        print(f"upernet: {printable(error)}", file=sys.stderr)
+        if not many or quiet:
+            print(f"upernet: {printable(error)}", file=sys.stderr)
 
     if table is not None and taxonomy is None:
         raise UpernetError("--table needs --as TAXONOMY; add it, or leave the table out.")
-    what = check_what(_split(save))
+    what = None if save is None else check_what(_split(save))
     found = find_photos(paths)
+    many = len(found.photos) > FEW or bool(found.shards) or any(map(is_list, paths))
+    if what is None:
+        what = check_what(_split(FOR_PROGRAMS if many else EVERYTHING))
     for path, problem in found.problems:
         report(path, problem)
-    left_out = None if quiet else found.left_out()
     signal = None
     if found.photos:
         set_threads(threads)
@@ -156,27 +179,43 @@ def parse(
         folder = None if not what or (json and out is None) else out or Path("parses")
         if folder is not None:
             make_output_folder(folder)
-        if left_out:
-            print(f"upernet: {left_out}", file=sys.stderr)
-        outcomes = parse_photos(parser, found.photos, wanted, folder, what, alpha)
+        outcomes = parse_photos(
+            parser,
+            found.photos,
+            wanted,
+            folder,
+            what,
+            alpha,
+            several=found.several,
+            again=force,
+            batch=batch or (1 if parser.device.type == "cpu" else 8),
+            left_out=found.unread,
+        )
+        progress = RunProgress(None if quiet else found.count(), quiet=quiet, lines=many)
         try:
-            with _terminable(), closing(outcomes), _progress(quiet) as bar:
-                for outcome in bar.track(outcomes, total=len(found.photos), description="parsing"):
+            with _terminable(), closing(outcomes), progress:
+                for outcome in outcomes:
                     if isinstance(outcome.result, UpernetError):
-                        report(name_of(outcome.photo), outcome.result)
+                        report(outcome.name, outcome.result)
+                        progress.advance(parsed=False)
                         continue
                     parsed += 1
+                    earlier += outcome.result.earlier
+                    progress.advance(parsed=not outcome.result.earlier)
                     if json is not None:
-                        saved = outcome.result.folder
-                        parses.append(outcome.result.to_dict() | {"folder": None if saved is None else str(saved)})
-                    if json != STDOUT and not quiet:
-                        _print_description(name_of(outcome.photo), outcome.result)
+                        parses.append(outcome.to_dict())
+                    if json != STDOUT and not quiet and not many:
+                        _print_description(outcome)
         except KeyboardInterrupt as interrupt:
             signal = SIGTERM if isinstance(interrupt, _Terminated) else SIGINT
             where = "" if folder is None else f"; their results are in {printable(folder)}"
-            print(f"upernet: stopped after {parsed} of {len(found.photos)} photos{where}.", file=sys.stderr)
-    elif left_out:
-        print(f"upernet: {left_out}", file=sys.stderr)
+            total = found.count()
+            of = "" if total is None else f" of {total}"
+            print(f"upernet: stopped after {parsed}{of} photos{where}.", file=sys.stderr)
+        if many and not quiet:
+            _print_end(parsed, earlier, failures, folder, progress.rate, json)
+    if not quiet and (sentence := left_out(found.unread)):
+        print(f"upernet: {sentence}", file=sys.stderr)
     if json is not None:
         write_json({"parses": parses, "failures": failures}, json)
     if signal:
@@ -189,32 +228,42 @@ def _split(names: str) -> list[str]:
     return [name for part in names.split(",") if (name := part.strip())]
 
 
-def _progress(quiet: bool) -> Progress:
-    """Return a progress bar on stderr, which shows nothing where that is no terminal."""
-    import sys
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    return Progress(
-        console=console,
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # otherwise, rich would send piped output to stderr
-        disable=quiet or not console.is_terminal,
-    )
-
-
-def _print_description(name: str, parse: Parse) -> None:
+def _print_description(outcome: Outcome) -> None:
     """Print where the results of a photo are, and its description, in lines that fit the terminal."""
     import shutil
 
-    from upernet.errors import printable
+    from upernet.errors import UpernetError, printable
     from upernet.inference.wording import wrapped
 
-    place = "" if parse.folder is None else f" -> {printable(parse.folder)}"
+    assert not isinstance(outcome.result, UpernetError)
+    folder, parse = outcome.result.folder, outcome.result.parse
+    place = "" if folder is None else f" -> {printable(folder)}"
+    if parse is None:
+        print(f"{printable(outcome.name)}{place} (done already)", flush=True)
+        return
     width = shutil.get_terminal_size().columns
-    print(f"{name}{place}", wrapped(parse.describe(), width, "  "), sep="\n", end="\n\n", flush=True)
+    print(f"{printable(outcome.name)}{place}", wrapped(parse.describe(), width, "  "), sep="\n", end="\n\n", flush=True)
+
+
+def _print_end(
+    parsed: int, earlier: int, failures: list[dict[str, str]], folder: Path | None, rate: float, json: Path | None
+) -> None:
+    """Print the failures of a run over many photos, and what it did."""
+    import sys
+
+    from upernet.errors import printable
+
+    for failure in failures[:MOST_FAILURES]:
+        print(f"upernet: {printable(failure['error'])}", file=sys.stderr)
+    if len(failures) > MOST_FAILURES:
+        where = "summary.csv" if json is None else "the JSON"
+        print(f"upernet: {len(failures) - MOST_FAILURES} more photos failed; {where} says why.", file=sys.stderr)
+    counts = [f"{parsed - earlier} parsed ({rate:.1f} photos/s)"]
+    counts += [f"{earlier} done already"] if earlier else []
+    counts += [f"{len(failures)} failed"] if failures else []
+    place = "" if folder is None else f" -> {printable(folder)}"
+    if json != STDOUT:
+        print(f"{', '.join(counts)}{place}", flush=True)
 
 
 class _Terminated(KeyboardInterrupt):
