@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from upernet.errors import UpernetError
+from upernet.files import refuse_special_file
 
 MANIFEST_FILE = "manifest.jsonl"
 LOCK_FILE = ".lock"
@@ -79,6 +80,7 @@ class Manifest:
             ) from None
         self._known: dict[str, Known] = {}
         try:
+            refuse_special_file(self.path)
             self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115  # closed in __exit__
             for start, record in self._read():
                 self._keep(record, start)
@@ -86,6 +88,9 @@ class Manifest:
         except OSError as error:
             self._lock.release()
             raise self._failure(error) from None
+        except UpernetError:
+            self._lock.release()
+            raise
 
     def __enter__(self) -> Manifest:
         return self

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -171,23 +171,16 @@ def parse_photos(
             remove_leftovers(folder)
         plan = Plan(photos, folder, manifest, settings, again or not several or not kinds or coco is not None)
         run = work.run(parser, plan) if engine is None else engine(work, plan)
-        try:
-            with closing(run):
-                for job, result in run:
-                    _stop_if_full(result, len(keys))
-                    if manifest is not None:
-                        keys.append(job.key)
-                        if not (isinstance(result, Finished) and result.earlier):
-                            manifest.add(job.record(settings, result))
-                    if coco is not None and isinstance(result, Finished) and result.parse is not None:
-                        coco.add(result.parse)
-                    yield Outcome(job.name, result)
-        finally:
-            if folder is not None and coco is not None:
-                write_file(folder / COCO_FILE, json.dumps(coco.to_dict(), allow_nan=False) + "\n")
-            if folder is not None and manifest is not None and several:
-                known = manifest
-                write_file(folder / SUMMARY_FILE, summary_table(lambda: known.rows(keys)))
+        with _at_end(lambda: _write_summaries(folder, coco, manifest if several else None, keys)), closing(run):
+            for job, result in run:
+                _stop_if_full(result, len(keys))
+                if manifest is not None:
+                    if not (isinstance(result, Finished) and result.earlier):
+                        manifest.add(job.record(settings, result))
+                    keys.append(job.key)
+                if coco is not None and isinstance(result, Finished) and result.parse is not None:
+                    coco.add(result.parse)
+                yield Outcome(job.name, result)
 
 
 def settings_hash(parser: Parser, levels: Sequence[str], kinds: Collection[str], alpha: float | None) -> str:
@@ -199,6 +192,30 @@ def settings_hash(parser: Parser, levels: Sequence[str], kinds: Collection[str],
         digest.update(name.encode())
         digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def _write_summaries(
+    folder: Path | None, coco: CocoDataset | None, manifest: Manifest | None, keys: Sequence[str]
+) -> None:
+    if folder is not None and coco is not None:
+        write_file(folder / COCO_FILE, json.dumps(coco.to_dict(), allow_nan=False) + "\n")
+    if folder is not None and manifest is not None:
+        write_file(folder / SUMMARY_FILE, summary_table(lambda: manifest.rows(keys)))
+
+
+@contextmanager
+def _at_end(write: Callable[[], None]) -> Generator[None, None, None]:
+    """Call `write` after the block, whatever happens in it; the first error is the one that is raised."""
+    try:
+        yield
+    except UpernetError:
+        with suppress(UpernetError):
+            write()
+        raise
+    except BaseException:
+        write()
+        raise
+    write()
 
 
 def _stop_if_full(result: Finished | UpernetError, done: int) -> None:

@@ -119,7 +119,8 @@ def list_stored(address: str) -> list[str]:
     check_address(address)
     with store(address) as (system, name):
         if any(character in name for character in "*?["):
-            found = [path for path, about in system.glob(name, detail=True).items() if about["type"] == "file"]
+            matches: dict[str, dict[str, Any]] = system.glob(name, detail=True)
+            found = [path for path, about in matches.items() if about["type"] == "file" and not _is_hidden(path)]
         elif system.isfile(name):
             return [address]
         else:
@@ -127,6 +128,10 @@ def list_stored(address: str) -> list[str]:
         if not found:
             raise UpernetError(f"{address}: there is no such file or folder, or no file in it; check the address.")
         return sorted(system.unstrip_protocol(path) for path in found)
+
+
+def _is_hidden(path: str) -> bool:
+    return posixpath.basename(path).startswith(".")
 
 
 def joined(base: str, name: str) -> str:
