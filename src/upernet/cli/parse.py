@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from upernet.inference.photos import Outcome
 
 FEW = 20
-"""Up to so many photos, everything is saved and each photo is described; more are for programs to read."""
+"""Up to so many photos, everything is saved and each photo is described; the results of more are for programs."""
 EVERYTHING, FOR_PROGRAMS = "sheet,overlay,labels,confidence,json", "labels,json"
 MOST_FAILURES = 20
 """Failures of many photos that are printed."""
@@ -128,6 +128,18 @@ def parse(
             show_default="1 on a CPU, 8 on other devices",
         ),
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Where photos are parsed: in this process, or on a Ray cluster, with an actor per device."),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="With --engine ray: the address of the cluster, such as auto, HOST:6379 or ray://HOST:10001.",
+            show_default="RAY_ADDRESS if set, else a cluster of this machine alone",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Parse photos again that are done already.")] = False,
     json: JsonOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only: no progress, no descriptions.")] = False,
@@ -141,9 +153,8 @@ def parse(
     """
     import sys
 
-    from upernet.devices import usable_device
     from upernet.errors import UpernetError, printable
-    from upernet.inference import load
+    from upernet.inference.cluster import ModelChoice, RayEngine
     from upernet.inference.photos import check_what, make_output_folder, parse_photos
     from upernet.inference.progress import RunProgress
     from upernet.inference.sources import find_photos, is_list, left_out
@@ -161,9 +172,11 @@ def parse(
 
     if table is not None and taxonomy is None:
         raise UpernetError("--table needs --as TAXONOMY; add it, or leave the table out.")
+    if ray_address is not None and engine != "ray":
+        raise UpernetError("--ray-address needs --engine ray; add it, or leave the address out.")
     what = None if save is None else check_what(_split(save))
     found = find_photos(paths)
-    many = len(found.photos) > FEW or bool(found.shards) or any(map(is_list, paths))
+    many = len(found.photos) > FEW or bool(found.shards) or any(map(is_list, paths)) or engine == "ray"
     if what is None:
         what = check_what(_split(FOR_PROGRAMS if many else EVERYTHING))
     for path, problem in found.problems:
@@ -172,9 +185,9 @@ def parse(
     if found.photos:
         set_threads(threads)
         reduce = "card" if short_side is None else short_side or None
-        parser = load(model, usable_device(device), short_side=reduce, precision=precision, scales=scales)
-        if taxonomy is not None:
-            parser.show_as(taxonomy, None if table is None else read_table(table))
+        counterparts = None if table is None else read_table(table)
+        choice = ModelChoice(model, reduce, precision, scales, taxonomy, counterparts)
+        parser = choice.load(device if engine == "local" else "cpu")
         wanted = parser.select_levels(None if levels is None else _split(levels))
         folder = None if not what or (json and out is None) else out or Path("parses")
         if folder is not None:
@@ -188,8 +201,9 @@ def parse(
             alpha,
             several=found.several,
             again=force,
-            batch=batch or (1 if parser.device.type == "cpu" else 8),
+            batch=batch,
             left_out=found.unread,
+            engine=RayEngine(choice, device, threads, ray_address) if engine == "ray" else None,
         )
         progress = RunProgress(None if quiet else found.count(), quiet=quiet, lines=many)
         try:

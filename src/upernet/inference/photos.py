@@ -32,6 +32,8 @@ from upernet.version import __version__
 
 WHAT = (*KINDS, "coco")
 """What can be saved: the files of each parse, and one COCO data set of all."""
+BATCH = 8
+"""Number of photos that go through the network together on a GPU."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors after which no other photo can be saved either."""
 
@@ -76,15 +78,18 @@ class Work:
     """What is saved of each parse."""
     alpha: float | None = None
     """How overlays are saved; see `Parse.save`."""
-    batch: int = 1
-    """As `run_jobs` takes it."""
+    batch: int | None = None
+    """As `run_jobs` takes it; None: `BATCH` on devices other than the CPU, where it pays off, and 1 there."""
     left_out: Counter[str] = field(default_factory=Counter[str])
     """Files of shards that are no photos, by kind."""
+    settings: str = ""
+    """As `Record` has it."""
 
     def run(self, parser: Parser, jobs: Iterable[PhotoJob | ShardJob]) -> Generator[JobResult, None, None]:
         """Parse and save photos, and yield what became of each, in order."""
         with closing(photo_jobs(jobs, self.out, self.left_out)) as photos:
-            yield from run_jobs(parser, photos, self.levels, self._finish, batch=self.batch)
+            batch = self.batch or (1 if parser.device.type == "cpu" else BATCH)
+            yield from run_jobs(parser, photos, self.levels, self._finish, batch=batch)
 
     def _finish(self, job: PhotoJob, parse: Parse) -> Finished:
         if self.out is not None and self.kinds:
@@ -123,7 +128,7 @@ def parse_photos(
     *,
     several: bool = True,
     again: bool = False,
-    batch: int = 1,
+    batch: int | None = None,
     left_out: Counter[str] | None = None,
     engine: Engine | None = None,
 ) -> Generator[Outcome, None, None]:
@@ -142,7 +147,7 @@ def parse_photos(
         several: Whether there can be more than one photo; a single one gets neither a manifest nor summary.csv.
         again: Whether photos are parsed again that are done. They always are for a COCO data set, which is not saved
             photo by photo.
-        batch: As `run_jobs` takes it.
+        batch: As `Work` has it.
         left_out: Counts the files of shards that are no photos, by kind.
         engine: Where the photos are parsed. Default: in this process.
 
@@ -159,9 +164,11 @@ def parse_photos(
         raise UpernetError(f"coco needs regions, and {', '.join(levels)} has none; add the level object.")
     check_alpha(alpha)
     kinds = set(what) - {"coco"}
-    settings = settings_hash(parser, levels, kinds, alpha)
+    if coco and engine is not None:
+        raise UpernetError("coco is one file of all regions, which a cluster does not make; parse in one process.")
     work = Work(levels, folder, kinds, alpha, batch, Counter() if left_out is None else left_out)
-    keys: list[str] = []
+    work.settings = settings_hash(parser, work)
+    keys: list[tuple[int, str]] = []
     with ExitStack() as stack:
         manifest = None
         if folder is not None:
@@ -169,24 +176,25 @@ def parse_photos(
                 folder.mkdir(parents=True, exist_ok=True)
                 manifest = stack.enter_context(Manifest(folder))
             remove_leftovers(folder)
-        plan = Plan(photos, folder, manifest, settings, again or not several or not kinds or coco is not None)
+        plan = Plan(photos, folder, manifest, work.settings, again or not several or not kinds or coco is not None)
         run = work.run(parser, plan) if engine is None else engine(work, plan)
         with _at_end(lambda: _write_summaries(folder, coco, manifest if several else None, keys)), closing(run):
             for job, result in run:
-                _stop_if_full(result, len(keys))
+                if (problem := full_disk(result)) is not None:
+                    raise problem
                 if manifest is not None:
                     if not (isinstance(result, Finished) and result.earlier):
-                        manifest.add(job.record(settings, result))
-                    keys.append(job.key)
+                        manifest.add(job.record(work.settings, result))
+                    keys.append((job.group, job.key))
                 if coco is not None and isinstance(result, Finished) and result.parse is not None:
                     coco.add(result.parse)
                 yield Outcome(job.name, result)
 
 
-def settings_hash(parser: Parser, levels: Sequence[str], kinds: Collection[str], alpha: float | None) -> str:
+def settings_hash(parser: Parser, work: Work) -> str:
     """Return a hash of what decides on the results of a photo besides the photo: the model and the options."""
     digest = hashlib.sha256()
-    options = [__version__, parser.settings(), list(levels), sorted(kinds), alpha]
+    options = [__version__, parser.settings(), list(work.levels), sorted(work.kinds), work.alpha]
     digest.update(json.dumps(options, sort_keys=True, default=str).encode())
     for name, values in sorted(parser.model.state_dict().items()):
         digest.update(name.encode())
@@ -195,12 +203,13 @@ def settings_hash(parser: Parser, levels: Sequence[str], kinds: Collection[str],
 
 
 def _write_summaries(
-    folder: Path | None, coco: CocoDataset | None, manifest: Manifest | None, keys: Sequence[str]
+    folder: Path | None, coco: CocoDataset | None, manifest: Manifest | None, keys: Sequence[tuple[int, str]]
 ) -> None:
     if folder is not None and coco is not None:
         write_file(folder / COCO_FILE, json.dumps(coco.to_dict(), allow_nan=False) + "\n")
     if folder is not None and manifest is not None:
-        write_file(folder / SUMMARY_FILE, summary_table(lambda: manifest.rows(keys)))
+        in_order = [key for _, key in sorted(keys, key=lambda pair: pair[0])]  # a cluster mixes the groups
+        write_file(folder / SUMMARY_FILE, summary_table(lambda: manifest.rows(in_order)))
 
 
 @contextmanager
@@ -218,12 +227,12 @@ def _at_end(write: Callable[[], None]) -> Generator[None, None, None]:
     write()
 
 
-def _stop_if_full(result: Finished | UpernetError, done: int) -> None:
+def full_disk(result: Finished | UpernetError) -> UpernetError | None:
+    """Return why the run cannot go on, if a photo could not be saved because the disk is full."""
     cause = result.__cause__ if isinstance(result, UpernetError) else None
-    if isinstance(cause, OSError) and cause.errno in FULL:
-        raise UpernetError(
-            f"the disk is full after {done} photos ({result}); make room, and run the command again to go on."
-        )
+    if not isinstance(cause, OSError) or cause.errno not in FULL:
+        return None
+    return UpernetError(f"the disk is full ({str(result).rstrip('.')}); make room, and run the command again to go on.")
 
 
 def make_output_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from upernet.errors import UpernetError
@@ -20,6 +20,8 @@ from upernet.inference.web import is_address
 
 DOWNLOADS = 8
 """Number of photos that are downloaded at the same time."""
+GROUP = 16
+"""Number of photos that a cluster parses at one place."""
 DOWNLOADED = 16
 """Number of downloaded photos that wait to be decoded."""
 
@@ -76,6 +78,8 @@ class ShardJob:
     version: str
     done: frozenset[str]
     """Keys of its photos whose results are there."""
+    group: int = 0
+    """As `Job` has it: that of all its photos, and of no others."""
 
 
 class Plan:
@@ -103,11 +107,20 @@ class Plan:
 
     def __iter__(self) -> Iterator[PhotoJob | ShardJob]:
         """Yield a job for each photo and each shard, in order."""
+        group = members = 0
         for photo in self._photos:
+            shard = isinstance(photo, (str, Path)) and is_shard(str(photo))
+            if shard or members == GROUP:
+                group, members = group + 1, 0
+            if shard:
+                yield replace(self._shard(str(photo)), group=group)
+                group += 1
+                continue
+            members += 1
             if isinstance(photo, (str, Path)):
-                yield self._shard(str(photo)) if is_shard(str(photo)) else self._job(str(photo), photo)
+                yield replace(self._job(str(photo), photo), group=group)
             else:
-                yield PhotoJob(photo, name=getattr(photo, "name", "the photo"))
+                yield PhotoJob(photo, group=group, name=getattr(photo, "name", "the photo"))
 
     def _remember(self, photo: str, known: Known) -> None:
         self._taken.add(known.folder.casefold())
@@ -212,11 +225,11 @@ def _members(job: ShardJob, out: Path | None, left_out: Counter[str] | None) -> 
         name, key = (f"{shard}/{member.name}".rstrip("/") for shard in (job.name, job.key))
         folder = f"{job.folder}/{member.key}" if job.folder else None
         if isinstance(member.content, NamedBytes):
-            yield PhotoJob(member.content, None, name, key, folder, job.version, job.key)
+            yield PhotoJob(member.content, None, job.group, name, key, folder, job.version, job.key)
         elif member.content is None:
-            yield PhotoJob(name, _earlier(out, folder or ""), name, key, folder, job.version, job.key)
+            yield PhotoJob(name, _earlier(out, folder or ""), job.group, name, key, folder, job.version, job.key)
         else:
-            yield PhotoJob(name, member.content, name, key, None, job.version, job.key)
+            yield PhotoJob(name, member.content, job.group, name, key, None, job.version, job.key)
 
 
 def _one_ahead(members: Iterator[Member]) -> Iterator[Member]:

@@ -35,6 +35,8 @@ class Job(Generic[Result]):
     """The photo as it was given."""
     settled: Result | UpernetError | None = None
     """What became of it, if that is known without parsing it: it only passes through, in its order."""
+    group: int = 0
+    """Photos of different groups do not share a batch."""
 
 
 AnyJob = TypeVar("AnyJob", bound="Job[Any]")
@@ -121,7 +123,7 @@ def _batch(parser: Parser, steps: Sequence[_Step[AnyJob, Result]], most: int) ->
     found: list[_Step[AnyJob, Result]] = []
     size = None
     for step in steps:
-        if step.decoded is None or len(found) == most:
+        if step.decoded is None or len(found) == most or step.job.group != steps[0].job.group:
             continue
         try:
             photo, _ = step.decoded.result()
