@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 
 import pytest
 from helpers.color_checkpoint import beach_photo
+from helpers.deadly import Deadly
 from helpers.shards import write_shard
-from helpers.web import FileHandler, FileServer, running
+from helpers.web import running
 from PIL import Image
 
 from upernet.errors import UpernetError
@@ -42,42 +42,6 @@ def ray() -> Iterator[Any]:
         ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         yield ray
         ray.shutdown()
-
-
-class Deadly(FileServer):
-    """Serves /deadly.png, but kills the first `deaths` processes that ask for it."""
-
-    def __init__(self, content: bytes, deaths: int) -> None:
-        super().__init__({"/deadly.png": content})
-        self.RequestHandlerClass = DeadlyHandler
-        self.deaths = deaths
-        self.killed: list[int] = []
-
-
-class DeadlyHandler(FileHandler):
-    server: Deadly  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_GET(self) -> None:
-        if len(self.server.killed) < self.server.deaths:
-            process = process_of(self.client_address[1])
-            self.server.killed.append(process)
-            os.kill(process, signal.SIGKILL)
-        else:
-            super().do_GET()
-
-
-def process_of(port: int) -> int:
-    """Return the process whose connection has this port."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    sockets = {f"socket:[{row[9]}]" for row in rows if int(row[1].split(":")[1], 16) == port}
-    for file in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            found = os.readlink(file) in sockets
-        except OSError:
-            continue
-        if found and int(file.parts[2]) != os.getpid():
-            return int(file.parts[2])
-    raise AssertionError(port)
 
 
 def beach() -> bytes:

@@ -314,7 +314,7 @@ def test_a_store_whose_package_is_missing(scheme: str, package: str) -> None:
     if __import__("importlib.util").util.find_spec(package):
         pytest.skip(f"{package} is installed")
     ((_, error),) = find_photos([f"{scheme}://bucket/photos"]).problems
-    assert str(error).endswith(f"{scheme}:// needs a package that is not installed; run: pip install {package}")
+    assert str(error).endswith(f"{scheme}:// needs a package that is not installed; run: pip install {package}.")
 
 
 def test_photos_lists_and_shards_on_the_web(parser: Parser, network: PaintedNetwork, tmp_path: Path, out: Path) -> None:

@@ -152,6 +152,7 @@ def parse(
     Exit status: 0 if all photos were parsed, 1 if some failed, 2 if all failed, 130 or 143 if it was stopped.
     """
     import sys
+    from collections import Counter
 
     from upernet.errors import UpernetError, printable
     from upernet.inference.cluster import ModelChoice, RayEngine
@@ -163,12 +164,17 @@ def parse(
 
     parses: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
+    in_shards: Counter[str] = Counter()
     parsed = earlier = 0
 
     def report(path: str, error: UpernetError) -> None:
         failures.append({"path": path, "error": str(error)})
         if not many or quiet:
             print(f"upernet: {printable(error)}", file=sys.stderr)
+
+    def print_unless_quiet(sentence: str | None) -> None:
+        if sentence and not quiet:
+            print(f"upernet: {sentence}", file=sys.stderr)
 
     if table is not None and taxonomy is None:
         raise UpernetError("--table needs --as TAXONOMY; add it, or leave the table out.")
@@ -192,6 +198,7 @@ def parse(
         folder = None if not what or (json and out is None) else out or Path("parses")
         if folder is not None:
             make_output_folder(folder)
+        print_unless_quiet(left_out(found.unread))
         outcomes = parse_photos(
             parser,
             found.photos,
@@ -202,7 +209,7 @@ def parse(
             several=found.several,
             again=force,
             batch=batch,
-            left_out=found.unread,
+            left_out=in_shards,
             engine=RayEngine(choice, device, threads, ray_address) if engine == "ray" else None,
         )
         progress = RunProgress(None if quiet else found.count(), quiet=quiet, lines=many)
@@ -228,8 +235,9 @@ def parse(
             print(f"upernet: stopped after {parsed}{of} photos{where}.", file=sys.stderr)
         if many and not quiet:
             _print_end(parsed, earlier, failures, folder, progress.rate, json)
-    if not quiet and (sentence := left_out(found.unread)):
-        print(f"upernet: {sentence}", file=sys.stderr)
+    else:
+        print_unless_quiet(left_out(found.unread))
+    print_unless_quiet(left_out(in_shards))
     if json is not None:
         write_json({"parses": parses, "failures": failures}, json)
     if signal:

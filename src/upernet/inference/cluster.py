@@ -187,7 +187,7 @@ def _ray() -> Any:
         ray: Any = import_module("ray")
         import_module("ray.data")
     except ImportError:
-        raise UpernetError("--engine ray needs Ray; run: pip install 'upernet[cluster]'") from None
+        raise UpernetError("--engine ray needs Ray; run: pip install 'upernet[cluster]'.") from None
     return ray
 
 

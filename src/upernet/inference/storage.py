@@ -156,7 +156,7 @@ def store(address: str) -> Generator[tuple[Any, str], None, None]:
         system, name = fsspec.url_to_fs(address)
     except ImportError:
         raise UpernetError(
-            f"{address}: {scheme}:// needs a package that is not installed; run: pip install {STORES[scheme]}"
+            f"{address}: {scheme}:// needs a package that is not installed; run: pip install {STORES[scheme]}."
         ) from None
     except Exception as error:  # each store raises exceptions of its own
         raise _unreadable(address, error) from None
