@@ -3,12 +3,14 @@
     python -m benchmarks.collections [--threads 2] [--repeats 5] [--json OUT]
 
 *Whole* reads and decodes the files, runs the network, makes label maps of the photos' sizes, and saves label PNGs,
-parse.json, the manifest and summary.csv, as `upernet parse FOLDER` does; start-up and loading are not counted. *Network*
-only runs the same passes of the network, over photos that are decoded and reduced. The steps are each measured alone.
+parse.json, the manifest and summary.csv, as `upernet parse FOLDER` does; start-up and loading are not counted.
+*Network* only runs the same passes of the network, over photos that are decoded and reduced. The steps are each
+measured alone. CPU seconds are those of all threads; they hardly depend on what else the machine does.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,7 @@ from upernet.models.familiarity import FAMILIARITY
 from upernet.taxonomy import LEVEL_KINDS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+PHOTOS = 6
 SHORT_SIDE = 512
 """Of the photos for the network whose checkpoint does not say."""
 
@@ -63,6 +66,17 @@ def network_passes(parser: Parser, photos: list[Image.Image]) -> Callable[[], No
     return run
 
 
+def on_cpu(run: Callable[[], None], seconds: dict[str, list[float]], name: str) -> Callable[[], None]:
+    """Return a function that runs `run` and notes its CPU seconds."""
+
+    def measured() -> None:
+        start = time.process_time()
+        run()
+        seconds.setdefault(name, []).append(time.process_time() - start)
+
+    return measured
+
+
 def steps(parser: Parser, files: list[Path], network: float) -> dict[str, float]:
     """Return seconds per photo of each step by itself; what is left of a parse without the network is "label maps"."""
     seconds: dict[str, float] = {}
@@ -84,7 +98,7 @@ def steps(parser: Parser, files: list[Path], network: float) -> dict[str, float]
 
 def main() -> None:
     arguments = command_line(__doc__)
-    files = sorted(EXAMPLES.glob("*.jpg"))[: 2 if arguments.quick else None]
+    files = sorted(EXAMPLES.glob("*.jpg"))[: 2 if arguments.quick else PHOTOS]
     rows: dict[str, Any] = {}
     for name, parser in parsers(arguments.quick).items():
         photos = [read_image(file) for file in files]
@@ -95,8 +109,14 @@ def main() -> None:
                     assert not isinstance(outcome.result, Exception), outcome.result
 
         with torch.inference_mode():
-            ways = {"network": network_passes(parser, photos), "whole": whole}
+            cpu: dict[str, list[float]] = {}
+            ways = {
+                "network": on_cpu(network_passes(parser, photos), cpu, "network"),
+                "whole": on_cpu(whole, cpu, "whole"),
+            }
             rows[name] = compare(ways, arguments.repeats) | {"photos": len(files)}
+        # The first round warms up.
+        rows[name]["cpu"] = {way: statistics.median(values[1:]) / len(files) for way, values in cpu.items()}
         rows[name]["steps"] = steps(parser, files, rows[name]["seconds"]["network"]["median"] / len(files))
         show(name, rows[name])
         print("  per photo:", ", ".join(f"{step} {1000 * value:.0f} ms" for step, value in rows[name]["steps"].items()))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
 import fsspec
 import numpy as np
 import pytest
+import torch
 from helpers.full_disk import file_size_limit, needs_file_size_limit
 from helpers.painted_network import PaintedNetwork, four_quarters, paint
 from helpers.shards import write_shard
@@ -106,7 +109,7 @@ def test_other_settings_and_weights_parse_everything_again(folder: Path) -> None
     assert run(parser, folder) == "ddfd"
     assert run(Parser(cast(UPerNet, network), {"name": "painted"}), folder) == "eefe"
     assert run(Parser(cast(UPerNet, network), {"name": "painted"}, short_side=16), folder) == "ddfd"
-    network.register_buffer("extra", parser.model.familiarity or __import__("torch").zeros(1))
+    network.register_buffer("extra", torch.zeros(1))
     assert run(Parser(cast(UPerNet, network), {"name": "painted"}), folder) == "ddfd"
 
 
@@ -311,7 +314,7 @@ def test_what_stores_refuse(bucket: fsspec.AbstractFileSystem, parser: Parser) -
 
 @pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs")])
 def test_a_store_whose_package_is_missing(scheme: str, package: str) -> None:
-    if __import__("importlib.util").util.find_spec(package):
+    if find_spec(package):
         pytest.skip(f"{package} is installed")
     ((_, error),) = find_photos([f"{scheme}://bucket/photos"]).problems
     assert str(error).endswith(f"{scheme}:// needs a package that is not installed; run: pip install {package}.")
@@ -381,5 +384,5 @@ def test_a_batch_that_does_not_fit_is_taken_apart(network: PaintedNetwork, parse
 
 def test_one_shard_counts_as_several_photos(tmp_path: Path) -> None:
     shard = shard_of(tmp_path / "0.tar")
-    assert FoundPhotos([shard], [], __import__("collections").Counter()).several
+    assert FoundPhotos([shard], [], Counter()).several
     assert not find_photos([write_shard(tmp_path / "0.png", [])]).several

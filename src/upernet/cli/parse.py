@@ -136,7 +136,7 @@ def parse(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="With --engine ray: the address of the cluster, such as auto, HOST:6379 or ray://HOST:10001.",
+            help="With --engine ray: the address of the cluster, such as auto or HOST:6379.",
             show_default="RAY_ADDRESS if set, else a cluster of this machine alone",
         ),
     ] = None,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import pickle
 import platform
+import signal
+import threading
 import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -199,6 +201,7 @@ def _connected(ray: Any, address: str | None) -> Generator[None, None, None]:
         return
     known = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {} if known else {"include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -207,6 +210,8 @@ def _connected(ray: Any, address: str | None) -> Generator[None, None, None]:
         where = f"{known}: no Ray cluster answers there" if known else "Ray cannot be started on this machine"
         raise UpernetError(f"{where} ({_first_line(error)}); check --ray-address.") from None
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set its own
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
     finally:

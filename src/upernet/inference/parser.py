@@ -219,7 +219,7 @@ class Parser:
             alpha: How overlays are saved; see `Parse.save`.
             on_error: Called with each photo that cannot be parsed or saved, and the error; the photo is left out, and
                 the others go on. Default: the error is raised in the place of the parse.
-            batch: Largest number of photos of like size that go through the network together, which pays off on GPUs;
+            batch: Largest number of photos of like size that go through the network together;
                 2 * `batch` photos are decoded ahead. It can change the last digits of probabilities.
 
         Raises:

@@ -79,7 +79,7 @@ class Work:
     alpha: float | None = None
     """How overlays are saved; see `Parse.save`."""
     batch: int | None = None
-    """As `run_jobs` takes it; None: `BATCH` on devices other than the CPU, where it pays off, and 1 there."""
+    """As `run_jobs` takes it; None: `BATCH`, on a CPU 1."""
     left_out: Counter[str] = field(default_factory=Counter[str])
     """Files of shards that are no photos, by kind."""
     settings: str = ""
