@@ -27,6 +27,7 @@ from upernet.inference.parser import Parser, Scales, load
 from upernet.inference.photos import JobResult, Work, full_disk, settings_hash
 from upernet.inference.planning import Finished, PhotoJob, ShardJob, photo_jobs
 from upernet.inference.saving import hidden_folder
+from upernet.inference.web import is_address
 from upernet.models import Precision
 from upernet.ops import set_threads
 from upernet.taxonomy.mapping import Table
@@ -71,8 +72,8 @@ class RayEngine:
     Args:
         model: The model that each actor loads.
         device: Device of each actor; None: its GPU if the cluster has any, else the CPU.
-        threads: CPU cores of each actor on the CPU, so each machine has as many actors as they fit. None: all cores of
-            the smallest machine, so each has one actor.
+        threads: CPU cores of each actor; without GPUs, each machine has as many actors as they fit. None: all cores of
+            the smallest machine, so each has one actor; with GPUs, an equal share of the cores.
         address: Address of the cluster. None: the one that this process is connected to or that RAY_ADDRESS names; if
             there is none, a cluster of this machine alone, for as long as the run takes.
 
@@ -116,12 +117,14 @@ class RayEngine:
                     f"the cluster gave up ({_first_line(error)}); look at its logs, and run the command again to go on."
                 ) from None
 
-    def _resources(self, ray: Any) -> tuple[dict[str, float], int, str, int | None]:
+    def _resources(self, ray: Any) -> tuple[dict[str, float], int, str, int]:
         """Return what Ray reserves for each actor, how many there are, and their device and threads."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = int(sum(node.get("GPU", 0) for node in nodes))
-        if gpus and self.device != "cpu":
-            return {"num_gpus": 1}, gpus, self.device or "cuda", self.threads
+        with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
+        if with_gpu and self.device != "cpu":
+            share = max(1, min(int(node.get("CPU", 1) / node["GPU"]) for node in with_gpu))
+            gpus = sum(int(node["GPU"]) for node in with_gpu)
+            return {"num_gpus": 1}, gpus, self.device or "cuda", self.threads or share
         cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
         if not cores:
             raise UpernetError("the cluster has neither GPUs nor CPU cores for actors; check `ray status`.")
@@ -132,7 +135,7 @@ class RayEngine:
 class Actor:
     """A process of the cluster that parses photos with a model of its own."""
 
-    def __init__(self, model: ModelChoice, device: str, threads: int | None, work: Work, attempts: str, folder: str):
+    def __init__(self, model: ModelChoice, device: str, threads: int, work: Work, attempts: str, folder: str):
         self._work, self._attempts = work, Path(attempts)
         self._problem: UpernetError | None = None
         if os.path.isdir(folder):  # so that relative paths mean the same here
@@ -173,9 +176,14 @@ class Actor:
             yield replace(job, photo=job.name, settled=None), kept
 
     def _given_up(self, chunk: list[PhotoJob | ShardJob]) -> Iterator[JobResult]:
-        for job in photo_jobs(chunk, self._work.out):
-            problem = f"{job.name}: {ATTEMPTS} workers died with this photo or others of its chunk; parse it by itself."
-            yield job, job.settled or UpernetError(problem)
+        for given in chunk:
+            if isinstance(given, PhotoJob) and is_address(given.name):
+                jobs = iter((given,))  # not downloaded once more: that may be what they died of
+            else:
+                jobs = photo_jobs([given], self._work.out)
+            for job in jobs:
+                problem = f"{ATTEMPTS} workers died with this photo or others of its chunk; parse it by itself."
+                yield job, job.settled or UpernetError(f"{job.name}: {problem}")
 
 
 def _chunks(jobs: Iterable[PhotoJob | ShardJob]) -> Iterator[list[PhotoJob | ShardJob]]:
