@@ -33,7 +33,7 @@ from upernet.models.familiarity import FAMILIARITY
 from upernet.taxonomy import LEVEL_KINDS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-PHOTOS = 6
+PHOTOS = 4
 SHORT_SIDE = 512
 """Of the photos for the network whose checkpoint does not say."""
 
@@ -120,7 +120,7 @@ def main() -> None:
         rows[name]["steps"] = steps(parser, files, rows[name]["seconds"]["network"]["median"] / len(files))
         show(name, rows[name])
         print("  per photo:", ", ".join(f"{step} {1000 * value:.0f} ms" for step, value in rows[name]["steps"].items()))
-    save(arguments, rows=rows)
+        save(arguments, rows=rows)
 
 
 if __name__ == "__main__":
