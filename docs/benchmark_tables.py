@@ -157,6 +157,22 @@ def cold_start() -> list[str]:
     ]
 
 
+def many_photos() -> list[str]:
+    """Return a table of the whole command beside the network alone, and where the time goes."""
+    result = read("collections")
+    rows = [
+        [f"photos per second; {conditions(result)}", "network alone", "whole command", "ratio", "ratio of CPU seconds"]
+    ]
+    steps = [["each step by itself, per photo", *next(iter(result["rows"].values()))["steps"]]]
+    for name, row in result["rows"].items():
+        rates = {way: row["photos"] / times["median"] for way, times in row["seconds"].items()}
+        share = rates["whole"] / rates["network"]
+        cpu = row["cpu"]["network"] / row["cpu"]["whole"]
+        rows.append([name, f"{rates['network']:.2f}", f"{rates['whole']:.2f}", f"{share:.2f}", f"{cpu:.2f}"])
+        steps.append([name, *map(duration, row["steps"].values())])
+    return [*table(*rows), "", *table(*steps)]
+
+
 def breakdown() -> list[str]:
     result = read("breakdown")
     total = sum(result["seconds"].values())
@@ -248,4 +264,4 @@ def video_smoothing() -> list[str]:
 
 
 SHOWN = (speed, machine, targets, operators, models, breakdown, roofline, precision, peers, training, memory, scaling)
-TABLES = {function.__name__: function for function in (*SHOWN, busy, cold_start, upp, video_smoothing)}
+TABLES = {function.__name__: function for function in (*SHOWN, busy, cold_start, many_photos, upp, video_smoothing)}

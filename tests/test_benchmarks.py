@@ -167,3 +167,11 @@ def test_plain_dcnv3_is_dcnv3():
         half = dcnv3(x.bfloat16(), offset, mask, groups=2)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     assert half.dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+def test_collections(run: Any):
+    (row,) = run("collections")["rows"].values()
+    assert_compared(row, "network", "whole")
+    assert row["photos"] == 2 and list(row["steps"]) == ["decode", "network", "label maps", "save"]
+    assert row["steps"]["decode"] > 0 and row["steps"]["save"] > 0

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,10 @@ import pytest
 import torch
 from helpers.color_checkpoint import beach_photo
 from helpers.command_line import Result, Run
+from helpers.deadly import Deadly
 from helpers.full_disk import file_size_limit, needs_file_size_limit
 from helpers.interrupts import interruptible
+from helpers.web import running
 from PIL import Image
 
 from upernet.ops import bfloat16_unavailable
@@ -30,9 +35,12 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         photo.save(path, subsampling=0)  # a JPEG file with the exact borders of the colors
-    (tmp_path / "in" / "notes.txt").write_text("no photo")
+    (tmp_path / "in" / "notes.md").write_text("no photo")
     (tmp_path / "in" / ".hidden.png").write_text("no photo")
     return tmp_path
+
+
+RESULTS = [".lock", "a", "a-2", "b", "manifest.jsonl", "summary.csv"]
 
 
 def sentences(result: Result) -> list[str]:
@@ -47,8 +55,8 @@ def sentences(result: Result) -> list[str]:
 def test_a_folder_with_all_below_it(photos: Path, parse: Run) -> None:
     result = parse("in")
     assert result.status == 0
-    assert sentences(result) == ["upernet: left out 1 file that is not a photo (1 .txt)."]
-    assert sorted(path.name for path in (photos / "parses").iterdir()) == ["a", "a-2", "b", "summary.csv"]
+    assert sentences(result) == ["upernet: left out 1 file that is not a photo (1 .md)."]
+    assert sorted(path.name for path in (photos / "parses").iterdir()) == RESULTS
     assert (photos / "parses" / "a" / "object.png").is_file()
     assert "in/a.JPG -> parses/a\n  A beach (over 99 %).\n  Mostly sky, trees and a person." in result.stdout
 
@@ -116,13 +124,13 @@ def test_a_broken_file_among_good_ones(photos: Path, parse: Run) -> None:
     good = (photos / "in" / "b.png").read_bytes()
     (photos / "in" / "cut.png").write_bytes(good[: len(good) // 2])
     (photos / "in" / "empty.jpg").write_bytes(b"")
-    result = parse("in", "missing.jpg", "in/notes.txt", "--out", "out")
+    result = parse("in", "missing.jpg", "in/notes.md", "--out", "out")
     assert result.status == 1
     complaints = sentences(result)
     assert len(complaints) == 5
-    for name in ("missing.jpg", "in/cut.png", "in/empty.jpg", "in/notes.txt"):
+    for name in ("missing.jpg", "in/cut.png", "in/empty.jpg", "in/notes.md"):
         assert any(f"upernet: {name}: " in complaint for complaint in complaints)
-    assert sorted(path.name for path in (photos / "out").iterdir()) == ["a", "a-2", "b", "summary.csv"]
+    assert sorted(path.name for path in (photos / "out").iterdir()) == RESULTS
     failures = json.loads(parse("in", "missing.jpg", "--json").stdout)["failures"]
     assert [failure["path"] for failure in failures] == ["missing.jpg", "in/cut.png", "in/empty.jpg"]
 
@@ -134,12 +142,12 @@ def test_a_broken_file_among_good_ones(photos: Path, parse: Run) -> None:
         (["missing.jpg"], "missing.jpg: no such file"),
         (["in/*.tif"], "in/*.tif: the pattern matches no file"),
         (["empty"], "empty: no photos in this folder"),
-        (["in/notes.txt"], "in/notes.txt: not an image"),
+        (["in/notes.md"], "in/notes.md: not an image"),
         (["in", "--levels", "object,color"], "this model has no level 'color'; it has scene, object, part, material"),
         (["in", "--model", "nonsense"], "unknown model 'nonsense'"),
         (["in", "--device", "nonsense"], "device 'nonsense' cannot be used"),
-        (["in", "--out", "in/notes.txt"], "in/notes.txt: cannot be written"),
-        (["in", "--out", "in/notes.txt/below"], "in/notes.txt/below: cannot be written"),
+        (["in", "--out", "in/notes.md"], "in/notes.md: cannot be written"),
+        (["in", "--out", "in/notes.md/below"], "in/notes.md/below: cannot be written"),
     ],
 )
 def test_nothing_can_be_done(photos: Path, parse: Run, arguments: list[str], complaint: str) -> None:
@@ -149,7 +157,7 @@ def test_nothing_can_be_done(photos: Path, parse: Run, arguments: list[str], com
     assert len(sentences(result)) == 1
     assert complaint in result.stderr
     assert result.stdout == ""
-    assert (photos / "in" / "notes.txt").read_text() == "no photo"
+    assert (photos / "in" / "notes.md").read_text() == "no photo"
 
 
 @pytest.mark.slow
@@ -259,10 +267,79 @@ def test_a_stopped_run_keeps_what_is_done_and_leaves_nothing_else(
     assert result.status == status
     assert result.stderr.splitlines()[-1] == "upernet: stopped after 1 of 3 photos; their results are in parses."
     assert signal.getsignal(signal.SIGTERM) == before
-    assert not [path for path in (photos / "parses").iterdir() if path.name.startswith(".")]
+    assert not list((photos / "parses").glob(".upernet-*"))
     assert all((path / "parse.json").is_file() for path in (photos / "parses").iterdir() if path.is_dir())
     assert parse("in").status == 0
-    assert sorted(path.name for path in (photos / "parses").iterdir()) == ["a", "a-2", "b", "summary.csv"]
+    assert sorted(path.name for path in (photos / "parses").iterdir()) == RESULTS
+
+
+@pytest.mark.slow
+def test_many_photos_are_for_programs(photos: Path, parse: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "in" / "empty.png").write_bytes(b"")
+    (photos / "all.txt").write_text("in\nmissing.png\n")
+    result = parse("all.txt")
+    assert result.status == 1
+    complaints = sentences(result)
+    assert len(complaints) == 3 and complaints[0].startswith("upernet: left out 1 file")
+    assert complaints[1].startswith("upernet: all.txt, line 2: missing.png: no such file")
+    assert complaints[2].startswith("upernet: in/empty.png: the file is empty")
+    assert re.fullmatch(r"3 parsed \(\d+\.\d photos/s\), 2 failed -> parses\n", result.stdout)
+    assert {path.name for path in (photos / "parses" / "b").iterdir()} == {
+        *(f"{level}.png" for level in ("object", "part", "material", "texture")), "parse.json",
+    }  # fmt: skip
+    again = parse("all.txt")
+    assert re.fullmatch(r"0 parsed \(0\.0 photos/s\), 3 done already, 2 failed -> parses\n", again.stdout)
+    assert parse("all.txt", "--force").stdout.startswith("3 parsed (")
+    content = json.loads(parse("all.txt", "--json", "--out", "parses").stdout)
+    assert [Path(found["path"]).as_posix() for found in content["parses"]] == [
+        "in/a.JPG",
+        "in/b.png",
+        "in/deep/er/a.webp",
+    ]
+    assert content["parses"][1]["folder"] == str(Path("parses", "b")) and len(content["failures"]) == 2
+    assert parse("all.txt", "--quiet").stdout == ""
+
+
+@pytest.mark.slow
+def test_a_second_run_says_what_is_done(photos: Path, parse: Run) -> None:
+    parse("in")
+    assert parse("in").stdout.splitlines()[1] == "in/b.png -> parses/b (done already)"
+    assert parse("in/b.png").stdout.startswith("in/b.png -> parses/b\n  A beach (")
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="finding the process to kill needs /proc")
+def test_what_was_finished_before_a_kill_stays(photos: Path, parse: Run, checkpoint: Path) -> None:
+    photo = (photos / "in" / "b.png").read_bytes()
+    for number in range(20):
+        (photos / "in" / f"c{number:02}.png").write_bytes(photo)
+    with running(Deadly(photo, deaths=1)) as server:
+        names = [f"in/c{number:02}.png" for number in range(20)]
+        (photos / "all.txt").write_text("\n".join([*names, f"{server.base}/deadly.png", "in/b.png"]))
+        command = [sys.executable, "-m", "upernet", "parse", "all.txt", "--model", str(checkpoint), "--save", "json"]
+        killed = subprocess.run(command, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL
+        done = len((photos / "parses" / "manifest.jsonl").read_bytes().splitlines())
+        assert done > 0
+        result = parse("all.txt", "--save", "json")
+    assert result.status == 0
+    earlier = re.search(r"(\d+) parsed .*, (\d+) done already", result.stdout)
+    assert earlier is not None and int(earlier[2]) in (done - 1, done) and int(earlier[1]) + int(earlier[2]) == 22
+    assert not list((photos / "parses").glob(".upernet-*"))
+    assert len(list((photos / "parses").glob("*/parse.json"))) == 22
+
+
+def test_options_of_a_cluster_need_it(photos: Path, parse: Run) -> None:
+    refused = parse("in", "--ray-address", "auto")
+    assert refused.status == 2 and sentences(refused)[0].startswith("upernet: --ray-address needs --engine ray;")
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+def test_ray_that_is_missing(photos: Path, parse: Run) -> None:
+    refused = parse("in", "--engine", "ray")
+    assert refused.status == 2
+    assert sentences(refused)[-1] == "upernet: --engine ray needs Ray; run: pip install 'upernet[cluster]'."
 
 
 def test_only_models_with_published_scales_have_them(photos: Path, parse: Run) -> None:

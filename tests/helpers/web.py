@@ -112,6 +112,33 @@ def in_chunks(content: bytes, whole: bool) -> Callable[[Handler], None]:
     return send
 
 
+class FileServer(Server):
+    """Serves `files` by path, each with an ETag of its content, and answers HEAD as well."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__()
+        self.RequestHandlerClass = FileHandler
+        self.files = files
+
+
+class FileHandler(Handler):
+    server: FileServer  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def do_HEAD(self) -> None:
+        self.respond(head=True)
+
+    def do_GET(self) -> None:
+        self.server.requests.append({"path": self.path, **self.headers})
+        self.respond(head=False)
+
+    def respond(self, head: bool) -> None:
+        content = self.server.files.get(urlsplit(self.path).path)
+        if content is None:
+            return self.answer(404, {"Content-Length": "0"}, b"")
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "Content-Length": str(len(content))}
+        self.answer(200, headers, b"" if head else content)
+
+
 @contextmanager
 def running(server: AnyServer) -> Iterator[AnyServer]:
     """Answer requests in a thread of its own."""

@@ -238,7 +238,7 @@ def test_redirects_lead_to_web_addresses_only(parser: Parser, serve: Serve, tmp_
 
 @pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://example.org/a.png", "gopher://x/y"])
 def test_other_addresses_are_refused(parser: Parser, address: str) -> None:
-    with pytest.raises(UpernetError, match=r"http and https addresses only"):
+    with pytest.raises(UpernetError, match=r"photos come from files and from addresses with http://, .* only"):
         parser(address)
 
 

@@ -1,4 +1,4 @@
-"""Tests of upernet.inference.photos and summary; tests/cli/test_parse_command.py has more of `find_photos`."""
+"""Tests of upernet.inference.photos, sources and summary; tests/cli/test_parse_command.py has more of `find_photos`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from PIL import Image
 
 from upernet.data.images import reads_heic
 from upernet.errors import UpernetError
-from upernet.inference import Parse, Parser
-from upernet.inference.photos import check_what, find_photos, make_output_folder, parse_photos
+from upernet.inference import Parser
+from upernet.inference.photos import check_what, make_output_folder, parse_photos
+from upernet.inference.planning import Finished
+from upernet.inference.sources import find_photos, left_out
 
 
 @pytest.fixture
@@ -30,17 +32,18 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def test_a_broken_photo_does_not_stop_the_others(parser: Parser, photos: list[Path], tmp_path: Path) -> None:
     parsed = list(parse_photos(parser, photos, ["object"], tmp_path / "out"))
-    assert [outcome.photo for outcome in parsed] == photos
+    assert [outcome.name for outcome in parsed] == [str(photo) for photo in photos]
     first, broken, second = (outcome.result for outcome in parsed)
     assert isinstance(broken, UpernetError) and "broken.png" in str(broken)
-    assert isinstance(first, Parse) and isinstance(second, Parse)
-    assert first.object.share("person") == 0.25 and first.levels == ("object",)
-    assert [parse.folder and parse.folder.name for parse in (first, second)] == ["a", "a-2"]
+    assert isinstance(first, Finished) and isinstance(second, Finished)
+    assert first.parse is not None and first.parse.object.share("person") == 0.25
+    assert first.parse.levels == ("object",)
+    assert [done.folder and done.folder.name for done in (first, second)] == ["a", "a-2"]
 
 
 def test_nothing_is_saved_without_a_folder(parser: Parser, photos: list[Path], tmp_path: Path) -> None:
     (outcome,) = parse_photos(parser, photos[:1], ["object"], None)
-    assert isinstance(outcome.result, Parse) and outcome.result.folder is None
+    assert isinstance(outcome.result, Finished) and outcome.result.parse is not None and outcome.result.folder is None
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -64,13 +67,14 @@ def test_the_summary_has_a_row_per_photo(parser: Parser, photos: list[Path], tmp
 
 
 def test_one_photo_has_no_summary(parser: Parser, photos: list[Path], tmp_path: Path) -> None:
-    list(parse_photos(parser, photos[:1], ["object"], tmp_path / "out", ["json"]))
+    list(parse_photos(parser, photos[:1], ["object"], tmp_path / "out", ["json"], several=False))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
 
 
 def test_one_coco_file_holds_all_photos(parser: Parser, photos: list[Path], tmp_path: Path) -> None:
     list(parse_photos(parser, photos, ["object"], tmp_path / "out", ["coco"]))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["coco.json", "summary.csv"]
+    assert {"coco.json", "summary.csv"} < {path.name for path in (tmp_path / "out").iterdir()}
+    assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
     dataset = json.loads((tmp_path / "out" / "coco.json").read_text())
     assert [image["id"] for image in dataset["images"]] == [1, 2]
     assert [annotation["image_id"] for annotation in dataset["annotations"]] == [1] * 4 + [2] * 4
@@ -87,7 +91,7 @@ def test_files_about_all_photos_are_written_when_the_caller_stops(
         next(parsed)
     parsed.close()
     assert (tmp_path / "out" / "summary.csv").read_text().count("a.png") == 2
-    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    assert not list((tmp_path / "out").glob(".upernet-*"))
 
 
 @pytest.mark.parametrize(("what", "wanted"), [("sheet coco", {"sheet", "coco"}), ("none", set()), ("", set())])
@@ -111,19 +115,19 @@ def test_each_file_counts_once(photos: list[Path], tmp_path: Path) -> None:
     found = find_photos([tmp_path / "in", photos[0], tmp_path / "missing.jpg"])
     assert found.photos == photos
     assert [path for path, _ in found.problems] == [str(tmp_path / "missing.jpg")]
-    assert found.left_out() is None
+    assert left_out(found.unread) is None
 
 
 def test_other_files_of_folders_are_counted(photos: list[Path], tmp_path: Path) -> None:
     names = ("clip.MOV", "deep/clip.mov", "notes.txt", "README", ".hidden", "b\x1b.x\x1b[2J")
     for name in names:
         (tmp_path / "in" / name).write_bytes(b"")
-    assert find_photos([tmp_path / "in"]).left_out() == (
+    assert left_out(find_photos([tmp_path / "in"]).unread) == (
         r"left out 5 files that are not a photo (2 .mov, 1 without a suffix, 1 .x\x1b[2j, 1 .txt)."
     )
     for number in range(9):
         (tmp_path / "in" / "deep" / f"a.{number}").write_bytes(b"")
-    assert str(find_photos([tmp_path / "in"]).left_out()).endswith(" 7 of other kinds).")
+    assert str(left_out(find_photos([tmp_path / "in"]).unread)).endswith(" 7 of other kinds).")
 
 
 @pytest.mark.skipif(reads_heic(), reason="pillow-heif is installed")
@@ -131,7 +135,7 @@ def test_heic_photos_name_what_reads_them(photos: list[Path], parser: Parser) ->
     photos[1].unlink()
     heic = photos[1].with_suffix(".HEIC")
     heic.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    assert find_photos([heic.parent]).left_out() == (
+    assert left_out(find_photos([heic.parent]).unread) == (
         "left out 1 file that is not a photo (1 .heic); to read HEIC, run: pip install 'upernet[heic]'."
     )
     with pytest.raises(

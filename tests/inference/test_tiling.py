@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from upernet.inference.tiling import dense_logits, image_logits, tiles
+from upernet.inference.tiling import dense_logits, logits_of_batch, tiles
 
 sides = st.integers(1, 60).map(lambda n: 32 * n)
 
@@ -56,7 +56,7 @@ def test_tiny_photos_are_filled_up_with_their_own_colors(size: tuple[int, int]) 
     photo = paint(np.full(size, 3))
     logits = dense_logits(PaintedNetwork(), photo, ["object"])["object"]
     assert (logits.argmax(dim=0) == 3).all()
-    assert image_logits(PaintedNetwork(), photo, ["scene"])["scene"].shape == (3,)
+    assert logits_of_batch(PaintedNetwork(), [photo], ["scene"])[0]["scene"].shape == (3,)
 
 
 def test_what_goes_through_at_once_is_bounded() -> None:

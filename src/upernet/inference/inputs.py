@@ -13,12 +13,13 @@ from PIL import Image, ImageOps
 
 from upernet.data.images import read_image
 from upernet.errors import UpernetError, printable
-from upernet.inference.web import LARGEST, fetch_photo, is_address
+from upernet.inference import storage
+from upernet.inference.web import LARGEST, is_address
 
 PhotoLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 """A photo as callers have it:
 
-* the path of a file, or an address (http or https)
+* the path of a file, or an address: http, https, or of an object store (s3, gs, ...)
 * the content of an image file, as bytes or as a file that is open for binary reading
 * a PIL image
 * an RGB array H x W x 3, or an RGB tensor 3 x H x W; uint8, or floats from 0 to 1
@@ -48,7 +49,7 @@ def read_photo(image: PhotoLike) -> tuple[Image.Image, str | None]:
         UpernetError: The photo cannot be read, or has another type, shape or dtype.
     """
     if isinstance(image, str) and is_address(image):
-        return read_image(_named(fetch_photo(image), image)), image
+        return read_image(NamedBytes(storage.read(image), image)), image
     if isinstance(image, (str, os.PathLike)):
         return read_image(image), os.fspath(image)
     if isinstance(image, Image.Image):
@@ -69,19 +70,17 @@ def read_photo(image: PhotoLike) -> tuple[Image.Image, str | None]:
 
 def name_of(image: PhotoLike) -> str:
     """Return a photo's path or address; for others, what it is."""
+    if isinstance(image, NamedBytes):
+        return printable(image.name)
     return printable(os.fspath(image)) if isinstance(image, (str, os.PathLike)) else "the photo"
 
 
-class _NamedBytes(io.BytesIO):
+class NamedBytes(io.BytesIO):
     """The content of a file, with the name that errors give."""
 
-    name: str = ""
-
-
-def _named(content: bytes, name: str) -> BinaryIO:
-    file = _NamedBytes(content)
-    file.name = name
-    return file
+    def __init__(self, content: bytes, name: str):
+        super().__init__(content)
+        self.name = name
 
 
 def _from_file(file: BinaryIO) -> tuple[Image.Image, str | None]:
@@ -95,7 +94,7 @@ def _from_file(file: BinaryIO) -> tuple[Image.Image, str | None]:
         raise UpernetError(f"{path or 'the file'}: is open as text; open it with mode 'rb'.")
     if len(content) > LARGEST:
         raise UpernetError(f"{path or 'the file'}: has more than {LARGEST >> 20} MiB; pass its path.")
-    return read_image(_named(content, path or "the file")), path
+    return read_image(NamedBytes(content, path or "the file")), path
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal, cast, overload
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from upernet.checkpoints import ModelCard, check_card, find_checkpoint
 from upernet.checkpoints import UPerNet as LoadedUPerNet
@@ -21,15 +22,16 @@ from upernet.decoding import LabelsAndConfidence, Logits, Size, class_probabilit
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable, shorten
 from upernet.inference.edges import follow_edges
-from upernet.inference.inputs import PhotoLike, is_batch, read_photo
+from upernet.inference.inputs import PhotoLike, check_several, is_batch, read_photo
 from upernet.inference.islands import merge_islands
 from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
 from upernet.inference.published import published_passes
-from upernet.inference.resizing import image_view, reduced
-from upernet.inference.saving import KINDS
-from upernet.inference.streaming import outcomes
-from upernet.inference.tiling import dense_logits, image_logits
+from upernet.inference.render import check_alpha
+from upernet.inference.resizing import image_view, image_view_size, reduced, reduced_size
+from upernet.inference.saving import KINDS, check_kinds, remove_leftovers
+from upernet.inference.streaming import Job, run_jobs
+from upernet.inference.tiling import dense_logits, fits_one_pass, logits_of_batch
 from upernet.inference.translating import translate
 from upernet.inference.video.parsing import ParsedFrame, VideoParse
 from upernet.inference.video.saving import VIDEO_KINDS, LabelForm, SavedVideo
@@ -41,6 +43,9 @@ from upernet.taxonomy import LEVEL_KINDS, Taxonomy, TaxonomyMapping, load_taxono
 from upernet.taxonomy.mapping import Table
 
 Scales = Literal["published"]
+Rankings = dict[str, list[tuple[str, float]]]
+_ImageLabels = tuple[Rankings, "float | None"]
+_Results = tuple[Rankings, "float | None", dict[str, LabelMap]]
 
 
 class Parser:
@@ -86,6 +91,7 @@ class Parser:
             raise UpernetError("short side: published scales set the size of each photo; leave one of the two out.")
         self.device = usable_device(device)
         self.model = model.eval().to(self.device)
+        self._precision = precision
         self._network = prepare_for_inference(self.model, precision)
         self.thresholds: dict[str, float] = dict(self.card.thresholds)
         self.class_thresholds: dict[str, dict[str, float]] = {
@@ -166,10 +172,10 @@ class Parser:
         """Parse one photo, or several.
 
         Args:
-            image: A photo: a path, an http or https address, the bytes of an image file, a file that is open for binary
-                reading, a PIL image, an RGB array H x W x 3, or an RGB tensor 3 x H x W (uint8, or floats from 0 to 1).
-                A list or tuple of photos, an array N x H x W x 3, or a tensor N x 3 x H x W gives a list of parses; see
-                `stream` for many photos.
+            image: A photo: a path, an address (http, https, or of an object store such as s3), the bytes of an image
+                file, a file that is open for binary reading, a PIL image, an RGB array H x W x 3, or an RGB tensor
+                3 x H x W (uint8, or floats from 0 to 1). A list or tuple of photos, an array N x H x W x 3, or a tensor
+                N x 3 x H x W gives a list of parses; see `stream` for many photos.
             levels: The levels to parse. Default: all levels of the model.
             probabilities: Whether to keep the logits, so that `LabelMap.probabilities` can be read. They take 1/4 byte
                 per class and pixel of the photo that goes through the network (after `short_side`).
@@ -202,6 +208,7 @@ class Parser:
         kinds: Collection[str] = KINDS,
         alpha: float | None = None,
         on_error: Callable[[PhotoLike, UpernetError], object] | None = None,
+        batch: int = 1,
     ) -> Iterator[Parse]:
         """Parse many photos, and yield their parses in order.
 
@@ -218,6 +225,8 @@ class Parser:
             alpha: How overlays are saved; see `Parse.save`.
             on_error: Called with each photo that cannot be parsed or saved, and the error; the photo is left out, and
                 the others go on. Default: the error is raised in the place of the parse.
+            batch: Largest number of photos of like size that go through the network together;
+                2 * `batch` photos are decoded ahead. It can change the last digits of probabilities.
 
         Raises:
             UpernetError: As `__call__` and `Parse.save` raise it.
@@ -228,16 +237,27 @@ class Parser:
             >>> for parse in parser.stream(glob.glob("holiday/*.jpg"), out="parses", on_error=print):
             ...     print(parse.path, parse.scene[0])
         """
+        wanted, kinds = self.select_levels(levels), check_kinds(kinds)
+        check_alpha(alpha)
+        check_several(photos)
         folder = None if out is None else Path(out)
-        found = outcomes(self, photos, levels, probabilities=probabilities, out=folder, kinds=kinds, alpha=alpha)
-        with closing(found):
-            for outcome in found:
-                if isinstance(outcome.result, Parse):
-                    yield outcome.result
+        if folder is not None:
+            remove_leftovers(folder)
+
+        def finish(job: Job[Parse], parse: Parse) -> Parse:
+            if folder is not None:
+                parse.save(folder, kinds=kinds, alpha=alpha)
+            return parse
+
+        jobs = (Job[Parse](photo) for photo in photos)
+        with closing(run_jobs(self, jobs, wanted, finish, probabilities=probabilities, batch=batch)) as done:
+            for job, result in done:
+                if isinstance(result, Parse):
+                    yield result
                 elif on_error is None:
-                    raise outcome.result
+                    raise result
                 else:
-                    on_error(outcome.photo, outcome.result)
+                    on_error(job.photo, result)
 
     def video(
         self,
@@ -306,25 +326,78 @@ class Parser:
             probabilities: As `__call__` takes it.
             smoother: Averages the logits with those of the frames before, if the image is a frame of a video.
         """
-        name = "the photo" if path is None else path
+        (parse,) = self.parse_batch([(photo, path)], levels, probabilities, smoother)
+        if isinstance(parse, UpernetError):
+            raise parse
+        return parse
+
+    def parse_batch(
+        self,
+        photos: Sequence[tuple[Image.Image, str | None]],
+        levels: Sequence[str],
+        probabilities: bool = False,
+        smoother: Smoother | None = None,
+    ) -> list[Parse | UpernetError]:
+        """Parse upright RGB images whose `sizes_for` are equal, in as few passes through the network as possible.
+
+        Args:
+            photos: Images, and where each comes from.
+            levels: Levels of the model, in its order.
+            probabilities: As `__call__` takes it.
+            smoother: Averages the logits with those of the frames before, if the images are frames of a video.
+
+        Returns:
+            For each photo its parse, or why there is none.
+        """
+        dense = [level for level in levels if LEVEL_KINDS[level].dense]
+        image_levels = [level for level in levels if level not in dense]
+        images = [photo for photo, _ in photos]
+        results: list[_Results]
         try:
-            dense = [level for level in levels if LEVEL_KINDS[level].dense]
-            image_levels = [level for level in levels if level not in dense]
             if self._testing is None:
-                rankings, familiarity = self._image_labels(photo, image_levels, smoother)
-                maps = self._maps(photo, dense, probabilities, smoother) if dense else {}
+                labels = self._image_labels(images, image_levels, smoother)
+                maps = self._maps(images, dense, probabilities, smoother)
+                results = [(*named, found) for named, found in zip(labels, maps, strict=True)]
             else:
-                rankings, maps = self._published_results(photo, image_levels, dense, self._testing, probabilities)
-                familiarity = self._image_labels(photo, ())[1]
+                results = [
+                    self._published_results(image, image_levels, dense, self._testing, probabilities)
+                    for image in images
+                ]
         except (torch.OutOfMemoryError, MemoryError):
-            raise UpernetError(
-                f"{name}: {photo.width} x {photo.height} pixels do not fit into the memory of "
-                f"{self.device}; set a smaller short side."
-            ) from None
+            if len(photos) > 1:
+                return [self.parse_batch([photo], levels, probabilities, smoother)[0] for photo in photos]
+            ((photo, path),) = photos
+            return [
+                UpernetError(
+                    f"{_named(path)}: {photo.width} x {photo.height} pixels do not fit into the memory of "
+                    f"{self.device}; set a smaller short side."
+                )
+            ]
+        return [
+            self._parse(photo, path, levels, *result) for (photo, path), result in zip(photos, results, strict=True)
+        ]
+
+    def sizes_for(self, photo: Image.Image) -> tuple[object, ...]:
+        """Return the sizes in which the network gets a photo; photos with equal ones can be parsed in one batch."""
+        if self._testing is not None:
+            return photo.size
+        view = photo.size if self.short_side is None else reduced_size(photo.size, self.short_side)
+        return view, view if self.card.published_testing is not None else image_view_size(photo.size)
+
+    def _parse(
+        self,
+        photo: Image.Image,
+        path: str | None,
+        levels: Sequence[str],
+        rankings: Rankings,
+        familiarity: float | None,
+        maps: dict[str, LabelMap],
+    ) -> Parse | UpernetError:
         finite = all(math.isfinite(probability) for ranking in rankings.values() for _, probability in ranking)
         if not finite or not all(np.isfinite(label_map.confidence).all() for label_map in maps.values()):
-            raise UpernetError(
-                f"{name}: the model computes numbers that are not finite; use precision fp32, or check its weights."
+            return UpernetError(
+                f"{_named(path)}: the model computes numbers that are not finite; use precision fp32, or check its "
+                "weights."
             )
         parse = Parse(
             photo,
@@ -338,6 +411,18 @@ class Parser:
             path=path,
         )
         return parse if self.mapping is None else translate(parse, self.mapping)
+
+    def settings(self) -> dict[str, object]:
+        """Return what decides on the parse of a photo besides the weights, as values that JSON can hold."""
+        return {
+            "card": self.card.model_dump(mode="json"),
+            "short_side": self.short_side,
+            "precision": self._precision,
+            "published": self._testing is not None,
+            "thresholds": [self.thresholds, self.class_thresholds],
+            "taxonomy": self.model.taxonomy.to_dict(),
+            "shown_as": None if self.mapping is None else [self.mapping.target.to_dict(), self.mapping.to_table()],
+        }
 
     def __repr__(self) -> str:
         side = "" if self.short_side is None else f", short side {self.short_side}"
@@ -361,21 +446,25 @@ class Parser:
         return [level for level in self.levels if level in asked]
 
     def _image_labels(
-        self, photo: Image.Image, levels: Sequence[str], smoother: Smoother | None = None
-    ) -> tuple[dict[str, list[tuple[str, float]]], float | None]:
-        """Return the ranked classes of the levels with one label per photo, and the familiarity of the photo."""
+        self, photos: Sequence[Image.Image], levels: Sequence[str], smoother: Smoother | None = None
+    ) -> list[_ImageLabels]:
+        """Return for each photo the ranked classes of the levels with one label per photo, and its familiarity."""
         judged = [] if self.model.familiarity is None else [FAMILIARITY]
         if not levels and not judged:
-            return {}, None
-        view = image_view(photo) if self.card.published_testing is None else self._view(photo)
-        outputs = image_logits(self._network, np.asarray(view), [*levels, *judged], self.device)
-        if smoother is not None:
-            outputs |= smoother.image_labels({level: outputs[level] for level in levels}, view)
-        rankings = {
-            level: self._ranking(level, (outputs[level] / self.card.temperatures.get(level, 1)).softmax(dim=0))
-            for level in levels
-        }
-        return rankings, float(outputs[FAMILIARITY]) if judged else None
+            return [({}, None) for _ in photos]
+        in_view = image_view if self.card.published_testing is None else self._view
+        views = [in_view(photo) for photo in photos]
+        batch = logits_of_batch(self._network, list(map(np.asarray, views)), [*levels, *judged], self.device)
+        labels: list[_ImageLabels] = []
+        for view, outputs in zip(views, batch, strict=True):
+            if smoother is not None:
+                outputs |= smoother.image_labels({level: outputs[level] for level in levels}, view)
+            rankings = {
+                level: self._ranking(level, (outputs[level] / self.card.temperatures.get(level, 1)).softmax(dim=0))
+                for level in levels
+            }
+            labels.append((rankings, float(outputs[FAMILIARITY]) if judged else None))
+        return labels
 
     def _ranking(self, level: str, probabilities: torch.Tensor) -> list[tuple[str, float]]:
         named = zip(self.model.taxonomy.levels[level].names, map(float, probabilities.unbind()), strict=True)
@@ -386,13 +475,27 @@ class Parser:
         return photo if self.short_side is None else reduced(photo, self.short_side)
 
     def _maps(
-        self, photo: Image.Image, levels: list[str], probabilities: bool, smoother: Smoother | None
+        self, photos: Sequence[Image.Image], levels: list[str], probabilities: bool, smoother: Smoother | None
+    ) -> list[dict[str, LabelMap]]:
+        if not levels:
+            return [{} for _ in photos]
+        views = [self._view(photo) for photo in photos]
+        arrays, read = [np.asarray(view) for view in views], _with_owners(levels)
+        if len(arrays) > 1 and fits_one_pass(arrays[0]):
+            logits = logits_of_batch(self._network, arrays, read, self.device)
+        else:
+            logits = [dense_logits(self._network, array, read, self.device) for array in arrays]
+        if smoother is not None:
+            logits = [smoother.dense(found, view) for found, view in zip(logits, views, strict=True)]
+        return [
+            self._maps_of(photo, view, found, levels, probabilities)
+            for photo, view, found in zip(photos, views, logits, strict=True)
+        ]
+
+    def _maps_of(
+        self, photo: Image.Image, view: Image.Image, logits: dict[str, Tensor], levels: list[str], probabilities: bool
     ) -> dict[str, LabelMap]:
         taxonomy = self.model.taxonomy
-        view = self._view(photo)
-        logits = dense_logits(self._network, np.asarray(view), _with_owners(levels), self.device)
-        if smoother is not None:
-            logits = smoother.dense(logits, view)
         for level, temperature in self.card.temperatures.items():
             if level in logits:
                 logits[level] = logits[level] / temperature
@@ -410,20 +513,22 @@ class Parser:
         dense: Sequence[str],
         testing: PublishedTesting,
         probabilities: bool,
-    ) -> tuple[dict[str, list[tuple[str, float]]], dict[str, LabelMap]]:
-        """Return the ranked classes and the label maps by the published testing."""
+    ) -> _Results:
+        """Return the results of a photo by the published testing."""
         wanted = [*image_levels, *_with_owners(dense)]
         passes = published_passes(self._network, np.asarray(photo), wanted, testing, self.device)
         for level, temperature in self.card.temperatures.items():
             if level in passes:
                 passes[level] /= temperature
         rankings = {level: self._ranking(level, passes.pop(level).log_mean().exp()) for level in image_levels}
+        familiarity = self._image_labels([photo], ())[0][1]
         if not dense:
-            return rankings, {}
+            return rankings, familiarity, {}
         size = photo.height, photo.width
         found = label_maps(passes, size, size, self.model.taxonomy.part_groups)
         self._hide_unsure(found)
-        return rankings, self._label_maps(photo, dense, found, passes if probabilities else None, (size, size))
+        maps = self._label_maps(photo, dense, found, passes if probabilities else None, (size, size))
+        return rankings, familiarity, maps
 
     def _label_maps(
         self,
@@ -477,6 +582,10 @@ def _times_and_parses(frames: Generator[ParsedFrame, None, None]) -> Iterator[tu
     with closing(frames):
         for parsed in frames:
             yield parsed.frame.time, parsed.parse
+
+
+def _named(path: str | None) -> str:
+    return "the photo" if path is None else path
 
 
 def _with_owners(levels: Sequence[str]) -> list[str]:

@@ -1,54 +1,104 @@
-"""Collections of photos: the files that paths and patterns stand for, and the folder of their results."""
+"""Parsing of collections of photos: each result is saved and noted in a manifest, so that a run can go on later."""
 
 from __future__ import annotations
 
-import glob
-import os
+import errno
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
-from upernet.data.images import HEIC_SUFFIXES, is_photo
-from upernet.errors import UpernetError, did_you_mean, printable
+import torch
+
+from upernet.errors import UpernetError, did_you_mean
+from upernet.inference.exporting import CocoDataset
 from upernet.inference.inputs import PhotoLike
+from upernet.inference.manifest import MANIFEST_FILE, Manifest
+from upernet.inference.parse import Parse
 from upernet.inference.parser import Parser
-from upernet.inference.saving import KINDS, RESULT_FILE
-from upernet.inference.streaming import Outcome, outcomes
-from upernet.inference.summary import FILES, Summary
-from upernet.inference.video import VIDEO_FILE
-from upernet.inference.web import is_address
+from upernet.inference.planning import Finished, PhotoJob, Plan, ShardJob, photo_jobs
+from upernet.inference.render import check_alpha
+from upernet.inference.saved import read_result
+from upernet.inference.saving import KINDS, remove_leftovers, write_file
+from upernet.inference.streaming import run_jobs
+from upernet.inference.summary import COCO_FILE, SUMMARY_FILE, summary_row, summary_table
 from upernet.taxonomy import LEVEL_KINDS
+from upernet.version import __version__
 
 WHAT = (*KINDS, "coco")
 """What can be saved: the files of each parse, and one COCO data set of all."""
-MOST_KINDS = 6
-"""Number of kinds of files that `FoundPhotos.left_out` names."""
+BATCH = 8
+"""Number of photos that go through the network together on a GPU."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors after which no other photo can be saved either."""
+
+JobResult = tuple[PhotoJob, Finished | UpernetError]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo."""
+
+    name: str
+    """Its path or address, as it was given; in a shard, followed by its path there."""
+    result: Finished | UpernetError
+    """What was found and where it is, or why the photo could not be parsed or saved."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `Parse.to_dict` says of the photo, and the folder of its results, if it has been parsed.
+
+        Raises:
+            UpernetError: The results of an earlier run cannot be read.
+        """
+        if isinstance(self.result, UpernetError):
+            raise self.result
+        folder = self.result.folder
+        if self.result.parse is not None:
+            content = self.result.parse.to_dict()
+        else:
+            assert folder is not None
+            content = read_result(folder) | {"path": self.name}
+        return content | {"folder": None if folder is None else str(folder)}
 
 
 @dataclass
-class FoundPhotos:
-    """What files, folders, patterns and addresses stand for."""
+class Work:
+    """What is done with each photo of a run; the same in this process and on a cluster."""
 
-    photos: list[Path | str]
-    """Paths, and addresses as strings, in the order in which they were given, each once."""
-    problems: list[tuple[str, UpernetError]]
-    """What stands for no photo, each with its error."""
-    unread: Counter[str]
-    """Kinds of other files in the folders -> how many there are; the kind is the suffix in lower case."""
+    levels: Sequence[str]
+    """Levels of the model, in its order."""
+    out: Path | None
+    """Folder of all results; None: nothing is saved."""
+    kinds: Collection[str] = KINDS
+    """What is saved of each parse."""
+    alpha: float | None = None
+    """How overlays are saved; see `Parse.save`."""
+    batch: int | None = None
+    """As `run_jobs` takes it; None: `BATCH`, on a CPU 1."""
+    left_out: Counter[str] = field(default_factory=Counter[str])
+    """Files of shards that are no photos, by kind."""
+    settings: str = ""
+    """As `Record` has it."""
 
-    def left_out(self) -> str | None:
-        """Return a sentence about the other files in the folders; None if there are none."""
-        total = sum(self.unread.values())
-        if not total:
-            return None
-        counts = [f"{count} {kind}" for kind, count in self.unread.most_common(MOST_KINDS)]
-        if rest := total - sum(count for _, count in self.unread.most_common(MOST_KINDS)):
-            counts.append(f"{rest} of other kinds")
-        files = "1 file that is" if total == 1 else f"{total} files that are"
-        heic = "; to read HEIC, run: pip install 'upernet[heic]'" if HEIC_SUFFIXES & self.unread.keys() else ""
-        return f"left out {files} not a photo ({', '.join(counts)}){heic}."
+    def run(self, parser: Parser, jobs: Iterable[PhotoJob | ShardJob]) -> Generator[JobResult, None, None]:
+        """Parse and save photos, and yield what became of each, in order."""
+        with closing(photo_jobs(jobs, self.out, self.left_out)) as photos:
+            batch = self.batch or (1 if parser.device.type == "cpu" else BATCH)
+            yield from run_jobs(parser, photos, self.levels, self._finish, batch=batch)
+
+    def _finish(self, job: PhotoJob, parse: Parse) -> Finished:
+        if self.out is not None and self.kinds:
+            parse.save(self.out, job.folder, kinds=self.kinds, alpha=self.alpha)
+        return Finished(parse.folder, summary_row(parse), parse)
+
+
+Engine = Callable[[Work, Iterable[PhotoJob | ShardJob]], Generator[JobResult, None, None]]
+"""Where photos are parsed: in this process, or on a cluster (`upernet.inference.cluster`)."""
 
 
 def check_what(what: Iterable[str]) -> set[str]:
@@ -70,41 +120,119 @@ def check_what(what: Iterable[str]) -> set[str]:
 
 def parse_photos(
     parser: Parser,
-    photos: Iterable[PhotoLike],
+    photos: Sequence[PhotoLike],
     levels: Sequence[str],
     folder: Path | None,
     what: Collection[str] = WHAT,
     alpha: float | None = None,
+    *,
+    several: bool = True,
+    again: bool = False,
+    batch: int | None = None,
+    left_out: Counter[str] | None = None,
+    engine: Engine | None = None,
 ) -> Generator[Outcome, None, None]:
     """Parse photos, and save each parse, and files about all of them; a photo that fails does not stop the others.
 
+    With several photos, the folder also gets a manifest. By it, a later run with the same settings leaves out the
+    photos that are done and have not changed; those that failed are tried again.
+
     Args:
         parser: The parser.
-        photos: The photos.
+        photos: The photos, or what `find_photos` found.
         levels: The levels to parse.
         folder: Folder of the results; None: nothing is saved.
         what: What is saved, names of `WHAT`.
         alpha: How overlays are saved; see `Parse.save`.
+        several: Whether there can be more than one photo; a single one gets neither a manifest nor summary.csv.
+        again: Whether photos are parsed again that are done. They always are for a COCO data set, which is not saved
+            photo by photo.
+        batch: As `Work` has it.
+        left_out: Counts the files of shards that are no photos, by kind.
+        engine: Where the photos are parsed. Default: in this process.
 
     Yields:
-        One outcome per photo, in order. The files about all photos are written at the end, also if the generator is
-        closed before.
+        One outcome per photo; in this process, in order. The files about all photos are written at the end, also if the
+        generator is closed before.
 
     Raises:
-        UpernetError: A COCO data set is asked for without a dense level, or the files about all cannot be written.
+        UpernetError: A COCO data set is asked for without a dense level, another process is writing to the folder, the
+            disk is full, or the files about all cannot be written.
     """
-    coco = folder is not None and "coco" in what
+    coco = CocoDataset() if folder is not None and "coco" in what else None
     if coco and not any(LEVEL_KINDS[level].dense for level in levels):
         raise UpernetError(f"coco needs regions, and {', '.join(levels)} has none; add the level object.")
-    summary = Summary(coco)
+    check_alpha(alpha)
     kinds = set(what) - {"coco"}
-    try:
-        for outcome in outcomes(parser, photos, levels, out=folder if kinds else None, kinds=kinds, alpha=alpha):
-            summary.add(outcome)
-            yield outcome
-    finally:
+    if coco and engine is not None:
+        raise UpernetError("coco is one file of all regions, which a cluster does not make; parse in one process.")
+    work = Work(levels, folder, kinds, alpha, batch, Counter() if left_out is None else left_out)
+    work.settings = settings_hash(parser, work)
+    keys: list[tuple[int, str]] = []
+    with ExitStack() as stack:
+        manifest = None
         if folder is not None:
-            summary.write(folder)
+            if several or (folder / MANIFEST_FILE).exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                manifest = stack.enter_context(Manifest(folder))
+            remove_leftovers(folder)
+        plan = Plan(photos, folder, manifest, work.settings, again or not several or not kinds or coco is not None)
+        run = work.run(parser, plan) if engine is None else engine(work, plan)
+        with _at_end(lambda: _write_summaries(folder, coco, manifest if several else None, keys)), closing(run):
+            for job, result in run:
+                if (problem := full_disk(result)) is not None:
+                    raise problem
+                if manifest is not None:
+                    if not (isinstance(result, Finished) and result.earlier):
+                        manifest.add(job.record(work.settings, result))
+                    keys.append((job.group, job.key))
+                if coco is not None and isinstance(result, Finished) and result.parse is not None:
+                    coco.add(result.parse)
+                yield Outcome(job.name, result)
+
+
+def settings_hash(parser: Parser, work: Work) -> str:
+    """Return a hash of what decides on the results of a photo besides the photo: the model and the options."""
+    digest = hashlib.sha256()
+    options = [__version__, parser.settings(), list(work.levels), sorted(work.kinds), work.alpha]
+    digest.update(json.dumps(options, sort_keys=True, default=str).encode())
+    for name, values in sorted(parser.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _write_summaries(
+    folder: Path | None, coco: CocoDataset | None, manifest: Manifest | None, keys: Sequence[tuple[int, str]]
+) -> None:
+    if folder is not None and coco is not None:
+        write_file(folder / COCO_FILE, json.dumps(coco.to_dict(), allow_nan=False) + "\n")
+    if folder is not None and manifest is not None:
+        in_order = [key for _, key in sorted(keys, key=lambda pair: pair[0])]  # a cluster mixes the groups
+        write_file(folder / SUMMARY_FILE, summary_table(lambda: manifest.rows(in_order)))
+
+
+@contextmanager
+def _at_end(write: Callable[[], None]) -> Generator[None, None, None]:
+    """Call `write` after the block, whatever happens in it; the first error is the one that is raised."""
+    try:
+        yield
+    except UpernetError:
+        with suppress(UpernetError):
+            write()
+        raise
+    except BaseException:
+        write()
+        raise
+    write()
+
+
+def full_disk(result: Finished | UpernetError) -> UpernetError | None:
+    """Return why the run cannot go on, if a photo could not be saved because the disk is full."""
+    cause = result.__cause__ if isinstance(result, UpernetError) else None
+    if not isinstance(cause, OSError) or cause.errno not in FULL:
+        return None
+    return UpernetError(f"the disk is full ({str(result).rstrip('.')}); make room, and run the command again to go on.")
 
 
 def make_output_folder(folder: Path) -> None:
@@ -120,72 +248,3 @@ def make_output_folder(folder: Path) -> None:
         raise UpernetError(
             f"{folder}: cannot be written ({error.strerror}); choose a folder you may write to with --out."
         ) from None
-
-
-def find_photos(paths: Iterable[str | os.PathLike[str]]) -> FoundPhotos:
-    """Find the photos that files, folders, patterns and addresses stand for.
-
-    * A file counts as a photo, whatever its name, and so does an address (http or https).
-    * A folder stands for the photos in it and in all folders below, sorted by name, without hidden files and folders
-      and without the results of earlier parses (folders with a parse.json or video.json).
-    * A pattern with `*`, `?`, `[...]` or `**` stands for the files that it matches, as in a shell.
-
-    Example:
-        >>> photos = find_photos(["holiday", "scans/*.tif", "portrait.jpg"]).photos
-    """
-    photos: dict[str, Path | str] = {}
-    problems: list[tuple[str, UpernetError]] = []
-    unread: Counter[str] = Counter()
-    for given in paths:
-        path = os.fspath(given)
-        if is_address(path):
-            photos.setdefault(path, path)
-            continue
-        try:
-            for photo in _photos_at(path, unread):
-                photos.setdefault(os.path.realpath(photo), photo)
-        except UpernetError as problem:
-            problems.append((path, problem))
-    return FoundPhotos(list(photos.values()), problems, unread)
-
-
-def _photos_at(path: str, unread: Counter[str]) -> list[Path]:
-    if os.path.isdir(path):
-        photos = list(_walk(Path(path), unread))
-        if not photos:
-            raise UpernetError(
-                f"{path}: no photos in this folder or below; give a folder with JPEG, PNG, WebP, TIFF or AVIF files."
-            )
-        return photos
-    if os.path.lexists(path):
-        return [Path(path)]
-    if not path:
-        raise UpernetError("the path is empty; give a file, a folder or a pattern.")
-    if not glob.has_magic(path):
-        raise UpernetError(f"{path}: no such file or folder; check the path.")
-    matches = sorted(glob.glob(path, recursive=True))
-    if not matches:
-        raise UpernetError(f"{path}: the pattern matches no file; check the pattern.")
-    files = [Path(match) for match in matches if not os.path.isdir(match)]
-    photos = files or [photo for match in matches for photo in _walk(Path(match), unread)]
-    if not photos:
-        raise UpernetError(f"{path}: no photos in the folders that the pattern matches; check the pattern.")
-    return photos
-
-
-def _walk(folder: Path, unread: Counter[str]) -> Iterator[Path]:
-    """Yield the photos in a folder and below, and count the other files by kind."""
-
-    def refuse(error: OSError) -> None:
-        raise UpernetError(f"{error.filename}: the folder cannot be read ({error.strerror}); change its permissions.")
-
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        if RESULT_FILE in files or VIDEO_FILE in files:
-            folders.clear()
-            continue
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if is_photo(Path(name)):
-                yield Path(parent, name)
-            elif not name.startswith(".") and name not in FILES:
-                unread[printable(Path(name).suffix.lower()) or "without a suffix"] += 1

@@ -82,7 +82,6 @@ def find_saved(folder: Path) -> Iterator[Path]:
 
     for parent, folders, files in os.walk(folder, onerror=refuse):
         if RESULT_FILE in files:
-            folders.clear()
             yield Path(parent)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
 
@@ -94,7 +93,7 @@ def read_saved(folder: Path) -> ParsedPhoto:
         UpernetError: A file is missing, damaged or too large, or the files do not fit together.
     """
     place = folder / RESULT_FILE
-    content = _read_json(place)
+    content = read_result(folder)
     about = _check(place, content, _About)
     labels: dict[str, str | None] = {}
     maps: dict[str, ClassMap] = {}
@@ -130,7 +129,9 @@ class _DenseLevel(BaseModel):
     names: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-def _read_json(place: Path) -> dict[str, Any]:
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return the content of the parse.json of a saved parse. Raises UpernetError if it cannot be read."""
+    place = folder / RESULT_FILE
     try:
         content: Any = json.loads(read_limited(place, MOST_BYTES))
     except FileNotFoundError:

@@ -55,8 +55,8 @@ Writer = Callable[[Path], None]
 def save(parse: Parse, directory: Path, name: str | None, kinds: Collection[str], alpha: float | None = None) -> Path:
     """Write a parse to a folder of its own, as `Parse.save` says, and return the folder."""
     files = _files(parse, check_kinds(kinds), alpha)
-    place = directory / (name or _stem(parse))
-    with hidden_folder(place.parent) as hidden:
+    place = directory / (name or stem_of(parse.path or ""))
+    with hidden_folder(directory) as hidden:
         for file, write in files.items():
             _write(hidden / file, write, place / file)
         return _put(parse, hidden, place, claim=name is None)
@@ -142,6 +142,7 @@ def _put(parse: Parse, hidden: Path, place: Path, claim: bool) -> Path:
         text = json.dumps({**content, "path": path}, indent=2, allow_nan=False) + "\n"
         _write(hidden / RESULT_FILE, lambda file, text=text: _write_text(file, text), folder / RESULT_FILE)
         try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
             hidden.rename(folder)
             return folder
         except OSError as error:
@@ -151,6 +152,11 @@ def _put(parse: Parse, hidden: Path, place: Path, claim: bool) -> Path:
             _replace_files(hidden, folder)
             return folder
     raise AssertionError
+
+
+def may_be_written(folder: Path, photo: str) -> bool:
+    """Return whether the results of a photo can go to a folder: there is none, it is empty, or it has older ones."""
+    return _is_free(folder) or (folder.is_dir() and _path_in(folder) == relative(photo, folder))
 
 
 def _is_free(folder: Path) -> bool:
@@ -223,9 +229,8 @@ def _confidence_image(label_map: LabelMap) -> Image.Image:
     return Image.fromarray(np.rint(255 * label_map.confidence).astype(np.uint8))
 
 
-def _stem(parse: Parse) -> str:
-    """Return the name of the folder: that of the photo without its suffix; the stem of "..jpg" is "." or "..jpg"."""
-    path = parse.path or ""
+def stem_of(path: str) -> str:
+    """Return the name of a photo's folder: that of the photo without its suffix; the stem of "..jpg" is "photo"."""
     if is_address(path):
         path = printable(unquote(urlsplit(path).path).replace("\\", "/"))
     return Path(path).stem.strip(".") or "photo"

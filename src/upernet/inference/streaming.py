@@ -1,120 +1,158 @@
-"""Parsing of many photos: the next ones are decoded, and the last ones saved, while the network runs."""
+"""The pipeline of many photos: the next ones are decoded, and the last ones saved, while the network runs."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from PIL import Image
 
 from upernet.errors import UpernetError
-from upernet.inference.inputs import PhotoLike, check_several, read_photo
+from upernet.inference.inputs import PhotoLike, read_photo
 from upernet.inference.parse import Parse
-from upernet.inference.render import check_alpha
-from upernet.inference.saving import KINDS, check_kinds, remove_leftovers
 
 if TYPE_CHECKING:
     from upernet.inference.parser import Parser
 
 AHEAD = 2
-"""Number of photos that are decoded before the network is ready for them."""
+"""Number of photos that are decoded before the network is ready for them, for each photo of a batch."""
 BEHIND = 2
-"""Number of parses that wait to be saved while the network runs."""
+"""Number of parses that wait to be saved while the network runs, for each photo of a batch."""
+MOST_DECODERS = 4
+"""Largest number of threads that decode."""
+
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one photo."""
+@dataclass
+class Job(Generic[Result]):
+    """A photo that goes through the pipeline."""
 
     photo: PhotoLike
     """The photo as it was given."""
-    result: Parse | UpernetError
-    """The parse, or why there is none, or why it could not be saved."""
+    settled: Result | UpernetError | None = None
+    """What became of it, if that is known without parsing it: it only passes through, in its order."""
+    group: int = 0
+    """Photos of different groups do not share a batch."""
 
 
-def outcomes(
+AnyJob = TypeVar("AnyJob", bound="Job[Any]")
+Decoded = tuple[Image.Image, "str | None"]
+
+
+@dataclass
+class _Step(Generic[AnyJob, Result]):
+    """Where a job is in the pipeline."""
+
+    job: AnyJob
+    decoded: Future[Decoded] | None = None
+    """The photo; None as soon as the network has it."""
+    finished: Future[Result] | None = None
+
+
+def run_jobs(
     parser: Parser,
-    photos: Iterable[PhotoLike],
-    levels: Iterable[str] | None = None,
+    jobs: Iterable[AnyJob],
+    levels: Sequence[str],
+    finish: Callable[[AnyJob, Parse], Result],
     *,
     probabilities: bool = False,
-    out: Path | None = None,
-    kinds: Collection[str] = KINDS,
-    alpha: float | None = None,
-) -> Generator[Outcome, None, None]:
-    """Parse photos one after another, and yield an outcome for each, in order.
+    batch: int = 1,
+) -> Generator[tuple[AnyJob, Result | UpernetError], None, None]:
+    """Parse photos, and yield what became of each, in order.
 
-    One thread decodes, one saves, and the network runs in the thread of the caller. At most `AHEAD + BEHIND + 2` photos
-    are in memory. Photos are taken from `photos` as they are needed.
+    Threads decode, one thread finishes, and the network runs in the thread of the caller. At most
+    `(AHEAD + BEHIND) * batch + 2` photos are in memory. Jobs are taken from `jobs` as they are needed.
 
     Args:
         parser: The parser.
-        photos: The photos.
-        levels: Levels to parse. Default: all levels of the model.
+        jobs: The photos.
+        levels: Levels of the model, in its order.
+        finish: What is done with a parse in the thread that finishes, such as saving it.
         probabilities: As `Parser` takes it.
-        out: Folder in which each parse is saved (see `Parse.save`). Default: nothing is saved.
-        kinds: What is saved.
-        alpha: How overlays are saved; see `Parse.save`.
-
-    Raises:
-        UpernetError: The model does not have one of the levels, `kinds` has an unknown name, `alpha` is not in 0..1, or
-            `photos` is one photo.
+        batch: Largest number of photos that go through the network together: the first that waits, and those behind it
+            that the network gets in the same size. Which ones does not depend on how fast they arrive.
     """
-    wanted = parser.select_levels(levels)
-    kinds = check_kinds(kinds)
-    check_alpha(alpha)
-    check_several(photos)
-    if out is not None:
-        remove_leftovers(out)
-    waiting = iter(photos)
-    decoded: deque[tuple[PhotoLike, Future[tuple[Image.Image, str | None]]]] = deque()
-    parsed: deque[tuple[PhotoLike, Future[Parse]]] = deque()
+    waiting = iter(jobs)
+    ahead: deque[_Step[AnyJob, Result]] = deque()
+    behind: deque[_Step[AnyJob, Result]] = deque()
 
-    def decode_ahead() -> None:
-        while len(decoded) < AHEAD:
-            try:
-                photo = next(waiting)
-            except StopIteration:
-                return
-            decoded.append((photo, decoder.submit(read_photo, photo)))
+    def take_ahead() -> None:
+        while len(ahead) < AHEAD * batch and (job := next(waiting, None)) is not None:
+            needed = job.settled is None
+            ahead.append(_Step(job, decoder.submit(read_photo, job.photo) if needed else None))
 
-    def save(parse: Parse) -> Parse:
-        if out is not None:
-            parse.save(out, kinds=kinds, alpha=alpha)
-        return parse
+    def parse_first() -> None:
+        first = ahead.popleft()
+        behind.append(first)
+        take_ahead()
+        if first.decoded is None:
+            return
+        steps = _batch(parser, [first, *ahead], batch)
+        if not steps:
+            return
+        photos = [step.decoded.result() for step in steps if step.decoded]
+        for step, parse in zip(steps, parser.parse_batch(photos, levels, probabilities), strict=True):
+            step.decoded = None
+            step.finished = (
+                _failed(parse) if isinstance(parse, UpernetError) else finisher.submit(finish, step.job, parse)
+            )
 
-    def parse_next() -> None:
-        photo, image = decoded.popleft()
-        decode_ahead()
+    with (
+        ThreadPoolExecutor(min(batch, MOST_DECODERS), "decode") as decoder,
+        ThreadPoolExecutor(1, "finish") as finisher,
+    ):
         try:
-            parse = parser.parse_decoded(*image.result(), wanted, probabilities)
-        except UpernetError as error:
-            failed: Future[Parse] = Future()
-            failed.set_exception(error)
-            parsed.append((photo, failed))
-        else:
-            parsed.append((photo, saver.submit(save, parse)))
-
-    with ThreadPoolExecutor(1, "decode") as decoder, ThreadPoolExecutor(1, "save") as saver:
-        try:
-            decode_ahead()
-            while decoded or parsed:
-                if decoded:
-                    parse_next()
-                while parsed and (not decoded or len(parsed) > BEHIND or parsed[0][1].done()):
-                    photo, future = parsed.popleft()
-                    yield Outcome(photo, _result(future))
+            take_ahead()
+            while ahead or behind:
+                if ahead:
+                    parse_first()
+                while behind and (not ahead or len(behind) > BEHIND * batch or _is_done(behind[0])):
+                    step = behind.popleft()
+                    yield step.job, _outcome(step)
         finally:  # also where the caller stops early, or is interrupted
-            for executor in (decoder, saver):
+            for executor in (decoder, finisher):
                 executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _result(future: Future[Parse]) -> Parse | UpernetError:
+def _batch(parser: Parser, steps: Sequence[_Step[AnyJob, Result]], most: int) -> list[_Step[AnyJob, Result]]:
+    """Return the first step and those that the network gets in the same size; none if the first cannot be decoded."""
+    found: list[_Step[AnyJob, Result]] = []
+    size = None
+    for step in steps:
+        if step.decoded is None or len(found) == most or step.job.group != steps[0].job.group:
+            continue
+        try:
+            photo, _ = step.decoded.result()
+        except UpernetError as error:
+            step.decoded, step.finished = None, _failed(error)
+            if step is steps[0]:
+                return []
+            continue
+        if size is None:
+            size = parser.sizes_for(photo)
+        if parser.sizes_for(photo) == size:
+            found.append(step)
+    return found
+
+
+def _failed(error: UpernetError) -> Future[Any]:
+    failed: Future[Any] = Future()
+    failed.set_exception(error)
+    return failed
+
+
+def _is_done(step: _Step[AnyJob, Result]) -> bool:
+    return step.finished is None or step.finished.done()
+
+
+def _outcome(step: _Step[AnyJob, Result]) -> Result | UpernetError:
+    if step.finished is None:
+        return cast("Result | UpernetError", step.job.settled)
     try:
-        return future.result()
+        return step.finished.result()
     except UpernetError as error:
         return error

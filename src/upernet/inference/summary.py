@@ -4,87 +4,61 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
-from upernet.errors import UpernetError, cell_text, printable
-from upernet.inference.exporting import CocoDataset
-from upernet.inference.inputs import name_of
+from upernet.errors import cell_text, printable
+from upernet.inference.manifest import Row
 from upernet.inference.parse import Parse
-from upernet.inference.saving import write_file
-from upernet.inference.streaming import Outcome
 
 SUMMARY_FILE = "summary.csv"
 COCO_FILE = "coco.json"
 FILES = frozenset((SUMMARY_FILE, COCO_FILE))
 
-Row = dict[str, str | int | float]
+
+def summary_row(parse: Parse) -> Row:
+    """Return the row of a photo: its labels, their probabilities, and for each class its share of the photo."""
+    row: Row = {
+        "path": parse.path or "",
+        "folder": "" if parse.folder is None else str(parse.folder),
+        "error": "",
+        "width": parse.photo.width,
+        "height": parse.photo.height,
+    }
+    for level, ranking in parse.rankings.items():
+        row[level] = ranking[0][0] if parse.is_sure(level) else ""
+        row[f"{level}_probability"] = round(ranking[0][1], 4)
+    for level, label_map in parse.maps.items():
+        row |= {f"{level}.{name}": round(share, 6) for name, share in label_map.shares().items()}
+    return row
 
 
-class Summary:
-    """A table with one row per photo, and, if asked for, a COCO data set of all.
+def summary_table(rows: Callable[[], Iterable[Row]]) -> str:
+    """Return a table with one row per photo as CSV.
 
     The columns are: path, folder of the results, error, width, height; for each level with one label per photo, the
     label (empty where unsure) and the probability of the first one; and for each class that occurs, as LEVEL.CLASS, its
     share of the photo.
 
     Args:
-        coco: Whether to collect the data set.
+        rows: Returns the rows; it is called twice, so that they need not be in memory.
     """
-
-    def __init__(self, coco: bool = False):
-        self.rows: list[Row] = []
-        self.dataset = CocoDataset() if coco else None
-
-    def add(self, outcome: Outcome) -> None:
-        """Add what became of a photo.
-
-        Raises:
-            UpernetError: The data set needs a dense level, and the parse has none.
-        """
-        if isinstance(outcome.result, UpernetError):
-            self.rows.append({"path": cell_text(name_of(outcome.photo)), "error": cell_text(outcome.result)})
-            return
-        self.rows.append(_row(outcome.result))
-        if self.dataset is not None:
-            self.dataset.add(outcome.result)
-
-    def write(self, folder: Path) -> None:
-        """Write coco.json, if asked for, and summary.csv, if there are several photos, to `folder`.
-
-        Raises:
-            UpernetError: The files cannot be written.
-        """
-        if self.dataset is not None:
-            write_file(folder / COCO_FILE, json.dumps(self.dataset.to_dict(), allow_nan=False) + "\n")
-        if len(self.rows) > 1:
-            write_file(folder / SUMMARY_FILE, self._table())
-
-    def _table(self) -> str:
-        columns: dict[str, None] = dict.fromkeys(("path", "folder", "error", "width", "height"))
-        names = sorted({name for row in self.rows for name in row if "." in name})
-        columns.update(dict.fromkeys(name for row in self.rows for name in row if "." not in name))
-        columns.update(dict.fromkeys(names))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
-        writer.writeheader()
-        # A class that does not occur in a parsed photo has the share 0.
-        zeros: Row = dict.fromkeys(names, 0)
-        writer.writerows(row if row["error"] else {**zeros, **row} for row in self.rows)
-        return text.getvalue()
+    columns: dict[str, None] = dict.fromkeys(("path", "folder", "error", "width", "height"))
+    found: dict[str, None] = {}
+    for row in rows():
+        found.update(dict.fromkeys(row))
+    names = sorted(name for name in found if "." in name)
+    columns.update(dict.fromkeys(name for name in found if "." not in name))
+    columns.update(dict.fromkeys(names))
+    # A class that does not occur in a parsed photo has the share 0.
+    zeros: Row = dict.fromkeys(names, 0)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(printable, columns))
+    for row in rows():
+        whole = row if row.get("error") else {**zeros, **row}
+        writer.writerow(_cell(whole.get(name, "")) for name in columns)
+    return text.getvalue()
 
 
-def _row(parse: Parse) -> Row:
-    row: Row = {
-        "path": cell_text(parse.path or ""),
-        "folder": "" if parse.folder is None else cell_text(parse.folder),
-        "error": "",
-        "width": parse.photo.width,
-        "height": parse.photo.height,
-    }
-    for level, ranking in parse.rankings.items():
-        row[level] = cell_text(ranking[0][0]) if parse.is_sure(level) else ""
-        row[f"{level}_probability"] = round(ranking[0][1], 4)
-    for level, label_map in parse.maps.items():
-        row |= {f"{level}.{printable(name)}": round(share, 6) for name, share in label_map.shares().items()}
-    return row
+def _cell(value: str | int | float) -> str | int | float:
+    return cell_text(value) if isinstance(value, str) else value

@@ -79,7 +79,7 @@ def dense_logits(
     padded = _pad(photo)
     height, width = padded.shape[:2]
     if height * width <= pixel_budget:
-        return {level: logits[0].float().cpu() for level, logits in _run(network, padded, levels, device).items()}
+        return logits_of_batch(network, [photo], levels, device)[0]
 
     sums: dict[str, Tensor] = {}
     weights = torch.zeros(height // STRIDE, width // STRIDE)
@@ -98,11 +98,29 @@ def dense_logits(
 
 
 @torch.inference_mode()
-def image_logits(
-    network: Network, photo: np.ndarray, levels: Sequence[str], device: torch.device | str = "cpu"
-) -> dict[str, Tensor]:
-    """Compute image-level outputs (scene, familiarity) in one pass: uint8 H x W x 3 -> float32 K each, on the CPU."""
-    return {level: values[0].float().cpu() for level, values in _run(network, _pad(photo), levels, device).items()}
+def logits_of_batch(
+    network: Network, photos: Sequence[np.ndarray], levels: Sequence[str], device: torch.device | str = "cpu"
+) -> list[dict[str, Tensor]]:
+    """Compute the outputs for photos of one size in one pass.
+
+    Args:
+        network: As `dense_logits` takes it.
+        photos: uint8 H x W x 3 each, RGB, within the pixel budget.
+        levels: Levels, dense or not, and other outputs of the network with one value per image.
+        device: Device to compute on.
+
+    Returns:
+        For each photo: level -> float32 K x h x w, or K, on the CPU.
+    """
+    images = torch.stack([_tensor(_pad(photo), device) for photo in photos])
+    outputs = {level: values.float().cpu() for level, values in network(network.preprocess(images), levels).items()}
+    return [{level: values[position] for level, values in outputs.items()} for position in range(len(photos))]
+
+
+def fits_one_pass(photo: np.ndarray) -> bool:
+    """Return whether `dense_logits` computes the logits of a photo in one pass."""
+    height, width = _pad(photo).shape[:2]
+    return height * width <= PIXEL_BUDGET
 
 
 def tiles(height: int, width: int, tile: int, overlap: int) -> Iterator[tuple[slice, slice]]:
