@@ -45,7 +45,8 @@ def test_shipped_recipes_load_and_name_what_their_taxonomy_has(name: str) -> Non
                 assert taxonomy.level(own_level).index(class_name) >= 0
         for level, implied in annotation.implies.items():
             for target in [implied] if isinstance(implied, str) else implied.values():
-                assert taxonomy.level(level).index(target) >= 0
+                for class_name in [target] if isinstance(target, str) else target:
+                    assert taxonomy.level(level).index(class_name) >= 0
     for level, factors in recipe.loss.class_weights.items():
         assert all(taxonomy.level(level).index(name) >= 0 for name in factors)
     check_calibration(taxonomy, recipe)
