@@ -16,7 +16,7 @@ from torch import Tensor
 
 import upernet
 from benchmarks.networks import as_if_trained
-from upernet import UPerNet, UpernetError
+from upernet import UpernetError
 from upernet.checkpoints import check_card
 from upernet.decoding import label_map
 from upernet.exporting.checking import agreement, check_errors, errors, sample_images
@@ -25,7 +25,7 @@ from upernet.exporting.graph import Graph, trace
 from upernet.exporting.operators import Dcnv3
 from upernet.exporting.quantizing import calibration_images, quantize_openvino
 from upernet.inference.runtimes import Description, ExportedNetwork, load_exported
-from upernet.models import build_model
+from upernet.models import UPerNet, build_model
 from upernet.recipe import load_recipe
 
 pytestmark = pytest.mark.slow

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from upernet.data.images import read_image
-from upernet.inference.photos import find_photos
+from upernet.inference.inputs import read_photo
 from upernet.inference.resizing import reduced
 from upernet.inference.runtimes import INPUT, METADATA, optional_package
+from upernet.inference.sources import find_photos
 from upernet.inference.tiling import PIXEL_BUDGET, network_image
 
 PHOTOS = 64
@@ -36,7 +36,7 @@ def calibration_images(folder: Path, short_side: int | None) -> list[Tensor]:
         raise problem
     step = max(1, len(found.photos) / PHOTOS)
     chosen = [found.photos[int(index * step)] for index in range(min(PHOTOS, len(found.photos)))]
-    photos = (read_image(path) for path in chosen)
+    photos = (read_photo(path)[0] for path in chosen)
     views = (reduced(photo, short_side or max(photo.size), PIXEL_BUDGET) for photo in photos)
     return [network_image(np.asarray(view), "cpu")[None].contiguous() for view in views]
 
