@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 OUT := demo-output
 # One process per core, so each computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -q
-BENCHMARKS := operators models breakdown peers training memory scaling busy cold_start
+BENCHMARKS := operators models breakdown peers export training memory scaling busy cold_start
 
 .PHONY: help demo test quick lint format types bench docs gallery
 .DELETE_ON_ERROR:

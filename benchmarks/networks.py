@@ -24,12 +24,12 @@ def network(letter: str, tiny: bool = False) -> UPerNet:
     if tiny:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=TINY)})
     model = build_model(recipe)
-    model.apply(_as_if_trained)
+    model.apply(as_if_trained)
     return model.eval()
 
 
 @torch.no_grad()
-def _as_if_trained(module: nn.Module) -> None:
+def as_if_trained(module: nn.Module) -> None:
     """Set offsets of about a pixel, masks that differ (DCNv3 is initialized without) and batch-norm statistics."""
     if isinstance(module, DCNv3):
         for linear in (module.offset, module.mask):

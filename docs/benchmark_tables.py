@@ -110,6 +110,21 @@ def peers() -> list[str]:
     return table(*rows)
 
 
+def exported() -> list[str]:
+    """Return a table per network with a row per way to compute it, fastest first."""
+    result = read("export")
+    lines = [f"One photo from uint8 to logits; {conditions(result)}, {result['machine']['processor']}."]
+    for name, row in result["rows"].items():
+        fast = row["seconds"]["fast"]["median"]
+        cells = [[name, "time", "over `upernet`", "logits differ by"]]
+        for way, times in sorted(row["seconds"].items(), key=lambda item: item[1]["median"]):
+            error = f"{row['agreement'][way]['relative_error']:.0e}" if way in row["agreement"] else ""
+            title = {"fast": "`upernet`", "official": "official way"}.get(way, way)
+            cells.append([title, duration(times["median"]), f"{times['median'] / fast:.2f}", error])
+        lines += ["", *table(*cells)]
+    return lines
+
+
 def training() -> list[str]:
     result = read("training")
     return comparisons(result, result["rows"])
@@ -264,4 +279,6 @@ def video_smoothing() -> list[str]:
 
 
 SHOWN = (speed, machine, targets, operators, models, breakdown, roofline, precision, peers, training, memory, scaling)
-TABLES = {function.__name__: function for function in (*SHOWN, busy, cold_start, many_photos, upp, video_smoothing)}
+TABLES = {
+    function.__name__: function for function in (*SHOWN, busy, cold_start, exported, many_photos, upp, video_smoothing)
+}

@@ -110,6 +110,13 @@ def test_peers_that_are_installed(run: Any):
 
 
 @pytest.mark.slow
+def test_exported_networks(run: Any):
+    for row in run("export")["rows"].values():
+        assert_compared(row, "official", "fast", "ONNX Runtime", "OpenVINO", "ONNX Runtime, published decoder")
+        assert all(values["relative_error"] < 1e-4 for values in row["agreement"].values())
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
 def test_the_memory_benchmark_reports_peaks(run: Any):
     for row in run("memory")["rows"].values():

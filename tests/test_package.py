@@ -49,6 +49,7 @@ ROOMS = [
     "inference",
     "discovery",
     "evaluation",
+    "exporting",
     "training",
     "scaffold",
     "cli",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from upernet.discovery import Discovery, Relation, discover
     from upernet.errors import UpernetError
     from upernet.evaluation import ConfusionMatrix, EvaluationResult, evaluate
+    from upernet.exporting import export
     from upernet.inference import LabelMap, Parse, Parser, load
     from upernet.inference.bench import bench
     from upernet.models import list_models
@@ -68,6 +69,7 @@ __all__ = [
     "create_model",
     "discover",
     "evaluate",
+    "export",
     "label_map",
     "list_models",
     "list_taxonomies",
@@ -112,6 +114,7 @@ _HOME = {
     "create_model": "upernet.checkpoints",
     "discover": "upernet.discovery",
     "evaluate": "upernet.evaluation",
+    "export": "upernet.exporting",
     "label_map": "upernet.decoding",
     "list_models": "upernet.models",
     "list_taxonomies": "upernet.taxonomy",

@@ -48,6 +48,33 @@ def atomic_path(path: str | Path) -> Generator[Path, None, None]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_files(path: str | Path) -> Generator[Path, None, None]:
+    """Yield a path of the same name in a temporary folder, for writers that put further files beside `path`.
+
+    When the block ends without an exception, all files in that folder move to the folder of `path`, `path` itself last.
+    Missing parent folders are created. If the block fails, earlier files do not change, and nothing is left behind.
+
+    Raises:
+        UpernetError: The folder cannot be created or written, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent)
+    except OSError as error:
+        raise UpernetError(f"{path}: cannot be written ({error.strerror}); choose another folder.") from error
+    try:
+        with folder as name:
+            yield Path(name) / path.name
+            for file in sorted(Path(name).iterdir(), key=lambda file: file.name == path.name):
+                with open(file, "rb+") as written:
+                    os.fsync(written.fileno())
+                file.replace(path.with_name(file.name))
+    except OSError as error:
+        raise UpernetError(f"{path}: writing failed ({error.strerror or error}); nothing was changed.") from error
+
+
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write tensors and metadata to `path` atomically. Raises the errors of `atomic_path`."""
     from safetensors import SafetensorError

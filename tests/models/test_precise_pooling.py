@@ -36,7 +36,10 @@ def test_weights_integrate_the_interpolation(length: int, bins: int, seed: int) 
     positions = (np.arange(bins * steps) + 0.5) * (length / (bins * steps))
     values = np.interp(positions, np.arange(-1, length + 1), [0, *row, 0])
     means = torch.from_numpy(values.reshape(bins, steps).mean(axis=1))
-    torch.testing.assert_close(bin_weights(length, bins) @ torch.from_numpy(row), means, atol=1e-4, rtol=0)
+    values = torch.from_numpy(row)
+    torch.testing.assert_close(bin_weights(length, bins, values) @ values, means, atol=1e-4, rtol=0)
+    exact, rounded = bin_weights(length, bins, values), bin_weights(length, bins, values.float())
+    torch.testing.assert_close(rounded.double(), exact, atol=1e-6, rtol=0)
 
 
 def test_the_gradient_is_that_of_the_sum() -> None:

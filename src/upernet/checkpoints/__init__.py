@@ -18,12 +18,15 @@ from upernet.checkpoints.imagenet import check_backbone_weights, load_backbone_w
 from upernet.checkpoints.loading import UPerNet, initialize_model, load_checkpoint, load_model
 from upernet.checkpoints.native import save_checkpoint
 from upernet.checkpoints.pretrained import create_backbone, create_model
+from upernet.checkpoints.reading import EXPORTED, exported_suffix
+from upernet.checkpoints.terms import refuse_research_weights
 from upernet.checkpoints.zoo import ZooEntry, is_downloaded, list_zoo, zoo_entry
 
 if TYPE_CHECKING:
     from upernet.checkpoints.hub import fetch
 
 __all__ = [
+    "EXPORTED",
     "ModelCard",
     "UPerNet",
     "ZooEntry",
@@ -35,6 +38,7 @@ __all__ = [
     "create_backbone",
     "create_classifier",
     "create_model",
+    "exported_suffix",
     "fetch",
     "find_checkpoint",
     "initialize_model",
@@ -45,6 +49,7 @@ __all__ = [
     "load_model",
     "published_checkpoint",
     "recipe_of",
+    "refuse_research_weights",
     "save_checkpoint",
     "shipped_checkpoint",
     "zoo_entry",

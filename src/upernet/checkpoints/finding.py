@@ -7,6 +7,8 @@
 * a file;
 * a folder: of a training run, of transformers, or with one checkpoint in it;
 * `hf://OWNER/NAME` or `hf://OWNER/NAME/FILE`: a repository on the Hugging Face Hub; `@REVISION` may follow.
+
+`parse --model` and `upernet.load` also take files that `upernet export` wrote, which are no checkpoints.
 """
 
 from __future__ import annotations

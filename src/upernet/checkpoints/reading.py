@@ -24,6 +24,8 @@ from upernet.files import refuse_special_file
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "ema_state_dict")
 """Keys under which training programs store a state dict. The first one in a file is taken, so moving averages (EMA)
 come before last weights. `ema_state_dict` comes last: mmengine, which writes it, has the averages in `state_dict`."""
+EXPORTED = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+"""Format of an exported network, which is a graph rather than a state dict -> suffix of its file."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes that wrappers of a network (DistributedDataParallel, torch.compile, Lightning) put before every name."""
 
@@ -75,6 +77,12 @@ _STAND_INS: list[Any] = [
 ]
 
 
+def exported_suffix(path: str | os.PathLike[str]) -> str:
+    """Return the suffix of a file that holds an exported network; "": `path` is anything else."""
+    suffix = Path(path).suffix.lower()
+    return suffix if suffix in EXPORTED.values() else ""
+
+
 def read_weights(path: str | Path) -> Weights:
     """Return the tensors of a file.
 
@@ -87,6 +95,10 @@ def read_weights(path: str | Path) -> Weights:
     if not os.path.isfile(path):
         what = "a folder; give the file in it" if os.path.isdir(path) else "no such checkpoint file"
         raise UpernetError(f"{path}: {what}.")
+    if exported_suffix(path):
+        raise UpernetError(
+            f"{path}: an exported network, which `upernet parse` runs; give the checkpoint that it was exported from."
+        )
     try:
         with open(path, "rb") as file:
             start = file.read(64)

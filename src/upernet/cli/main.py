@@ -19,6 +19,7 @@ from upernet.cli.convert import convert
 from upernet.cli.discover import discover
 from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
+from upernet.cli.export import export
 from upernet.cli.init import init
 from upernet.cli.models import models
 from upernet.cli.options import with_json_files
@@ -84,6 +85,7 @@ app.command()(ablate)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(convert)
+app.command()(export)
 app.command()(bench)
 app.command()(discover)
 app.add_typer(data.app, name="data")

@@ -40,8 +40,7 @@ def parse(
             metavar="NAME",
             autocompletion=complete_model,
             help="Name of a model, or a checkpoint of upernet, InternImage, mmsegmentation, transformers or "
-            "unifiedparsing: a file, a "
-            "folder, or hf://OWNER/NAME.",
+            "unifiedparsing: a file, a folder, or hf://OWNER/NAME; or a file of `upernet export`.",
         ),
     ] = "everyday",
     out: Annotated[

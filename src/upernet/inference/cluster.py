@@ -21,6 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from upernet.checkpoints import exported_suffix
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable
 from upernet.inference.parser import Parser, Scales, load
@@ -55,9 +56,10 @@ class ModelChoice:
 
     def load(self, device: str | None) -> Parser:
         """Load the model to a device; None: cuda if it is available, else the CPU."""
+        place = "cpu" if device is None and exported_suffix(self.name) else usable_device(device)
         parser = load(
             self.name,
-            usable_device(device),
+            place,
             short_side=self.short_side,
             precision=self.precision,
             scales=self.scales,

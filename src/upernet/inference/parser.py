@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from upernet.checkpoints import ModelCard, check_card, find_checkpoint
+from upernet.checkpoints import ModelCard, check_card, exported_suffix, find_checkpoint
 from upernet.checkpoints import UPerNet as LoadedUPerNet
 from upernet.checkpoints.loading import load_named
 from upernet.decoding import LabelsAndConfidence, Logits, Size, class_probabilities, label_maps
@@ -29,6 +29,7 @@ from upernet.inference.parse import Parse
 from upernet.inference.published import published_passes
 from upernet.inference.render import check_alpha
 from upernet.inference.resizing import image_view, image_view_size, reduced, reduced_size
+from upernet.inference.runtimes import ExportedNetwork, load_exported
 from upernet.inference.saving import KINDS, check_kinds, remove_leftovers
 from upernet.inference.streaming import Job, run_jobs
 from upernet.inference.tiling import dense_logits, fits_one_pass, logits_of_batch
@@ -52,8 +53,8 @@ class Parser:
     """Parses photos with one model.
 
     Args:
-        model: The model; it is put into eval mode and moved to `device`. What runs may be a copy with folded batch
-            norms, which does not follow later changes of the weights.
+        model: The model, or an exported one; it is put into eval mode and moved to `device`. What runs may be a copy
+            with folded batch norms, which does not follow later changes of the weights.
         card: The card of the checkpoint, or its keys; None: `card` of the model, if it has one. `name`, `short_side`,
             `thresholds`, `class_thresholds` (the probabilities below which a label is unsure) and `temperatures` are
             used.
@@ -69,12 +70,13 @@ class Parser:
 
     Raises:
         UpernetError: The card is not valid or names classes that the model does not have, the device is unavailable or
-            does not support `precision`, `short_side` is less than 1, or no scales are published for the model.
+            does not support `precision`, `short_side` is less than 1, or no scales are published for the model. An
+            exported model returns labels instead of logits, or another device or precision than its own is given.
     """
 
     def __init__(
         self,
-        model: UPerNet,
+        model: UPerNet | ExportedNetwork,
         card: ModelCard | Mapping[str, object] | None = None,
         *,
         device: str | torch.device = "cpu",
@@ -82,7 +84,8 @@ class Parser:
         precision: Precision = "fp32",
         scales: Scales | None = None,
     ):
-        self.card = model.card if card is None and isinstance(model, LoadedUPerNet) else check_card(card)
+        has_card = isinstance(model, (LoadedUPerNet, ExportedNetwork))
+        self.card = model.card if card is None and has_card else check_card(card)
         self.short_side: int | None = self.card.short_side if short_side == "card" else short_side
         if self.short_side is not None and self.short_side < 1:
             raise UpernetError(f"short side {self.short_side}: give a number of pixels, 1 or more.")
@@ -90,6 +93,8 @@ class Parser:
         if self._testing is not None and short_side != "card":
             raise UpernetError("short side: published scales set the size of each photo; leave one of the two out.")
         self.device = usable_device(device)
+        if isinstance(model, ExportedNetwork):
+            model.check_use(self.device, precision)
         self.model = model.eval().to(self.device)
         self._precision = precision
         self._network = prepare_for_inference(self.model, precision)
@@ -619,8 +624,8 @@ def load(
 
     Args:
         name_or_path: name of a model whose weights are shipped or published (these are downloaded at first use), a
-            checkpoint of any format that `load_checkpoint` reads, a folder with one, such as that of a training run, or
-            `hf://OWNER/NAME[/FILE][@REVISION]`.
+            checkpoint of any format that `load_checkpoint` reads, a folder with one, such as that of a training run,
+            `hf://OWNER/NAME[/FILE][@REVISION]`, or a file that `upernet.export` wrote.
         device: as `Parser` takes it.
         short_side: as `Parser` takes it.
         precision: as `Parser` takes it.
@@ -635,5 +640,8 @@ def load(
         >>> parser.levels
         ('scene', 'object', 'part', 'material', 'texture')
     """
-    model = load_named(find_checkpoint(name_or_path), name_or_path)
+    if exported_suffix(name_or_path):
+        model = load_exported(name_or_path)
+    else:
+        model = load_named(find_checkpoint(name_or_path), name_or_path)
     return Parser(model, device=device, short_side=short_side, precision=precision, scales=scales)

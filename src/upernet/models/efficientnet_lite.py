@@ -147,7 +147,8 @@ class SameConv2d(nn.Conv2d):
     def _padding_of(self, size: int) -> tuple[int, int]:
         """Return the padding before and after a side of this size."""
         stride, kernel_size = self.stride[0], self.kernel_size[0]
-        padding = max(0, (-(-size // stride) - 1) * stride + kernel_size - size)
+        # No term is negative, because exported graphs would round quotients of negative numbers up.
+        padding = (size + stride - 1) // stride * stride - size + kernel_size - stride
         return padding // 2, padding - padding // 2
 
 

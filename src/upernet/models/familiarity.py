@@ -71,7 +71,7 @@ class Familiarity(nn.Module):
             features: [C2, C3, ...] of N photos.
         """
         found = self.distance(photo_statistics(features))
-        larger = len(self.distances) - torch.searchsorted(self.distances, found)
+        larger = (self.distances >= found[:, None]).sum(1)
         return larger.float() / max(1, len(self.distances))
 
     def distance(self, statistics: Tensor) -> Tensor:

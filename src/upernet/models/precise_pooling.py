@@ -13,16 +13,19 @@ def precise_pool(maps: Tensor, bins: int) -> Tensor:
     published operator, pixel i lies at coordinate i, and the interpolation falls linearly to 0 one pixel outside the
     map. So these are not the means of `adaptive_avg_pool2d`, not even for maps that the bins divide evenly.
     """
-    rows, columns = (bin_weights(size, bins).to(maps) for size in maps.shape[-2:])
+    rows, columns = (bin_weights(size, bins, maps) for size in maps.shape[-2:])
     return rows @ maps @ columns.mT
 
 
-def bin_weights(length: int, bins: int) -> Tensor:
-    """Return the weight of each of `length` pixels in the mean of each bin along one axis: float64 bins x length.
+def bin_weights(length: int, bins: int, like: Tensor) -> Tensor:
+    """Return the weight of each of `length` pixels in the mean of each bin along one axis: bins x length.
 
     Pixel i contributes the integral of its triangle max(0, 1 - |x - i|) over the bin, divided by the length of the bin.
+    The result has the dtype and the device of `like`. Distances are computed in whole numbers of 1 / `bins` pixels, so
+    that float32 rounds them once.
     """
-    edges = torch.arange(bins + 1, dtype=torch.float64) * (length / bins)
-    offset = (edges[:, None] - torch.arange(length, dtype=torch.float64)).clamp(-1, 1)
+    edges = torch.arange(bins + 1, device=like.device) * length
+    distances = (edges[:, None] - torch.arange(length, device=like.device) * bins).clamp(-bins, bins)
+    offset = distances.to(like.dtype) / bins
     integral = 0.5 + offset - 0.5 * offset * offset.abs()  # of the triangle, from its left end
-    return integral.diff(dim=0) * (bins / length)
+    return (integral[1:] - integral[:-1]) * bins / length

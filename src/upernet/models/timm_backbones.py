@@ -191,7 +191,7 @@ class AdaptedFeatures(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return C2, C3, C4, C5 of `images`, N x 3 x H x W."""
         if self.is_swin:
-            images = F.pad(images, (0, -images.shape[-1] % 4, 0, -images.shape[-2] % 4))
+            images = F.pad(images, (0, _missing(images.shape[-1], 4), 0, _missing(images.shape[-2], 4)))
         features: list[Tensor] = self.body(images)
         if self.is_swin:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
@@ -209,8 +209,13 @@ class PaddedSwinBlock(SwinTransformerBlock):
 
     def _attn(self, x: Tensor) -> Tensor:
         (rows, columns), (height, width) = self.window_size, x.shape[1:3]
-        padded = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
+        padded = F.pad(x, (0, 0, 0, _missing(width, columns), 0, _missing(height, rows)))
         return super()._attn(padded)[:, :height, :width]  # pyright: ignore[reportUnknownMemberType]
+
+
+def _missing(size: int, multiple: int) -> int:
+    """Return how many pixels `size` lacks to a multiple; no term is negative, as exported graphs need it."""
+    return (size + multiple - 1) // multiple * multiple - size
 
 
 def normalization(name: str) -> Normalization:

@@ -24,7 +24,7 @@ from upernet.ops.runtime.availability import numba_unavailable
 SIZES = st.tuples(st.integers(1, 21), st.integers(1, 21))
 SIDES = [(31, 23), (16, 12), (8, 6), (4, 3)]
 ROW = torch.ones(16), torch.zeros(16)
-KERNELS = ["concat", "torch", "direct", "winograd"]
+KERNELS = ["concat", "torch", "matrices", "direct", "winograd"]
 
 
 def resize(x, size):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upernet.ops.conv3x3 import reference
+from upernet.ops.conv3x3 import matrices, reference
 from upernet.ops.conv3x3.reference import apply_epilogue, conv2d, split_weight, sum_of_convolutions
 from upernet.ops.conv3x3.taps import coarse_maps, kernel_language, tap_map, upsample_taps
 from upernet.ops.conv3x3.winograd import count_tiles, pays_off_in_training, winograd_conv2d
@@ -63,10 +63,14 @@ def upsample_conv3x3(
     kernel = decide("upsample_conv3x3", choice, *maps, weight)
     if kernel == "concat":
         return reference.forward(maps, weight, scale, shift, relu)
+    if kernel == "matrices":
+        return matrices.forward(maps, weight, scale, shift, relu)
     if kernel == "torch":
         return apply_epilogue(sum_of_convolutions(maps, split_weight(weight, maps)), scale, shift, relu)
     if kernel not in ("direct", "winograd"):
-        raise ValueError(f"upsample_conv3x3 has no kernel {kernel}: choose from concat, torch, direct, winograd")
+        raise ValueError(
+            f"upsample_conv3x3 has no kernel {kernel}: choose from concat, torch, matrices, direct, winograd"
+        )
     on_gpu = kernel == "direct" and kernel_language(maps[0]) == "triton"
     if on_gpu or is_differentiated(*maps, weight, scale, shift):
         return apply_epilogue(_with_gradients(maps, weight, kernel == "winograd"), scale, shift, relu)
@@ -80,6 +84,7 @@ def choose_upsample_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Ten
     - `torch` convolves each map by itself and adds the results, without the large concatenation.
     - `direct` does the same for maps as large as the first, and convolves coarser maps at their own resolution, with a
       Numba kernel on CPUs and a Triton kernel on GPUs (`use_kernel(upsample_taps="triton")` overrides that).
+    - `matrices` does so in operations that every runtime has; `use_kernel` chooses it for networks that are exported.
     - `winograd` sends the first map through Winograd's transforms, and with it the others whose own resolution would
       not take fewer multiplications. With gradients, it is `direct` with Winograd's transforms in place of `conv2d`.
     """

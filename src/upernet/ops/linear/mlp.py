@@ -25,16 +25,15 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
         weight1, bias1: H x C and H. If they are bfloat16, the hidden layer is bfloat16 as well.
         weight2, bias2: D x H and D.
     """
-    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
-    rows_per_step = max(1, HIDDEN_VALUES // weight1.shape[0])
-    in_steps = (
-        rows > rows_per_step
-        and override("mlp") != "torch"
+    may_split = (
+        override("mlp") != "torch"
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
     )
-    if in_steps:
+    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
+    rows_per_step = max(1, HIDDEN_VALUES // weight1.shape[0])
+    if may_split and rows > rows_per_step:
         steps = [_mlp(part, weight1, bias1, weight2, bias2) for part in x.reshape(rows, -1).split(rows_per_step)]
         return torch.cat(steps).view(*x.shape[:-1], -1)
     return _mlp(x, weight1, bias1, weight2, bias2)

@@ -13,9 +13,22 @@ from torch import Tensor
 
 def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Resize N x C x h x w bilinearly to `size` (height, width); return `x` itself if it has that size."""
-    if x.shape[-2:] == torch.Size(size):
+    if has_size(x, size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def has_size(x: Tensor, size: tuple[int, int] | torch.Size) -> bool:
+    """Return whether `x` has this height and width; for sizes that are symbols, whether it has them in every case.
+
+    A comparison would tie a program that is traced for all sizes to those that it is traced with.
+    """
+    sides = zip(x.shape[-2:], size, strict=True)
+    if not torch.compiler.is_compiling():
+        return all(own == other for own, other in sides)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to import
+
+    return all(statically_known_true(own == other) for own, other in sides)
 
 
 def resize_like(x: Tensor, reference: Tensor) -> Tensor:

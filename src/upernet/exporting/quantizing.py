@@ -1,0 +1,104 @@
+"""Quantization to int8 by the tools of ONNX Runtime and OpenVINO, with the photos of a folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from upernet.inference.inputs import read_photo
+from upernet.inference.resizing import reduced
+from upernet.inference.runtimes import INPUT, METADATA, optional_package
+from upernet.inference.sources import find_photos
+from upernet.inference.tiling import PIXEL_BUDGET, network_image
+
+PHOTOS = 64
+"""Largest number of photos that values are observed on; more hardly change the ranges."""
+
+
+def calibration_images(folder: Path, short_side: int | None) -> list[Tensor]:
+    """Return photos as a `Parser` gives them to the network: uint8 1 x 3 x H x W each.
+
+    Args:
+        folder: Folder with photos, also in folders below it; up to `PHOTOS` of them are used, spread over all.
+        short_side: Longest short side in pixels; None: photos keep their size, up to the parser's budget.
+
+    Raises:
+        upernet.UpernetError: There are no photos, or one cannot be read.
+    """
+    found = find_photos([folder])
+    for _, problem in found.problems:
+        raise problem
+    step = max(1, len(found.photos) / PHOTOS)
+    chosen = [found.photos[int(index * step)] for index in range(min(PHOTOS, len(found.photos)))]
+    photos = (read_photo(path)[0] for path in chosen)
+    views = (reduced(photo, short_side or max(photo.size), PIXEL_BUDGET) for photo in photos)
+    return [network_image(np.asarray(view), "cpu")[None].contiguous() for view in views]
+
+
+def quantize_onnx(source: Path, path: Path, images: Sequence[Tensor]) -> None:
+    """Write the network of the ONNX file `source` with convolutions and linear layers in int8 to `path`.
+
+    Products of two maps, such as those that pool and resize, stay in float32.
+
+    Raises:
+        upernet.UpernetError: ONNX Runtime is missing.
+    """
+    onnx, tools = optional_package("onnx"), optional_package("onnxruntime.quantization")
+    prepared = source.with_name(f"{source.stem}.prepared.onnx")
+    optional_package("onnxruntime.quantization.shape_inference").quant_pre_process(
+        source, prepared, skip_symbolic_shape=True
+    )
+    model = onnx.load(prepared)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    products = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and not any(name in constants for name in node.input)
+    ]
+    tools.quantize_static(
+        prepared,
+        path,
+        _Photos(images),
+        quant_format=tools.QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        per_channel=True,
+        weight_type=tools.QuantType.QInt8,
+        activation_type=tools.QuantType.QUInt8,
+        nodes_to_exclude=products,
+    )
+    prepared.unlink()
+    written = onnx.load(path)
+    if not any(entry.key == METADATA for entry in written.metadata_props):
+        description = next(entry.value for entry in onnx.load(source).metadata_props if entry.key == METADATA)
+        onnx.helper.set_model_props(written, {METADATA: description})
+        onnx.save(written, path)
+
+
+class _Photos:
+    """Gives out one photo at a time, as ONNX Runtime's `CalibrationDataReader`."""
+
+    def __init__(self, images: Sequence[Tensor]):
+        self._rest = iter(images)
+
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+        """Return the input of the next run, or None after the last photo."""
+        image = next(self._rest, None)
+        return None if image is None else {INPUT: image.numpy()}
+
+
+def quantize_openvino(model: Any, images: Sequence[Tensor]) -> Any:
+    """Return an `openvino.Model` in int8.
+
+    Raises:
+        upernet.UpernetError: NNCF is missing.
+    """
+    nncf = optional_package("nncf")
+    nncf.set_log_level(logging.ERROR)
+    photos = nncf.Dataset([image.numpy() for image in images])
+    return nncf.quantize(model, photos, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
