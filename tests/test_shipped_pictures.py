@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import upernet
+
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "examples"
 UNFAMILIAR = ROOT / "benchmarks" / "data" / "unfamiliar"
@@ -36,3 +38,11 @@ def test_picture_is_small_and_without_metadata(path: Path):
 def test_example_photos_cover_the_everyday_subjects():
     subjects = {"living_room", "kitchen", "street", "mountain", "cat", "cows", "astronaut", "coffee", "car", "car_park"}
     assert subjects | {"brick_wall"} <= {path.stem for path in PHOTOS.glob("*.jpg")}
+
+
+def test_everyday_finds_most_unfamiliar_pictures_and_no_example_photo():
+    parser = upernet.load("everyday")
+    found = {path.name for path in PICTURES if not parser(path, levels=["scene"]).is_familiar}
+    pictures = {path.name for path in PICTURES if path.parent == UNFAMILIAR}
+    assert len(found & pictures) >= 7, sorted(pictures - found)
+    assert found - pictures <= {"brick_wall.jpg"}  # bricks that fill a photo are no everyday photo
