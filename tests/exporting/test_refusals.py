@@ -32,6 +32,7 @@ from upernet.inference.torch_programs import refuse_code
         ("a.onnx", {"to": "tflite"}, "format 'tflite' is unknown; choose onnx, openvino, torch."),
         ("a.pt2", {"opset": 20}, "--to torch has no opset; leave it out"),
         ("a.pt2", {"dcnv3": "deformconv"}, "--to torch has no deformconv"),
+        ("a.xml", {"dcnv3": "deformconv"}, "OpenVINO has no DeformConv; choose --dcnv3 gridsample"),
         ("a.pt2", {"precision": "int8"}, "--to torch has no int8"),
         ("a.onnx", {"precision": "int8"}, "give a folder with --calibration."),
         ("a.onnx", {"calibration": "photos"}, "fp32 needs no photos; leave --calibration out"),

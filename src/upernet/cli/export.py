@@ -46,7 +46,8 @@ def export(
         int | None, typer.Option(metavar="N", help="Version of ONNX's standard operators.", show_default="20")
     ] = None,
     dcnv3: Annotated[
-        Literal["gridsample", "deformconv"], typer.Option(help="Standard operator for DCNv3 of InternImage.")
+        Literal["gridsample", "deformconv"],
+        typer.Option(help="Operator for DCNv3 of InternImage; deformconv for ONNX alone."),
     ] = "gridsample",
     calibration: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder with photos like those that will be parsed.")

@@ -106,7 +106,7 @@ def export(
             pixel, an int32 label map of the size of the image and, as LEVEL_confidence, its probabilities; for the
             others, the probability of each class.
         opset: Version of ONNX's standard operators. Default: 20.
-        dcnv3: The operator for DCNv3: "gridsample", or "deformconv" (opset 19 or newer).
+        dcnv3: The operator for DCNv3: "gridsample", or "deformconv" (ONNX alone, opset 19 or newer).
         calibration: Folder with photos like those to be parsed; int8 needs it, and fp16 is compared on them.
         data: Folder with the data sets of the recipe, to score the model before and after.
         recipe: The recipe of `data`. Default: that of a model by name.
@@ -220,6 +220,8 @@ def _check_options(to: Format, precision: str, opset: int | None, dcnv3: str, ca
     opset = OPSET if opset is None else opset
     if opset not in OPSETS:
         raise UpernetError(f"opset {opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}.")
+    if dcnv3 == "deformconv" and to == "openvino":
+        raise UpernetError("OpenVINO has no DeformConv; choose --dcnv3 gridsample, or --to onnx.")
     if dcnv3 == "deformconv" and opset < DEFORM_CONV:
         raise UpernetError(f"opset {opset} has no DeformConv; choose {DEFORM_CONV} or newer, or --dcnv3 gridsample.")
     if precision == "int8" and not calibrated:

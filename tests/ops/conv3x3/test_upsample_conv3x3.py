@@ -229,7 +229,10 @@ def test_the_kernel_is_chosen_from_the_arguments():
     assert choose_upsample_conv3x3([torch.randn(0, 64, 16, 16)], torch.randn(64, 64, 3, 3)).kernel == "torch"
     with torch.autocast("cpu", torch.bfloat16):
         assert choose_upsample_conv3x3(maps, weight).kernel == "torch"
-    with use_kernel(upsample_conv3x3="other"), pytest.raises(ValueError, match="concat, torch, direct, winograd"):
+    with (
+        use_kernel(upsample_conv3x3="other"),
+        pytest.raises(ValueError, match="concat, torch, matrices, direct, winograd"),
+    ):
         upsample_conv3x3(maps, weight)
 
 
