@@ -2,51 +2,38 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, overload
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from upernet.checkpoints import ModelCard, check_card, exported_suffix, find_checkpoint
 from upernet.checkpoints import UPerNet as LoadedUPerNet
 from upernet.checkpoints.loading import load_named
-from upernet.decoding import LabelsAndConfidence, Logits, Size, class_probabilities, label_maps
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable, shorten
-from upernet.inference.edges import follow_edges
 from upernet.inference.inputs import PhotoLike, check_several, is_batch, read_photo
-from upernet.inference.islands import merge_islands
-from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.parse import Parse
-from upernet.inference.published import published_passes
+from upernet.inference.predictor import Prediction, Predictor
 from upernet.inference.render import check_alpha
-from upernet.inference.resizing import image_view, image_view_size, reduced, reduced_size
 from upernet.inference.runtimes import ExportedNetwork, load_exported
 from upernet.inference.saving import KINDS, check_kinds, remove_leftovers
 from upernet.inference.streaming import Job, run_jobs
-from upernet.inference.tiling import dense_logits, fits_one_pass, logits_of_batch
 from upernet.inference.translating import translate
 from upernet.inference.video.parsing import ParsedFrame, VideoParse
 from upernet.inference.video.saving import VIDEO_KINDS, LabelForm, SavedVideo
 from upernet.inference.video.smoothing import Smoother
-from upernet.models import Precision, UPerNet, prepare_for_inference
-from upernet.models.familiarity import FAMILIARITY
+from upernet.models import Precision, UPerNet
 from upernet.recipe import PublishedTesting
-from upernet.taxonomy import LEVEL_KINDS, Taxonomy, TaxonomyMapping, load_taxonomy, map_taxonomies
+from upernet.taxonomy import Taxonomy, TaxonomyMapping, load_taxonomy, map_taxonomies
 from upernet.taxonomy.mapping import Table
 
 Scales = Literal["published"]
-Rankings = dict[str, list[tuple[str, float]]]
-_ImageLabels = tuple[Rankings, "float | None"]
-_Results = tuple[Rankings, "float | None", dict[str, LabelMap]]
 
 
 class Parser:
@@ -86,26 +73,44 @@ class Parser:
     ):
         has_card = isinstance(model, (LoadedUPerNet, ExportedNetwork))
         self.card = model.card if card is None and has_card else check_card(card)
-        self.short_side: int | None = self.card.short_side if short_side == "card" else short_side
-        if self.short_side is not None and self.short_side < 1:
-            raise UpernetError(f"short side {self.short_side}: give a number of pixels, 1 or more.")
-        self._testing = None if scales is None else _published_testing(self.card, scales)
-        if self._testing is not None and short_side != "card":
+        reduce = self.card.short_side if short_side == "card" else short_side
+        if reduce is not None and reduce < 1:
+            raise UpernetError(f"short side {reduce}: give a number of pixels, 1 or more.")
+        testing = None if scales is None else _published_testing(self.card, scales)
+        if testing is not None and short_side != "card":
             raise UpernetError("short side: published scales set the size of each photo; leave one of the two out.")
-        self.device = usable_device(device)
+        usable = usable_device(device)
         if isinstance(model, ExportedNetwork):
-            model.check_use(self.device, precision)
-        self.model = model.eval().to(self.device)
+            model.check_use(usable, precision)
         self._precision = precision
-        self._network = prepare_for_inference(self.model, precision)
-        self.thresholds: dict[str, float] = dict(self.card.thresholds)
-        self.class_thresholds: dict[str, dict[str, float]] = {
-            level: dict(thresholds) for level, thresholds in self.card.class_thresholds.items()
-        }
+        self._predictor = Predictor(model, self.card, usable, reduce, precision, testing)
         self.mapping: TaxonomyMapping | None = None
         """How parses are shown in another taxonomy; `show_as` sets it. None: they have the classes of the model."""
-        for level in self.levels:
-            self._thresholds_of(level)
+
+    @property
+    def model(self) -> UPerNet | ExportedNetwork:
+        """The model, in eval mode on `device`."""
+        return self._predictor.model
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return self._predictor.device
+
+    @property
+    def short_side(self) -> int | None:
+        """The short side in pixels to which larger photos are resized; None: they keep their size."""
+        return self._predictor.short_side
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Level -> probability below which a label is unsure. Changes hold for further parses."""
+        return self._predictor.thresholds
+
+    @property
+    def class_thresholds(self) -> dict[str, dict[str, float]]:
+        """Level -> class -> the same, in place of the threshold of the level. Changes hold for further parses."""
+        return self._predictor.class_thresholds
 
     def show_as(self, taxonomy: Taxonomy | str | os.PathLike[str], table: Table | None = None) -> Parser:
         """Show all further parses in another taxonomy, where the model's classes have a counterpart there.
@@ -311,7 +316,7 @@ class Parser:
 
     def check_smoothing(self) -> None:
         """Raise UpernetError if this parser cannot average the logits of frames over time."""
-        if self._testing is not None:
+        if self._predictor.testing is not None:
             raise UpernetError("smooth: published scales average over sizes, not over time; leave one of the two out.")
 
     def parse_decoded(
@@ -354,20 +359,8 @@ class Parser:
         Returns:
             For each photo its parse, or why there is none.
         """
-        dense = [level for level in levels if LEVEL_KINDS[level].dense]
-        image_levels = [level for level in levels if level not in dense]
-        images = [photo for photo, _ in photos]
-        results: list[_Results]
         try:
-            if self._testing is None:
-                labels = self._image_labels(images, image_levels, smoother)
-                maps = self._maps(images, dense, probabilities, smoother)
-                results = [(*named, found) for named, found in zip(labels, maps, strict=True)]
-            else:
-                results = [
-                    self._published_results(image, image_levels, dense, self._testing, probabilities)
-                    for image in images
-                ]
+            found = self._predictor.predict([photo for photo, _ in photos], levels, probabilities, smoother)
         except (torch.OutOfMemoryError, MemoryError):
             if len(photos) > 1:
                 return [self.parse_batch([photo], levels, probabilities, smoother)[0] for photo in photos]
@@ -378,40 +371,28 @@ class Parser:
                     f"{self.device}; set a smaller short side."
                 )
             ]
-        return [
-            self._parse(photo, path, levels, *result) for (photo, path), result in zip(photos, results, strict=True)
-        ]
+        return [self._parse(*named, levels, prediction) for named, prediction in zip(photos, found, strict=True)]
 
     def sizes_for(self, photo: Image.Image) -> tuple[object, ...]:
         """Return the sizes in which the network gets a photo; photos with equal ones can be parsed in one batch."""
-        if self._testing is not None:
-            return photo.size
-        view = photo.size if self.short_side is None else reduced_size(photo.size, self.short_side)
-        return view, view if self.card.published_testing is not None else image_view_size(photo.size)
+        return self._predictor.sizes_for(photo)
 
     def _parse(
-        self,
-        photo: Image.Image,
-        path: str | None,
-        levels: Sequence[str],
-        rankings: Rankings,
-        familiarity: float | None,
-        maps: dict[str, LabelMap],
+        self, photo: Image.Image, path: str | None, levels: Sequence[str], found: Prediction
     ) -> Parse | UpernetError:
-        finite = all(math.isfinite(probability) for ranking in rankings.values() for _, probability in ranking)
-        if not finite or not all(np.isfinite(label_map.confidence).all() for label_map in maps.values()):
+        if not found.is_finite:
             return UpernetError(
                 f"{_named(path)}: the model computes numbers that are not finite; use precision fp32, or check its "
                 "weights."
             )
         parse = Parse(
             photo,
-            maps,
-            rankings,
+            found.maps,
+            found.rankings,
             thresholds={level: value for level, value in self.thresholds.items() if level in levels},
             class_thresholds={level: value for level, value in self.class_thresholds.items() if level in levels},
             part_groups=self.model.taxonomy.part_groups,
-            familiarity=familiarity,
+            familiarity=found.familiarity,
             model=self.card.name,
             path=path,
         )
@@ -423,7 +404,7 @@ class Parser:
             "card": self.card.model_dump(mode="json"),
             "short_side": self.short_side,
             "precision": self._precision,
-            "published": self._testing is not None,
+            "published": self._predictor.testing is not None,
             "thresholds": [self.thresholds, self.class_thresholds],
             "taxonomy": self.model.taxonomy.to_dict(),
             "shown_as": None if self.mapping is None else [self.mapping.target.to_dict(), self.mapping.to_table()],
@@ -450,138 +431,6 @@ class Parser:
                 raise UpernetError(f"this model has no level {level!r}; it has {', '.join(self.levels)}.")
         return [level for level in self.levels if level in asked]
 
-    def _image_labels(
-        self, photos: Sequence[Image.Image], levels: Sequence[str], smoother: Smoother | None = None
-    ) -> list[_ImageLabels]:
-        """Return for each photo the ranked classes of the levels with one label per photo, and its familiarity."""
-        judged = [] if self.model.familiarity is None else [FAMILIARITY]
-        if not levels and not judged:
-            return [({}, None) for _ in photos]
-        in_view = image_view if self.card.published_testing is None else self._view
-        views = [in_view(photo) for photo in photos]
-        batch = logits_of_batch(self._network, list(map(np.asarray, views)), [*levels, *judged], self.device)
-        labels: list[_ImageLabels] = []
-        for view, outputs in zip(views, batch, strict=True):
-            if smoother is not None:
-                outputs |= smoother.image_labels({level: outputs[level] for level in levels}, view)
-            rankings = {
-                level: self._ranking(level, (outputs[level] / self.card.temperatures.get(level, 1)).softmax(dim=0))
-                for level in levels
-            }
-            labels.append((rankings, float(outputs[FAMILIARITY]) if judged else None))
-        return labels
-
-    def _ranking(self, level: str, probabilities: torch.Tensor) -> list[tuple[str, float]]:
-        named = zip(self.model.taxonomy.levels[level].names, map(float, probabilities.unbind()), strict=True)
-        return sorted(named, key=lambda pair: -pair[1])
-
-    def _view(self, photo: Image.Image) -> Image.Image:
-        """Return the photo at the size at which it goes through the network."""
-        return photo if self.short_side is None else reduced(photo, self.short_side)
-
-    def _maps(
-        self, photos: Sequence[Image.Image], levels: list[str], probabilities: bool, smoother: Smoother | None
-    ) -> list[dict[str, LabelMap]]:
-        if not levels:
-            return [{} for _ in photos]
-        views = [self._view(photo) for photo in photos]
-        arrays, read = [np.asarray(view) for view in views], _with_owners(levels)
-        if len(arrays) > 1 and fits_one_pass(arrays[0]):
-            logits = logits_of_batch(self._network, arrays, read, self.device)
-        else:
-            logits = [dense_logits(self._network, array, read, self.device) for array in arrays]
-        if smoother is not None:
-            logits = [smoother.dense(found, view) for found, view in zip(logits, views, strict=True)]
-        return [
-            self._maps_of(photo, view, found, levels, probabilities)
-            for photo, view, found in zip(photos, views, logits, strict=True)
-        ]
-
-    def _maps_of(
-        self, photo: Image.Image, view: Image.Image, logits: dict[str, Tensor], levels: list[str], probabilities: bool
-    ) -> dict[str, LabelMap]:
-        taxonomy = self.model.taxonomy
-        for level, temperature in self.card.temperatures.items():
-            if level in logits:
-                logits[level] = logits[level] / temperature
-        sizes = (view.height, view.width), (photo.height, photo.width)
-        found = label_maps(logits, *sizes, taxonomy.part_groups)
-        follow_edges(found, logits, photo, view, taxonomy.part_groups)
-        self._hide_unsure(found)
-        merge_islands(found, logits, sizes[0], taxonomy.part_groups)
-        return self._label_maps(photo, levels, found, logits if probabilities else None, sizes)
-
-    def _published_results(
-        self,
-        photo: Image.Image,
-        image_levels: Sequence[str],
-        dense: Sequence[str],
-        testing: PublishedTesting,
-        probabilities: bool,
-    ) -> _Results:
-        """Return the results of a photo by the published testing."""
-        wanted = [*image_levels, *_with_owners(dense)]
-        passes = published_passes(self._network, np.asarray(photo), wanted, testing, self.device)
-        for level, temperature in self.card.temperatures.items():
-            if level in passes:
-                passes[level] /= temperature
-        rankings = {level: self._ranking(level, passes.pop(level).log_mean().exp()) for level in image_levels}
-        familiarity = self._image_labels([photo], ())[0][1]
-        if not dense:
-            return rankings, familiarity, {}
-        size = photo.height, photo.width
-        found = label_maps(passes, size, size, self.model.taxonomy.part_groups)
-        self._hide_unsure(found)
-        maps = self._label_maps(photo, dense, found, passes if probabilities else None, (size, size))
-        return rankings, familiarity, maps
-
-    def _label_maps(
-        self,
-        photo: Image.Image,
-        levels: Sequence[str],
-        found: Mapping[str, LabelsAndConfidence],
-        logits: Mapping[str, Logits] | None,
-        sizes: tuple[Size, Size],
-    ) -> dict[str, LabelMap]:
-        """Return the maps of a `Parse`, which compute probabilities from `logits`, if there are any."""
-        taxonomy = self.model.taxonomy
-        maps: dict[str, LabelMap] = {}
-        for name in levels:
-            level = taxonomy.levels[name]
-            compute = None
-            if logits is not None:
-                read = {key: logits[key] for key in (name, LEVEL_KINDS[name].owned_by) if key}
-                compute = partial(class_probabilities, name, len(level.names), read, *sizes, taxonomy.part_groups)
-            maps[name] = LabelMap(name, *found[name], level.names, level.colors, level.background, photo, compute)
-        return maps
-
-    def _hide_unsure(self, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Set labels below their threshold to -1, and with an unsure object its parts.
-
-        At a level with a known background, they become background: such a level shows only what it is sure of.
-        """
-        taxonomy = self.model.taxonomy
-        owners = [group.owner for group in taxonomy.part_groups]
-        for level, (labels, confidence) in found.items():
-            below = confidence < self._thresholds_of(level)[labels]
-            if taxonomy.levels[level].known_background:
-                labels[below] = 0
-                continue
-            if owner_level := LEVEL_KINDS[level].owned_by:
-                below &= np.isin(found[owner_level][0], owners)
-            labels[below] = UNSURE
-        for level, (labels, _) in found.items():
-            if owner_level := LEVEL_KINDS[level].owned_by:
-                labels[found[owner_level][0] == UNSURE] = UNSURE
-
-    def _thresholds_of(self, level: str) -> np.ndarray:
-        """Return the threshold of each label of a level: float32 K."""
-        classes = self.model.taxonomy.levels[level]
-        thresholds = np.full(classes.num_classes, self.thresholds.get(level, 0), np.float32)
-        for name, value in self.class_thresholds.get(level, {}).items():
-            thresholds[classes.index(name)] = value
-        return thresholds
-
 
 def _times_and_parses(frames: Generator[ParsedFrame, None, None]) -> Iterator[tuple[float, Parse]]:
     with closing(frames):
@@ -591,12 +440,6 @@ def _times_and_parses(frames: Generator[ParsedFrame, None, None]) -> Iterator[tu
 
 def _named(path: str | None) -> str:
     return "the photo" if path is None else path
-
-
-def _with_owners(levels: Sequence[str]) -> list[str]:
-    """Return the levels, and those that own them."""
-    owners = (LEVEL_KINDS[level].owned_by for level in levels)
-    return [*levels, *(owner for owner in owners if owner and owner not in levels)]
 
 
 def _published_testing(card: ModelCard, scales: str) -> PublishedTesting:
