@@ -80,8 +80,9 @@ def main() -> None:
         name, changes = choice["name"], choices["common"] | choice["changes"]
         if (arguments.names and name not in arguments.names) or any(entry["name"] == name for entry in done):
             continue
-        result = run(short_recipe(arguments.recipe, changes, arguments.iterations), arguments.data, arguments.photos)
-        done.append({**choice, "iterations": arguments.iterations, **result})
+        iterations = arguments.iterations * choice.get("iterations", 1)
+        result = run(short_recipe(arguments.recipe, changes, iterations), arguments.data, arguments.photos)
+        done.append({**choice, "iterations": iterations, **result})
         write_text(arguments.json, json.dumps(done, indent=2) + "\n")
         print(f"{name:<40} {result['scores']['mean']:.3f}  {result['seconds']:.0f} s", flush=True)
 
