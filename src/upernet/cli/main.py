@@ -24,6 +24,7 @@ from upernet.cli.init import init
 from upernet.cli.models import models
 from upernet.cli.options import with_json_files
 from upernet.cli.parse import parse
+from upernet.cli.serve import serve
 from upernet.cli.train import train
 from upernet.errors import UpernetError, did_you_mean, printable_lines
 from upernet.version import __version__
@@ -88,6 +89,7 @@ app.command()(convert)
 app.command()(export)
 app.command()(bench)
 app.command()(discover)
+app.command()(serve)
 app.add_typer(data.app, name="data")
 app.add_typer(taxonomy.app, name="taxonomy")
 
