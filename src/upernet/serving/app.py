@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -203,7 +204,7 @@ def create_app(
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Server-Timing", "Retry-After"],
         )
-    paths = {route.path for route in app.routes if hasattr(route, "path")}
+    paths = {str(getattr(route, "path", "")) for route in app.routes}
     app.add_middleware(Guard, metrics=metrics, token=token, origins=origins, paths=paths)
     app.state.engine = engine
     return app
@@ -251,9 +252,7 @@ def _one_level(levels: list[str]) -> str:
 
 
 def _header_safe(name: str) -> str:
-    return "".join(
-        letter if letter.isascii() and letter not in '"\\' and letter.isprintable() else "_" for letter in name
-    )
+    return re.sub(r"[^ !#-\[\]-~]", "_", name)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -72,7 +72,7 @@ class Request:
     """Longest side to which the photo is reduced before it is parsed."""
     answer: Callable[[Parse, Timing], Answer]
     """Encodes the parse; it runs in a thread of its own."""
-    done: Future[Answer] = field(default_factory=Future)
+    done: Future[Answer] = field(default_factory=lambda: Future[Answer]())
     timing: Timing = field(default_factory=Timing)
     accepted_at: float = field(default_factory=time.perf_counter)
     photo: Future[Image.Image] | None = None
@@ -93,7 +93,7 @@ class Engine:
     """
 
     def __init__(
-        self, parsers: Mapping[str, Parser], limits: Limits, on_batch: Callable[[int, float], object] = lambda *_: None
+        self, parsers: Mapping[str, Parser], limits: Limits, on_batch: Callable[[int, float], object] | None = None
     ):
         self.parsers, self.limits = dict(parsers), limits
         self._on_batch = on_batch
@@ -234,7 +234,8 @@ class Engine:
             return
         seconds = time.perf_counter() - start
         self._seconds_per_photo += 0.2 * (seconds / len(batch) - self._seconds_per_photo)
-        self._on_batch(len(batch), seconds)
+        if self._on_batch is not None:
+            self._on_batch(len(batch), seconds)
         for request, parse in zip(batch, found, strict=True):
             request.timing = Timing(start - request.accepted_at, seconds, len(batch))
             request.photo = None

@@ -133,7 +133,7 @@ def check_header(content: bytes, limits: Limits) -> None:
 
 
 async def discard_body(request: Request, limits: Limits) -> None:
-    """Receive what is left of a body and forget it, because many clients read no answer before they have sent it all."""
+    """Receive the rest of a body and forget it, because many clients read no answer before they have sent it all."""
     received = 0
     with anyio.move_on_after(limits.upload_seconds):
         try:
