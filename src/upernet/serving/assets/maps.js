@@ -4,11 +4,13 @@ export const UNSURE = 65535;
 const HIDDEN_OUTSIDE = 190; // alpha of the veil over everything that is not isolated
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 
+export function fromBase64(text, type) {
+  return new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], { type });
+}
+
 /** Decodes a map: an RGB PNG whose label is R + 256 G, and whose confidence is B / 255. */
 export async function decodeMap(base64) {
-  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  const blob = new Blob([bytes], { type: "image/png" });
-  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  const bitmap = await createImageBitmap(fromBase64(base64, "image/png"), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
   const { width, height } = bitmap;
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { readLink, writeLink } from "./link.js";
-import { channels, decodeMap, paint, regionAt, UNSURE } from "./maps.js";
+import { channels, decodeMap, fromBase64, paint, regionAt, UNSURE } from "./maps.js";
 import { element, markLegend, percent, readPixel, readable, showLegend, showModel, showPixel, showRegion, showSummary } from "./panel.js";
 import { Viewer } from "./viewer.js";
 
@@ -109,9 +109,9 @@ async function parsePhoto(photo) {
     const maps = {};
     for (const [level, { pixels }] of Object.entries(parse.maps)) maps[level] = await decodeMap(pixels);
     if (parse.photo) {
-      const jpeg = await (await fetch(`data:image/jpeg;base64,${parse.photo}`).catch(() => null))?.blob();
-      photo.image = await createImageBitmap(jpeg ?? fromBase64(parse.photo, "image/jpeg"));
-      photo.thumbnail = URL.createObjectURL(fromBase64(parse.photo, "image/jpeg"));
+      const jpeg = fromBase64(parse.photo, "image/jpeg");
+      photo.image = await createImageBitmap(jpeg);
+      photo.thumbnail = URL.createObjectURL(jpeg);
     }
     delete parse.maps;
     delete parse.photo;
@@ -119,10 +119,6 @@ async function parsePhoto(photo) {
   } catch (error) {
     Object.assign(photo, { state: "failed", error: error.message, note: null });
   }
-}
-
-function fromBase64(text, type) {
-  return new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], { type });
 }
 
 // ---------------------------------------------------------------- showing
