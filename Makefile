@@ -37,7 +37,7 @@ demo: $(VENV)/installed
 	@echo "  parse.json           everything as JSON"
 	@ls -d $(OUT)/*/
 
-test: lint types
+test: lint types $(VENV)/browser
 	$(PYTEST)
 
 quick: $(VENV)/installed-dev
@@ -75,6 +75,17 @@ $(VENV)/installed: pyproject.toml | $(BIN)/pip
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[dev]'
 	@touch $@ $(VENV)/installed
+
+# The tests of the page need a browser and are skipped without one.
+$(VENV)/browser: $(VENV)/installed-dev
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	    else \
+	        $(BIN)/playwright install chromium; \
+	    fi; \
+	} || echo "no browser could be installed; the tests of the page are skipped"
+	@touch $@
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("upernet needs Python 3.10 or newer: make PYTHON=python3.12 ...")'

@@ -102,7 +102,7 @@ export function readPixel(parse, maps, x, y) {
   const named = (level) => rows.find((row) => row.level === level)?.name;
   const thing = [named("object"), named("part")].filter(Boolean).join(" > ");
   const others = rows.filter(({ level, name }) => name && level !== "object" && level !== "part").map(({ name }) => name);
-  const said = [thing, ...others].filter(Boolean);
+  const said = [thing, ...others.filter((name) => !thing.endsWith(`> ${name}`))].filter(Boolean);
   const first = rows.find(({ name }) => name);
   const line = said.length ? `${said.join(", ")}, ${percent(first.confidence)}` : "Unsure";
   return { line, rows };
