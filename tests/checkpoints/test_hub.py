@@ -1,4 +1,4 @@
-"""Tests of upernet.checkpoints.hub: a local server that answers as the Hugging Face Hub does."""
+"""Tests of upernet.checkpoints.hub and fetching: a local server that answers as the Hugging Face Hub does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from helpers.web import (
 from huggingface_hub import constants
 
 from upernet.checkpoints import ZooEntry, find_checkpoint
-from upernet.checkpoints.hub import fetch, fetch_hub
+from upernet.checkpoints.fetching import fetch
+from upernet.checkpoints.hub import fetch_hub
 from upernet.errors import UpernetError
 
 HUB_ENTRY = ZooEntry(name="tiny", url="https://huggingface.co/owner/name/resolve/main/tiny.pth", license="free")

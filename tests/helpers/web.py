@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from upernet.checkpoints import ZooEntry, http
-from upernet.checkpoints.hub import fetch
+from upernet.checkpoints.fetching import fetch
 
 AnyServer = TypeVar("AnyServer", bound="Server")
 CONTENT = b"PK\3\4" + bytes(range(256)) * 400

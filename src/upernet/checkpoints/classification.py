@@ -74,7 +74,7 @@ def create_classifier(
 
 
 def _published_file(name: str) -> Path:
-    from upernet.checkpoints.hub import fetch  # imported here because the Hub's client is slow to import
+    from upernet.checkpoints.fetching import fetch  # imported here because the Hub's client is slow to import
 
     return fetch(known_entry(name).as_classifier())
 
