@@ -12,6 +12,7 @@ import pytest
 from helpers.clips import cut, read_clip, write_clip, write_sound
 from helpers.color_checkpoint import beach_photo
 from helpers.command_line import Result, Run
+from helpers.full_disk import file_size_limit, needs_file_size_limit
 from helpers.interrupts import interruptible
 
 
@@ -50,6 +51,22 @@ def test_json_prints_a_line_per_frame_and_saves_only_if_asked(clip: Path, parse:
     assert not (tmp_path / "parses").exists()
     parse("clip.mkv", "--json", "lines.json", "--levels", "object", "--quiet")
     assert len((tmp_path / "lines.json").read_text().splitlines()) == 4
+
+
+def test_every_how_many_frames_may_be_more_than_there_are(clip: Path, parse: Run, tmp_path: Path):
+    result = parse("clip.mkv", "--every", "1000", "--levels", "object")
+    assert result.status == 0
+    assert result.stdout == "clip.mkv -> parses/clip\n  1 frame, 0.4 seconds of video.\n\n"
+    about = json.loads((tmp_path / "parses" / "clip" / "video.json").read_text())
+    assert about["complete"] is True and about["seconds"] == pytest.approx(0.4)
+
+
+@needs_file_size_limit
+def test_a_full_disk_under_the_lines(clip: Path, parse: Run, tmp_path: Path):
+    with file_size_limit(100):
+        result = parse("clip.mkv", "--levels", "object", "--json", "lines.json", "--quiet")
+    assert result.status != 0 and "lines.json" in sentence(result)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mkv"]
 
 
 def test_several_videos_and_a_broken_one(clip: Path, parse: Run, tmp_path: Path):
