@@ -24,7 +24,9 @@ def test_every_cell_runs(path: Path, tmp_path: Path):
 def test_stored_outputs_are_those_of_the_bundled_model(path: Path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert notebook.metadata["upernet"] == {"everyday": model_hash()}, "the bundled weights have changed: run make notebooks"
+    assert notebook.metadata["upernet"] == {"everyday": model_hash()}, (
+        "the bundled weights have changed: run make notebooks"
+    )
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run make notebooks"
     found = writing.outputs(notebook)
