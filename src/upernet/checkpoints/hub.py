@@ -7,6 +7,7 @@ Environment variables: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_OFFLINE`, .
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from upernet.checkpoints.terms import is_on
 from upernet.checkpoints.zoo import SUFFIXES
 from upernet.errors import UpernetError
 
-ODD_ANSWERS = (TypeError, KeyError, AttributeError)
+ODD_ANSWERS = (TypeError, KeyError, AttributeError, json.JSONDecodeError)
 """Exceptions of the Hub's client when a server does not answer as the Hub does."""
 HUB_ERRORS = (OSError, ValueError, ImportError, EntryNotFoundError, *ODD_ANSWERS, *CONNECTION_ERRORS)
 """Exceptions of the Hub's client: for connections, the disk, invalid names, and files that do not exist."""
@@ -115,14 +116,18 @@ def _download_file(
     if "\\" in file or any(part in ("", ".", "..") for part in file.split("/")):
         raise UpernetError(f"hf://{repository}/{file}: is outside of the repository; give a file inside it.")
     if not offline:
-        with suppress(*CONNECTION_ERRORS):  # then the cache may have the file, or the download says what is wrong
-            url = hf_hub_url(repository, file, revision=revision)
+        url = hf_hub_url(repository, file, revision=revision)
+        try:
             size = get_hf_file_metadata(url, token=options.token).size
-            if size is not None and size > limit:
-                raise UpernetError(
-                    f"hf://{repository}/{file}: claims {size:,} bytes, more than the {limit:,} that such a file may "
-                    "have; check the repository, or download the file yourself."
-                )
+        except CONNECTION_ERRORS as error:
+            # Where nobody answers, the client would try again for 23 seconds before it looks into its cache. After an
+            # answer, the cache may have the file, or the download says what is wrong.
+            size, offline = None, _status(error) == 0
+        if size is not None and size > limit:
+            raise UpernetError(
+                f"hf://{repository}/{file}: claims {size:,} bytes, more than the {limit:,} that such a file may "
+                "have; check the repository, or download the file yourself."
+            )
     return Path(
         hf_hub_download(
             repository,
@@ -161,22 +166,36 @@ def _choose_checkpoint(names: list[str], reference: str) -> str:
             return name
     if len(found) == 1:
         return found[0]
-    more = f", ... ({len(found)} in all)" if len(found) > 10 else ""
-    listed = ", ".join(found[:10]) + more or "none"
+    if not found:
+        raise UpernetError(f"{reference}: the repository has no checkpoint ({', '.join(SUFFIXES)}); check its name.")
+    listed = ", ".join(found[:10]) + (f", ... ({len(found)} in all)" if len(found) > 10 else "")
     raise UpernetError(f"{reference}: the repository must hold one checkpoint (found: {listed}); add /FILE.")
 
 
 def explain(error: Exception) -> str:
     """Return what is wrong and what to do."""
+    if (
+        isinstance(error, LocalEntryNotFoundError)
+        and isinstance(error.__cause__, Exception)
+        and _status(error.__cause__)
+    ):
+        error = error.__cause__  # the client says that there is no connection, whatever the Hub has answered
     for kind, reason in REASONS:
         if isinstance(error, kind):
             return reason
-    if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
+    if (status := _status(error)) in (401, 403):
         return "the token may not do this; run `hf auth login`, or give another token"
+    if status:
+        return f"the server answered {status}; try again later"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full; make room, or set HF_HOME to another folder"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{(lines[0] if lines else type(error).__name__).rstrip('.')}; check the name and the connection"
+
+
+def _status(error: Exception) -> int:
+    """Return the status of the HTTP answer behind an error; 0: there was no answer."""
+    return getattr(getattr(error, "response", None), "status_code", 0)
 
 
 def is_offline() -> bool:
