@@ -24,6 +24,8 @@ from upernet.inference.tiling import dense_logits, fits_one_pass, logits_of_batc
 from upernet.inference.video.smoothing import Smoother
 from upernet.models import Precision, UPerNet, prepare_for_inference
 from upernet.models.familiarity import FAMILIARITY
+from upernet.ops import apply_thresholds
+from upernet.ops.thresholds import Owners
 from upernet.recipe import PublishedTesting
 from upernet.taxonomy import LEVEL_KINDS
 
@@ -231,18 +233,15 @@ class Predictor:
         At a level with a known background, they become background: such a level shows only what it is sure of.
         """
         taxonomy = self.model.taxonomy
-        owners = [group.owner for group in taxonomy.part_groups]
-        for level, (labels, confidence) in found.items():
-            below = confidence < self._thresholds_of(level)[labels]
-            if taxonomy.levels[level].known_background:
-                labels[below] = 0
-                continue
-            if owner_level := LEVEL_KINDS[level].owned_by:
-                below &= np.isin(found[owner_level][0], owners)
-            labels[below] = UNSURE
-        for level, (labels, _) in found.items():
-            if owner_level := LEVEL_KINDS[level].owned_by:
-                labels[found[owner_level][0] == UNSURE] = UNSURE
+        for level in sorted(found, key=lambda level: LEVEL_KINDS[level].owned_by is not None):
+            labels, confidence = map(torch.as_tensor, found[level])
+            known_background, owners = taxonomy.levels[level].known_background, None
+            if owner := LEVEL_KINDS[level].owned_by:
+                judged = torch.full((taxonomy.levels[owner].num_classes,), known_background)
+                judged[[group.owner for group in taxonomy.part_groups]] = True
+                owners = Owners(torch.as_tensor(found[owner][0]), judged)
+            below = 0 if known_background else UNSURE
+            apply_thresholds(labels, confidence, torch.as_tensor(self._thresholds_of(level)), below, owners)
 
     def _thresholds_of(self, level: str) -> np.ndarray:
         """Return the threshold of each label of a level: float32 K."""

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -52,14 +52,30 @@ _START = time.time()
 Writer = Callable[[Path], None]
 
 
-def save(parse: Parse, directory: Path, name: str | None, kinds: Collection[str], alpha: float | None = None) -> Path:
-    """Write a parse to a folder of its own, as `Parse.save` says, and return the folder."""
+def save(
+    parse: Parse,
+    directory: Path,
+    name: str | None,
+    kinds: Collection[str],
+    alpha: float | None = None,
+    content: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a parse to a folder of its own, as `Parse.save` says, and return the folder.
+
+    Args:
+        parse: The parse.
+        directory: As `Parse.save` takes it, like the next ones.
+        name: See there.
+        kinds: See there.
+        alpha: See there.
+        content: What `parse.to_dict` returns, if the caller has it already.
+    """
     files = _files(parse, check_kinds(kinds), alpha)
     place = directory / (name or stem_of(parse.path or ""))
     with hidden_folder(directory) as hidden:
         for file, write in files.items():
             _write(hidden / file, write, place / file)
-        return _put(parse, hidden, place, claim=name is None)
+        return _put(parse, content or parse.to_dict(), hidden, place, claim=name is None)
 
 
 @contextmanager
@@ -131,9 +147,8 @@ def _files(parse: Parse, kinds: set[str], alpha: float | None) -> dict[str, Writ
     return files
 
 
-def _put(parse: Parse, hidden: Path, place: Path, claim: bool) -> Path:
+def _put(parse: Parse, content: Mapping[str, Any], hidden: Path, place: Path, claim: bool) -> Path:
     """Move the hidden folder to `place`; with `claim`, to the first free one, or the photo's, of place, place-2, ..."""
-    content = parse.to_dict()
     for number in itertools.count(1):
         folder = place if number == 1 else place.with_name(f"{place.name}-{number}")
         path = relative(parse.path, folder) if parse.path else None

@@ -22,6 +22,7 @@ from upernet.ops.runtime.bilinear import resize, resize_like
 from upernet.ops.runtime.cores import set_threads, usable_cores
 from upernet.ops.runtime.memory import release_memory
 from upernet.ops.softmax import choose_grouped_softmax, grouped_softmax
+from upernet.ops.thresholds import apply_thresholds
 from upernet.ops.upsampled import OwnedChannels, choose_upsampled_labels, upsampled_labels
 
 PLAIN = {
@@ -36,9 +37,9 @@ PLAIN = {
 }
 """Kernels of the published implementation, which benchmarks compare with: `with use_kernel(**PLAIN): ...`."""
 
-OPERATORS = (*PLAIN, "guided_labels", "upsample_taps", "upsampled_labels")
-"""Names that `use_kernel` takes; `upsample_taps` is a step of `upsample_conv3x3`, and `upsampled_labels` and
-`guided_labels` come after the network."""
+OPERATORS = (*PLAIN, "upsample_taps", "upsampled_labels", "guided_labels", "apply_thresholds")
+"""Names that `use_kernel` takes; `upsample_taps` is a step of `upsample_conv3x3`, and the last three come after the
+network."""
 
 set_threads()  # a container may use fewer cores than torch sees
 
@@ -49,6 +50,7 @@ __all__ = [
     "Choice",
     "Decision",
     "OwnedChannels",
+    "apply_thresholds",
     "bfloat16_unavailable",
     "choose_dcnv3",
     "choose_depthwise_conv2d",

@@ -43,8 +43,9 @@ def upsampled_labels(
         columns: The logits to the left and right of the W columns of pixels.
         labels: int16 H x W, changed.
         confidence: float32 H x W, changed.
-        owners: int16 H x W; the owner of each pixel, which says what channels the softmax runs over. Pixels whose owner
-            has no group do not change. None: at each pixel, it runs over all channels, whose labels are their numbers.
+        owners: int16 H x W, from 0 on; the owner of each pixel, which says what channels the softmax runs over. Pixels
+            whose owner has no group do not change. None: at each pixel, it runs over all channels, whose labels are
+            their numbers.
         groups: The channels of each owner.
     """
     kernel = decide("upsampled_labels", choose_upsampled_labels(logits), logits)
@@ -63,6 +64,4 @@ def choose_upsampled_labels(logits: Tensor) -> Choice:
         return Choice(kernel, OVERRIDDEN)
     if reason := numba_unavailable("upsampled.cpu"):
         return Choice("torch", reason)
-    return Choice(
-        "numba", "torch writes the interpolated logits of all classes to memory and reads them again"
-    )
+    return Choice("numba", "torch writes the interpolated logits of all classes to memory and reads them again")

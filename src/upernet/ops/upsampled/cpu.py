@@ -108,29 +108,27 @@ def _upsample(counter, logits, rows, columns, spans, groups, names, group_of, ow
             # Where the interpolated rows begin in `wide`, and which rows they are.
             upper, lower = 0, classes * COLUMNS
             upper_row, lower_row = np.int64(-1), np.int64(-1)
-            for span in range(first_span, min(first_span + SPANS, len(spans) - 1)):
-                top, bottom = spans[span], spans[span + 1]
-                for y in range(top, bottom):
-                    if owners.size and not _find(group, group_of, owners[y, left:right], found):
+            for y in range(spans[first_span], spans[min(first_span + SPANS, len(spans) - 1)]):
+                if owners.size and not _find(group, group_of, owners[y, left:right], found):
+                    continue
+                if lower_row == above[y]:
+                    upper, lower = lower, upper
+                    upper_row, lower_row = lower_row, np.int64(-1)
+                if upper_row != above[y]:
+                    upper_row = above[y]
+                    _widen(values, upper_row, own_columns, right - left, wide, upper, steps)
+                if lower_row != below[y]:
+                    lower_row = below[y]
+                    _widen(values, lower_row, own_columns, right - left, wide, lower, steps)
+                for x in range(0, right - left, LANES):
+                    pixels = min(LANES, right - left - x)
+                    if not found[x : x + pixels].any():
                         continue
-                    if lower_row == above[y]:
-                        upper, lower = lower, upper
-                        upper_row, lower_row = lower_row, np.int64(-1)
-                    if upper_row != above[y]:
-                        upper_row = above[y]
-                        _widen(values, upper_row, own_columns, right - left, wide, upper, steps)
-                    if lower_row != below[y]:
-                        lower_row = below[y]
-                        _widen(values, lower_row, own_columns, right - left, wide, lower, steps)
-                    for x in range(0, right - left, LANES):
-                        pixels = min(LANES, right - left - x)
-                        if not found[x : x + pixels].any():
-                            continue
-                        _label(wide, upper + x, lower + x, len(values), y_part[y], channels, totals)
-                        for i in range(pixels):
-                            if found[x + i]:
-                                labels[y, left + x + i] = own_names[np.int64(channels[i])]
-                                confidence[y, left + x + i] = np.float32(1) / totals[i]
+                    _label(wide, upper + x, lower + x, len(values), y_part[y], channels, totals)
+                    for i in range(pixels):
+                        if found[x + i]:
+                            labels[y, left + x + i] = own_names[np.int64(channels[i])]
+                            confidence[y, left + x + i] = np.float32(1) / totals[i]
 
 
 @jit
