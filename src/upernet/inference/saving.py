@@ -46,6 +46,8 @@ UNSURE_COLOR = (160, 160, 160)
 """Color of unsure pixels in the label PNGs: lighter than that of the background."""
 ABANDONED = 24 * 3600
 """Age in seconds from which on the hidden folder of a process that cannot be looked up counts as left behind."""
+LONGEST_STEM = 200
+"""Bytes of the name of the folder of a photo on the web; file systems allow 255, and numbers may follow."""
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _START = time.time()
 
@@ -245,10 +247,14 @@ def _confidence_image(label_map: LabelMap) -> Image.Image:
 
 
 def stem_of(path: str) -> str:
-    """Return the name of a photo's folder: that of the photo without its suffix; the stem of "..jpg" is "photo"."""
-    if is_address(path):
-        path = printable(unquote(urlsplit(path).path).replace("\\", "/"))
-    return Path(path).stem.strip(".") or "photo"
+    """Return the name of a photo's folder: that of the photo without its suffix; the stem of "..jpg" is "photo".
+
+    The name of a file on the web can be longer than file systems allow, and is cut.
+    """
+    if not is_address(path):
+        return Path(path).stem.strip(".") or "photo"
+    stem = Path(printable(unquote(urlsplit(path).path).replace("\\", "/"))).stem
+    return stem.encode(errors="ignore")[:LONGEST_STEM].decode(errors="ignore").strip(".") or "photo"
 
 
 def _path_in(folder: Path) -> str | None:
