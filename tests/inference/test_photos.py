@@ -167,6 +167,19 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         make_output_folder(tmp_path / "file")
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/parses", "GS://bucket", "https://example.org/a", "memory:///a"])
+def test_results_are_not_saved_at_addresses(
+    address: str, parser: Parser, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UpernetError, match="results are saved on the disk only; choose a folder, and copy it there"):
+        make_output_folder(Path(address))
+    with pytest.raises(UpernetError, match="^" + address.replace("///", "//")):
+        parser(photos[0]).save(address)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    make_output_folder(tmp_path / "a:" / "b")
+
+
 def test_label_maps_are_made_with_the_kernels_that_the_caller_asks_for(parser: Parser, photos: list[Path]) -> None:
     with recorded_decisions() as decisions, use_kernel(upsampled_labels="torch"):
         parses = list(parser.stream(photos[::2]))

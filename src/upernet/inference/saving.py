@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from upernet.errors import UpernetError, printable
+from upernet.inference import storage, web
 from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.web import is_address
 from upernet.taxonomy import LEVELS
@@ -72,12 +73,27 @@ def save(
         alpha: See there.
         content: What `parse.to_dict` returns, if the caller has it already.
     """
+    refuse_address(directory)
     files = _files(parse, check_kinds(kinds), alpha)
     place = directory / (name or stem_of(parse.path or ""))
     with hidden_folder(directory) as hidden:
         for file, write in files.items():
             _write(hidden / file, write, place / file)
         return _put(parse, content or parse.to_dict(), hidden, place, claim=name is None)
+
+
+def refuse_address(folder: Path) -> None:
+    """Refuse the address of an object store or on the web, which would become a folder `s3:` on the disk.
+
+    Raises:
+        UpernetError: `folder` is one.
+    """
+    scheme, colon, rest = folder.as_posix().partition(":/")
+    if colon and scheme.lower() in (*web.SCHEMES, *storage.STORES):
+        address = f"{scheme}://{rest.lstrip('/')}"
+        raise UpernetError(
+            f"{address}: results are saved on the disk only; choose a folder, and copy it there afterwards."
+        )
 
 
 @contextmanager
