@@ -84,18 +84,22 @@ def until(condition: Callable[[], Any], what: str) -> None:
 class Served:
     """A server that listens in a thread of this process."""
 
-    def __init__(self, parsers: dict[str, Parser], limits: Limits | None = None, head_seconds: float = 20, **options: Any):
-        limits = limits or Limits()
+    def __init__(
+        self,
+        parsers: dict[str, Parser],
+        limits: Limits | None = None,
+        *,
+        head_seconds: float = DEADLINE,
+        request_seconds: float = 2 * DEADLINE,
+        **options: Any,
+    ):
         self.socket = bind("127.0.0.1", 0)
         self.port: int = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         app = create_app(parsers, limits, **options)
         self.engine: Any = app.state.engine
-        patience = limits.upload_seconds + limits.seconds + limits.download_seconds
-        self.config = uvicorn.Config(
-            app, http=impatient(patience, head_seconds), ws="none", log_config=None, access_log=False
-        )
-        self.server = uvicorn.Server(self.config)
+        http = impatient(request_seconds, head_seconds)
+        self.server = uvicorn.Server(uvicorn.Config(app, http=http, ws="none", log_config=None, access_log=False))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
 
     def client(self, **options: Any) -> httpx.Client:

@@ -70,7 +70,7 @@ def test_answers_are_those_of_the_parser_alone(checkpoint: Path):
     engine = Engine(parsers, Limits(queue=1000, batch=4), lambda *batch: counted.append(batch))
     rng = np.random.default_rng(0)
     cases = []
-    for number in range(60):
+    for number in range(18):
         width, height = rng.choice((40, 64, 96), 2)
         colors = [(RED, GREEN, BLUE)[index] for index in rng.permutation(3)]
         levels = (("object",), ("scene", "object", "part"), ("material", "texture"))[number % 3]
@@ -82,7 +82,7 @@ def test_answers_are_those_of_the_parser_alone(checkpoint: Path):
             content, pixels, levels, model = cases[number]
             answers[number] = engine.submit(request(content, pixels, levels, model=model)).result(DEADLINE)
 
-    threads = [threading.Thread(target=ask, args=(range(start, 60, 12),)) for start in range(12)]
+    threads = [threading.Thread(target=ask, args=(range(start, 18, 9),)) for start in range(9)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -91,7 +91,7 @@ def test_answers_are_those_of_the_parser_alone(checkpoint: Path):
     for number, (content, _, levels, model) in enumerate(cases):
         alone = parsers[model](read_image(io.BytesIO(content)), levels)
         assert answers[number].content == encode(alone, Timing()).content
-    assert sum(len(pixels) for _, pixels, _ in counted) == 60
+    assert sum(len(pixels) for _, pixels, _ in counted) == 18
     assert sum(sum(pixels) for _, pixels, _ in counted) == sum(pixels for _, pixels, _, _ in cases)
     assert max(len(pixels) for _, pixels, _ in counted) > 1  # there were batches
     assert is_idle(engine)
@@ -225,10 +225,10 @@ def test_cancelling_at_any_time_leaks_nothing(engine: Engine, parser: GatedParse
             else:
                 future.result(DEADLINE)
 
-    threads = [threading.Thread(target=client, args=(int(rng.integers(1000)),)) for _ in range(8)]
+    threads = [threading.Thread(target=client, args=(int(rng.integers(1000)),)) for _ in range(4)]
     for thread in threads:
         thread.start()
-    until(lambda: sum(parser.batches) > 200, "200 photos are parsed")
+    until(lambda: sum(parser.batches) > 50, "50 photos are parsed")
     stop.set()
     for thread in threads:
         thread.join(DEADLINE)
@@ -248,10 +248,11 @@ def test_a_queue_that_takes_too_long_is_full(parser: GatedParser):
     engine = Engine({"colors": parser}, Limits(queue=1000, seconds=10))
     engine.warmed.result(DEADLINE)
     hold_up(engine, parser)
+    for _ in range(6):  # the first guess is a second for each photo
+        engine.submit(request())
     with pytest.raises(QueueFullError) as full:
-        for _ in range(100):  # the first guess is a second for each photo
-            engine.submit(request())
-    assert full.value.seconds == engine.waiting == 6
+        engine.submit(request())
+    assert full.value.seconds == 6
     parser.gate.set()
     engine.close()
 
@@ -279,7 +280,7 @@ def test_pixels_in_memory_are_bounded(parser: GatedParser):
 
 
 def test_a_photo_that_takes_long_to_decode_holds_up_no_other(engine: Engine):
-    size = (4000, 3000)
+    size = (2500, 2000)
     file = io.BytesIO()
     Image.effect_noise(size, 50).save(file, "PNG", compress_level=1)
     order: list[str] = []
