@@ -99,7 +99,8 @@ class Served:
         app = create_app(parsers, limits, **options)
         self.engine: Any = app.state.engine
         http = impatient(request_seconds, head_seconds)
-        self.server = uvicorn.Server(uvicorn.Config(app, http=http, ws="none", log_config=None, access_log=False))
+        options = {"log_config": None, "access_log": False, "timeout_keep_alive": 2 * DEADLINE}
+        self.server = uvicorn.Server(uvicorn.Config(app, http=http, ws="none", **options))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
 
     def client(self, **options: Any) -> httpx.Client:

@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from upernet.errors import UpernetError, printable
@@ -27,7 +27,7 @@ from upernet.serving.answers import Format, Include, answer_with, expected_bytes
 from upernet.serving.engine import Engine
 from upernet.serving.errors import RefusedError
 from upernet.serving.examples import example_photos
-from upernet.serving.guard import GONE, OPEN, Guard, error_response, server_error
+from upernet.serving.guard import CLOSING, GONE, OPEN, Guard, error_response, server_error
 from upernet.serving.limits import Limits
 from upernet.serving.schemas import ERRORS, PARSE_BODY, PARSE_RESPONSES, Health, Model, ModelDetails, describe_token
 from upernet.serving.telemetry import Metrics
@@ -36,7 +36,6 @@ from upernet.taxonomy import LEVEL_KINDS
 from upernet.version import __version__
 
 ASSETS = Path(__file__).with_name("assets")
-CLOSING = "the server is shutting down; try again later."
 PIECE = 2**18
 """Bytes of an answer that are sent at once."""
 HEADER_READERS = 2
@@ -185,7 +184,13 @@ def create_app(
             response.status_code = 503
         return Health(status="ready" if engine.is_ready else "not ready", version=__version__)
 
-    @app.get("/metrics", summary="Show Prometheus metrics", tags=["operation"], responses={401: ERRORS[401]})
+    @app.get(
+        "/metrics",
+        summary="Show Prometheus metrics",
+        tags=["operation"],
+        response_class=PlainTextResponse,
+        responses={401: ERRORS[401]},
+    )
     async def show_metrics() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import secrets
@@ -23,6 +24,7 @@ OPEN = frozenset(("/", "/health", "/ready", "/docs", "/openapi.json", "/favicon.
 ASSETS = "/assets/"
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+CLOSING = "the server is shutting down; try again later."
 GONE = 499
 """Status in the log and the metrics of requests whose client has gone; nobody receives it."""
 POLICY = (
@@ -111,6 +113,9 @@ class Guard:
             else:
                 message = "pages of other sites may not call this server; start it with --allow-origin if they should."
                 await error_response(403, message, request_id)(scope, body.receive, send_with_headers)
+        except asyncio.CancelledError:  # the process ends at once
+            if not begun:
+                await error_response(503, CLOSING, request_id)(scope, body.receive, send_with_headers)
         except Exception:
             logger.exception("request failed", extra={"fields": {"id": request_id, "path": self._path(scope["path"])}})
             if not begun:

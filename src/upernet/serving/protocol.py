@@ -50,8 +50,10 @@ def impatient(request_seconds: float, head_seconds: float = HEAD_SECONDS) -> typ
                 self._expect(request_seconds)
 
         def on_response_complete(self) -> None:
-            self._expect(None)
+            self._expect(None)  # uvicorn closes idle connections
             super().on_response_complete()
+            if self._deadline is None and self.conn.trailing_data[0]:  # the beginning of the next head
+                self._expect(head_seconds)
 
         def _expect(self, seconds: float | None) -> None:
             if self._deadline is not None:

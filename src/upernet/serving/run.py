@@ -114,6 +114,7 @@ def serve(
             app,
             http=impatient(limits.upload_seconds + limits.seconds + limits.download_seconds),
             ws="none",
+            lifespan="off",  # the engine is closed below, where a further signal interrupts it
             log_config=None,
             access_log=False,
             server_header=False,
@@ -135,6 +136,7 @@ def serve(
         log("interrupted")
         sys.stderr.flush()
         os._exit(INTERRUPTED)  # a network may still run, in a thread that nothing can end
+    engine.close()
     if failure := engine.warmed.exception():
         raise _does_not_run(failure) from failure
     log("ended")

@@ -103,7 +103,7 @@ def _about(parser: Parser) -> dict[str, Any]:
     }
 
 
-PHOTO = {"type": "string", "format": "binary"}
+PHOTO = {"type": "string", "format": "binary", "minLength": 1}
 PARSE_BODY: dict[str, Any] = {
     "required": True,
     "description": "The photo: JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or PPM.",
