@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from upernet.cli.options import DeviceOption, ThreadsOption, complete_model
+from upernet.cli.termination import terminable
 
 
 def serve(
@@ -95,7 +96,8 @@ def serve(
 
     bound = bind(host, port)
     set_threads(threads)
-    loaded = [ModelChoice(name).load(device) for name in model or ["everyday"]]
+    with terminable():
+        loaded = [ModelChoice(name).load(device) for name in model or ["everyday"]]
     limits = Limits(
         queue=queue,
         batch=batch,
