@@ -6,6 +6,7 @@
 # make types    check types
 # make bench    run all benchmarks at full size and update the tables of the documents (hours)
 # make gallery  parse the photos in examples/ again for docs/gallery.md
+# make notebooks  run the notebooks again and store their outputs
 # make docs     update the generated parts of the documents
 #
 # PYTHON    the Python (3.10 or newer) that .venv is made with
@@ -21,7 +22,7 @@ OUT := demo-output
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -q
 BENCHMARKS := operators models breakdown peers export training memory scaling busy cold_start
 
-.PHONY: help demo test quick lint format types bench docs gallery
+.PHONY: help demo test quick lint format types bench docs gallery notebooks
 .DELETE_ON_ERROR:
 
 help:
@@ -63,6 +64,9 @@ bench: $(VENV)/installed-dev
 
 gallery: $(VENV)/installed-dev
 	$(BIN)/python docs/write_gallery.py
+
+notebooks: $(VENV)/installed-dev
+	$(BIN)/python docs/write_notebooks.py
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/write_results.py
