@@ -52,6 +52,7 @@ ROOMS = [
     "exporting",
     "training",
     "scaffold",
+    "doctor",
     "cli",
     "__main__",
 ]
