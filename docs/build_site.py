@@ -6,9 +6,9 @@
     python docs/build_site.py --out DIR    # somewhere else; the tests do this
 
 The pages in docs/ are also read as plain Markdown on the forge, where their links lead to files of the repository.
-Here, these files become part of the site: pages from outside docs/ (the changelog, the credits of the photos) are copied to
-the same place below its root, and so are linked files that are no pages (licenses, recipes, results). The pages of the
-reference are made from the docstrings and from the help of the commands.
+Here, these files become part of the site: pages from outside docs/ (the changelog, the credits of the photos) are
+copied to the same place below its root, and so are linked files that are no pages (licenses, recipes, results). The
+pages of the reference are made from the docstrings and from the help of the commands.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def command_lines() -> list[str]:
     """Return a page with the help of all commands."""
     lines = ["# Command line", "", "What `upernet COMMAND --help` prints."]
     for words, command in commands("upernet", get_command(app)):
-        context = command.context_class(command, info_name=words, max_content_width=100, terminal_width=100)
+        context = command.context_class(command, info_name=words, max_content_width=86, terminal_width=86)
         lines += ["", f"## {words}", "", "```text", command.get_help(context), "```"]
     return [*lines, ""]
 

@@ -201,7 +201,7 @@ def published(name: str) -> Lines:
         rows.append(("published score", f"mIoU {single} with one scale, {multi} with six scales and mirror images"))
     for part in entry.files:
         hashed = f", SHA-256 `{part.sha256}`" if part.sha256 else ", without a published hash"
-        rows.append(("file", f"`{part.url}`{hashed}"))
+        rows.append(("file", f"[{part.file}]({part.url}){hashed}"))
     lines = [recipe.description, "", *table(["", ""], rows, left=2), "", "## Use it", "", "```sh"]
     lines += [
         f"upernet download {name}    # once; verified, and resumed after an interruption",
