@@ -52,6 +52,7 @@ ROOMS = [
     "exporting",
     "training",
     "scaffold",
+    "serving",
     "cli",
     "__main__",
 ]
