@@ -1,4 +1,4 @@
-"""`upernet serve` as a process: signals, addresses, tokens and models."""
+"""Tests of `upernet serve` as a process: signals, addresses, tokens and models."""
 
 from __future__ import annotations
 

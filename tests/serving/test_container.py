@@ -1,4 +1,4 @@
-"""Dockerfile, .dockerignore and compose.yaml, as far as they can be checked without Docker."""
+"""Tests of Dockerfile, .dockerignore and compose.yaml, as far as they can be checked without Docker."""
 
 from __future__ import annotations
 

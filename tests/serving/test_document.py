@@ -1,4 +1,4 @@
-"""docs/serving.md: its clients run against a server, and its options and metrics exist."""
+"""Tests of docs/serving.md: its clients run against a server, and its options and metrics exist."""
 
 from __future__ import annotations
 

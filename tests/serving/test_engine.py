@@ -1,4 +1,4 @@
-"""The engine of the server: its queue, its batches, cancellation, memory, failures and the end."""
+"""Tests of the engine of the server: its queue, its batches, cancellation, memory, failures and the end."""
 
 from __future__ import annotations
 

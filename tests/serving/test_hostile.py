@@ -1,4 +1,4 @@
-"""Hostile bodies, made by Hypothesis: the server answers every one with a sentence, and goes on.
+"""Tests of the server with hostile bodies made by Hypothesis: each is answered with a sentence, and it goes on.
 
 The number of bodies is UPERNET_HOSTILE_BODIES, such as 10000 for a long search; the default keeps the suite fast.
 """

@@ -1,4 +1,4 @@
-"""The HTTP interface of the server: answers, refusals, uploads of every kind, the guard, metrics and the log."""
+"""Tests of the HTTP interface: answers, refusals, uploads of every kind, the guard, metrics and the log."""
 
 from __future__ import annotations
 

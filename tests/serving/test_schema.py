@@ -1,4 +1,4 @@
-"""The server and its OpenAPI document agree, for requests that Schemathesis makes from the document."""
+"""Tests of the server with requests that Schemathesis makes from its OpenAPI document."""
 
 from __future__ import annotations
 
