@@ -6,6 +6,7 @@
 # make types    check types
 # make bench    run all benchmarks at full size and update the tables of the documents (hours)
 # make gallery  parse the photos in examples/ again for docs/gallery.md
+# make notebooks  run the notebooks again and store their outputs
 # make docs     update the generated parts of the documents, and build the site in site/
 #
 # PYTHON       the Python (3.10 or newer) that .venv is made with
@@ -23,7 +24,7 @@ OUT := demo-output
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -q
 BENCHMARKS := operators models breakdown peers export training memory scaling busy cold_start
 
-.PHONY: help demo test quick lint format types bench docs gallery
+.PHONY: help demo test quick lint format types bench docs gallery notebooks
 .DELETE_ON_ERROR:
 
 help:
@@ -39,7 +40,7 @@ demo: $(VENV)/installed
 	@echo "  parse.json           everything as JSON"
 	@ls -d $(OUT)/*/
 
-test: lint types
+test: lint types $(VENV)/browser
 	$(PYTEST)
 
 quick: $(VENV)/installed-dev
@@ -66,6 +67,9 @@ bench: $(VENV)/installed-dev
 gallery: $(VENV)/installed-dev
 	$(BIN)/python docs/write_gallery.py
 
+notebooks: $(VENV)/installed-dev
+	$(BIN)/python docs/write_notebooks.py
+
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/write_results.py
 	$(BIN)/python docs/build_site.py
@@ -78,6 +82,17 @@ $(VENV)/installed: pyproject.toml | $(VENV)/torch
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/torch
 	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[dev]'
 	@touch $@ $(VENV)/installed
+
+# The tests of the page need a browser and are skipped without one.
+$(VENV)/browser: $(VENV)/installed-dev
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	    else \
+	        $(BIN)/playwright install chromium; \
+	    fi; \
+	} || echo "no browser could be installed; the tests of the page are skipped"
+	@touch $@
 
 # torch itself, if it comes from an index of its own
 $(VENV)/torch: | $(BIN)/pip

@@ -53,6 +53,7 @@ ROOMS = [
     "training",
     "scaffold",
     "doctor",
+    "serving",
     "cli",
     "__main__",
 ]
