@@ -63,8 +63,8 @@ def highlights(docs: str) -> list[str]:
     )
     texts = (
         f"The bundled model labels {', '.join(levels)} ([card]({docs}models/everyday.md)).",
-        f"InternImage-T at 512 x 512 takes {fast} on two CPU threads, and {official} in the official way; {100 * same:.1f} % "
-        f"of the pixels get the same class ([measured]({docs}performance.md)).",
+        f"InternImage-T at 512 x 512 takes {fast} on two CPU threads, and {official} in the official way; "
+        f"{100 * same:.1f} % of the pixels get the same class ([measured]({docs}performance.md)).",
         f"On {photos} masks of street scenes, two CPU cores reach a mIoU of {miou:.2f} on photos held back "
         f"([how]({docs}own_masks.md#what-to-expect)).",
     )
