@@ -65,15 +65,15 @@ def model_hash() -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def small_jpeg(picture: Image.Image) -> bytes:
-    """Return a picture as JPEG of at most `MOST_BYTES`."""
+def small_jpeg(picture: Image.Image, most_bytes: int = MOST_BYTES) -> bytes:
+    """Return a picture as JPEG of at most `most_bytes`."""
     side = WIDTH
     while True:
         reduced = picture.convert("RGB")
         reduced.thumbnail((side, side), Image.Resampling.LANCZOS)
         data = io.BytesIO()
         reduced.save(data, "JPEG", quality=QUALITY, optimize=True, progressive=True)
-        if data.tell() <= MOST_BYTES:
+        if data.tell() <= most_bytes:
             return data.getvalue()
         side -= 50
 

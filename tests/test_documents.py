@@ -21,7 +21,8 @@ def test_tables_are_those_of_the_result_files():
 
 
 def test_links_and_pictures_of_the_documents_exist():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("src/**/*.md")]
+    files = [path for pattern in ("docs/**/*.md", "src/**/*.md", "notebooks/*.ipynb") for path in ROOT.glob(pattern)]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *files]
     links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))]
     assert any(link.endswith((".jpg", ".png")) for _, link in links)
     for page, link in links:

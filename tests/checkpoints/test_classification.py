@@ -164,7 +164,8 @@ def test_the_same_file_starts_a_segmentation_network(tmp_path: Path) -> None:
 
 def test_gradients_reach_the_whole_head(name: str) -> None:
     classifier = small(name, classes=3).train()
-    classifier.load_state_dict({key: published(name, 3)[published_name(key)] for key in classifier.state_dict()})
+    tensors = published(name, 3)
+    classifier.load_state_dict({key: tensors[published_name(key)] for key in classifier.state_dict()})
     classifier.backbone.requires_grad_(False).eval()
     classifier(torch.randn(4, 3, 64, 64)).logsumexp(1).sum().backward()
     heads = {key: value.grad for key, value in classifier.named_parameters() if not key.startswith("backbone.")}

@@ -1,4 +1,4 @@
-"""Tests of upernet.checkpoints.http and of `fetch` for plain URLs: a local server that can do everything wrong."""
+"""Tests of upernet.checkpoints.http and fetching for plain URLs: a local server that can do everything wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from upernet.checkpoints import ZooEntry, http
-from upernet.checkpoints.hub import fetch
+from upernet.checkpoints.fetching import fetch
 from upernet.checkpoints.zoo import checkpoints_folder
 from upernet.errors import UpernetError
 
@@ -451,7 +451,7 @@ def test_of_two_processes_one_downloads(server: Server, home: Path) -> None:
     code = (
         "import sys\n"
         "from upernet.checkpoints import ZooEntry\n"
-        "from upernet.checkpoints.hub import fetch\n"
+        "from upernet.checkpoints.fetching import fetch\n"
         "print('ready', flush=True)\n"
         "print(fetch(ZooEntry(url=sys.argv[1], license='free')))\n"
     )

@@ -1,8 +1,9 @@
-"""Tests of upernet.checkpoints.hub: a local server that answers as the Hugging Face Hub does."""
+"""Tests of upernet.checkpoints.hub and fetching: a local server that answers as the Hugging Face Hub does."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -25,7 +26,8 @@ from helpers.web import (
 from huggingface_hub import constants
 
 from upernet.checkpoints import ZooEntry, find_checkpoint
-from upernet.checkpoints.hub import fetch, fetch_hub
+from upernet.checkpoints.fetching import fetch
+from upernet.checkpoints.hub import fetch_hub
 from upernet.errors import UpernetError
 
 HUB_ENTRY = ZooEntry(name="tiny", url="https://huggingface.co/owner/name/resolve/main/tiny.pth", license="free")
@@ -123,7 +125,7 @@ def test_of_several_checkpoints_the_usual_one_is_taken(hub: Hub) -> None:
     files["model.safetensors"] = OTHER
     assert find_checkpoint("hf://owner/name").name == "model.safetensors"
     hub.revisions["v1"][1].clear()
-    with pytest.raises(UpernetError, match="found: none"):
+    with pytest.raises(UpernetError, match=r"hf://owner/name@v1: the repository has no checkpoint \("):
         find_checkpoint("hf://owner/name@v1")
 
 
@@ -151,6 +153,26 @@ def test_a_repository_that_asks_for_consent(hub: Hub, reference: str) -> None:
         find_checkpoint(reference)
 
 
+@pytest.mark.parametrize("reference", ["hf://owner/name", "hf://owner/name/tiny.pth"])
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [(401, "the token may not do this"), (403, "the token may not do this"), (451, "the server answered 451")],
+)
+def test_a_repository_that_is_refused(hub: Hub, reference: str, status: int, sentence: str) -> None:
+    hub.refused = status
+    with pytest.raises(UpernetError, match=rf"^{reference}: {sentence}") as caught:
+        find_checkpoint(reference)
+    assert "Client error" not in str(caught.value)
+
+
+def test_a_server_that_is_not_the_hub(hub: Hub) -> None:
+    hub.page = b"<html>Please log in</html>"
+    with pytest.raises(
+        UpernetError, match=r"^hf://owner/name: the server does not answer as the Hub does; check HF_EN"
+    ):
+        find_checkpoint("hf://owner/name")
+
+
 @pytest.mark.parametrize("reference", ["hf://owner/name", "hf://owner/name/tiny.pth", "hf://owner/name@v1"])
 def test_repositories_offline(hub: Hub, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UPERNET_OFFLINE", "1")
@@ -165,14 +187,25 @@ def test_repositories_offline(hub: Hub, reference: str, monkeypatch: pytest.Monk
     assert len(hub.requests) == requests
 
 
-def test_repositories_without_a_connection(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repositories_without_a_connection(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    del hub.revisions["main"][1]["config.json"]
     path = find_checkpoint("hf://owner/name")
     with Server() as closed:
         monkeypatch.setattr(constants, "ENDPOINT", closed.base)
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", closed.base + "/{repo_id}/resolve/{revision}/{filename}"
         )
-    assert find_checkpoint("hf://owner/name") == find_checkpoint("hf://owner/name/tiny.pth") == path
+    client = logging.getLogger("huggingface_hub")
+    client.addHandler(caplog.handler)
+    try:
+        assert find_checkpoint("hf://owner/name") == find_checkpoint("hf://owner/name/tiny.pth") == path
+        with pytest.raises(UpernetError, match=r"absent\.pth: the Hub cannot be reached; check the connection"):
+            find_checkpoint("hf://owner/name/absent.pth")
+    finally:
+        client.removeHandler(caplog.handler)
+    assert "Retrying" not in caplog.text
 
 
 @pytest.mark.parametrize("reference", ["hf://owner/name", "hf://owner/name/tiny.pth"])

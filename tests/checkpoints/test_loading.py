@@ -1,11 +1,10 @@
 """Tests of upernet.checkpoints.loading and upernet.checkpoints.native."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+from helpers.full_disk import file_size_limit, needs_file_size_limit
 from safetensors.torch import save_file
 
 import upernet
@@ -200,21 +199,12 @@ def test_initializing_from_another_network_is_refused(file):
         initialize_model(torch.nn.Linear(2, 2), file)  # type: ignore[arg-type]
 
 
-@pytest.mark.process
-@pytest.mark.slow
-def test_a_full_disk_leaves_the_earlier_file(file):
+@needs_file_size_limit
+def test_a_full_disk_leaves_the_earlier_file(model, file):
     """A limit on file sizes stands for the full disk: the kernel refuses the write half-way."""
     before = file.read_bytes()
-    script = (
-        "import resource, signal, sys\n"
-        "from upernet.checkpoints import load_checkpoint, save_checkpoint\n"
-        "model, card = load_checkpoint(sys.argv[1])\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "save_checkpoint(sys.argv[1], model, card)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True)
-    assert "UpernetError" in done.stderr and "writing failed" in done.stderr
+    with file_size_limit(100_000), pytest.raises(UpernetError, match="writing failed"):
+        save_checkpoint(file, model, {"name": "tiny"})
     assert file.read_bytes() == before and [path.name for path in file.parent.iterdir()] == [file.name]
 
 

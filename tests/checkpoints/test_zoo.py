@@ -12,7 +12,7 @@ from helpers.shared import REFERENCE
 from pydantic import ValidationError
 
 from upernet.checkpoints import ZooEntry, create_model, fetch, is_downloaded, list_zoo, zoo_entry
-from upernet.checkpoints.hub import addresses
+from upernet.checkpoints.fetching import addresses
 from upernet.checkpoints.zoo import ZooFile
 from upernet.errors import UpernetError
 from upernet.models import list_models

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,9 +12,8 @@ import pytest
 from helpers.clips import cut, read_clip, write_clip, write_sound
 from helpers.color_checkpoint import beach_photo
 from helpers.command_line import Result, Run
+from helpers.full_disk import file_size_limit, needs_file_size_limit
 from helpers.interrupts import interruptible
-
-from upernet.inference import Parser
 
 
 @pytest.fixture
@@ -53,6 +51,22 @@ def test_json_prints_a_line_per_frame_and_saves_only_if_asked(clip: Path, parse:
     assert not (tmp_path / "parses").exists()
     parse("clip.mkv", "--json", "lines.json", "--levels", "object", "--quiet")
     assert len((tmp_path / "lines.json").read_text().splitlines()) == 4
+
+
+def test_every_how_many_frames_may_be_more_than_there_are(clip: Path, parse: Run, tmp_path: Path):
+    result = parse("clip.mkv", "--every", "1000", "--levels", "object")
+    assert result.status == 0
+    assert result.stdout == "clip.mkv -> parses/clip\n  1 frame, 0.4 seconds of video.\n\n"
+    about = json.loads((tmp_path / "parses" / "clip" / "video.json").read_text())
+    assert about["complete"] is True and about["seconds"] == pytest.approx(0.4)
+
+
+@needs_file_size_limit
+def test_a_full_disk_under_the_lines(clip: Path, parse: Run, tmp_path: Path):
+    with file_size_limit(100):
+        result = parse("clip.mkv", "--levels", "object", "--json", "lines.json", "--quiet")
+    assert result.status != 0 and "lines.json" in sentence(result)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mkv"]
 
 
 def test_several_videos_and_a_broken_one(clip: Path, parse: Run, tmp_path: Path):
@@ -97,56 +111,40 @@ def test_without_pyav(clip: Path, parse: Run, monkeypatch: pytest.MonkeyPatch):
     assert result.status == 2 and sentence(result).endswith("run: pip install 'upernet[video]'.")
 
 
-def test_ctrl_c_leaves_what_is_done(clip: Path, parse: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    original, count = Parser.parse_decoded, [0]
+class Reader(io.StringIO):
+    """Whoever reads the lines that a command prints, and sends it a signal at the third one."""
 
-    def interrupted(*arguments: object, **options: object):
-        count[0] += 1
-        if count[0] == 4:
-            signal.raise_signal(signal.SIGINT)
-        return original(*arguments, **options)  # pyright: ignore
+    def __init__(self, number: signal.Signals):
+        super().__init__()
+        self.number = number
 
-    monkeypatch.setattr(Parser, "parse_decoded", interrupted)
-    with interruptible():
-        result = parse("clip.mkv", "--levels", "object")
-    assert result.status == 130
-    assert sentence(result).startswith("upernet: clip.mkv: stopped after ") and "parses/clip.partial" in result.stderr
-    partial = tmp_path / "parses" / "clip.partial"
-    assert json.loads((partial / "video.json").read_text())["complete"] is False
-    assert (
-        len(read_clip(partial / "object_overlay.mp4")[0])
-        == len((partial / "frames.jsonl").read_text().splitlines())
-        == 3
-    )
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if text.endswith("\n") and self.getvalue().count("\n") == 3:
+            signal.raise_signal(self.number)
+        return written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_what_is_done(
+    clip: Path, parse: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
+):
+    write_clip(tmp_path / "long.mkv", [beach_photo()] * 40)
+    reader = Reader(number)
+    with interruptible(), monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", reader)
+        result = parse("long.mkv", "--levels", "object", "--json", "--out", "parses")
+    assert result.status == status and reader.getvalue().count("\n") == 3
+    assert sentence(result) == "upernet: long.mkv: stopped after 3 frames -> parses/long.partial."
+    partial = tmp_path / "parses" / "long.partial"
+    about = json.loads((partial / "video.json").read_text())
+    assert about["complete"] is False and 3 <= about["frames"] < 40
+    assert len((partial / "frames.jsonl").read_text().splitlines()) == about["frames"]
+    for name in ("object.mkv", "object_overlay.mp4"):
+        assert len(read_clip(partial / name)[0]) == about["frames"]
 
 
 def test_results_of_videos_are_no_photos(clip: Path, parse: Run, tmp_path: Path):
     parse("clip.mkv", "--levels", "object", "--labels", "png", "--out", "results")
     assert parse("results").status == 2
-
-
-@pytest.mark.slow
-@pytest.mark.process
-@pytest.mark.skipif(os.name == "nt", reason="SIGTERM is a matter of Unix")
-def test_a_terminated_process(clip: Path, checkpoint: Path, tmp_path: Path):
-    write_clip(tmp_path / "long.mkv", [beach_photo()] * 400)
-    command = [
-        sys.executable,
-        "-m",
-        "upernet",
-        "parse",
-        "long.mkv",
-        "--model",
-        str(checkpoint),
-        "--json",
-        "--out",
-        "out",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
-        assert process.stdout is not None and process.stderr is not None
-        for _ in range(5):
-            assert process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        error = process.communicate()[1]
-    assert process.returncode == 143 and "stopped after" in error and "Traceback" not in error
-    assert (tmp_path / "out" / "long.partial" / "video.json").is_file()

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from upernet.checkpoints import ZooEntry, http
-from upernet.checkpoints.hub import fetch
+from upernet.checkpoints.fetching import fetch
 
 AnyServer = TypeVar("AnyServer", bound="Server")
 CONTENT = b"PK\3\4" + bytes(range(256)) * 400
@@ -171,6 +171,10 @@ class Hub(Server):
         }
         """Commit and files of each revision."""
         self.gated = False
+        self.refused = 0
+        """Status of all answers, if it is not 0."""
+        self.page = b""
+        """What is answered to everything, if it is not empty."""
         self.created: list[dict[str, Any]] = []
         """What `create_repo` asked for."""
         self.commits: list[dict[str, Any]] = []
@@ -201,6 +205,11 @@ class HubHandler(Handler):
 
     def respond(self) -> None:
         path = urlsplit(self.path).path
+        if self.server.refused:
+            return self.refuse(self.server.refused, "")
+        if self.server.page:
+            headers = {"Content-Type": "text/html", "Content-Length": str(len(self.server.page))}
+            return self.answer(200, headers, self.server.page)
         if self.server.gated:
             return self.refuse(403, "GatedRepo")
         if found := re.fullmatch(r"/api/models/owner/name(?:/revision/([\w.-]+))?", path):

@@ -23,7 +23,7 @@ from upernet.checkpoints.terms import refuse_research_weights
 from upernet.checkpoints.zoo import ZooEntry, is_downloaded, list_zoo, zoo_entry
 
 if TYPE_CHECKING:
-    from upernet.checkpoints.hub import fetch
+    from upernet.checkpoints.fetching import fetch
 
 __all__ = [
     "EXPORTED",
@@ -59,7 +59,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import `fetch` on first use, because the Hub's client is slow to import."""
     if name == "fetch":
-        from upernet.checkpoints.hub import fetch
+        from upernet.checkpoints.fetching import fetch
 
         return fetch
     raise AttributeError(f"module 'upernet.checkpoints' has no attribute {name!r}")

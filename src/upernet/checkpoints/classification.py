@@ -53,14 +53,15 @@ def create_classifier(
     """
     if name not in VARIANTS:
         raise UpernetError(f"unknown classifier {name!r}; choose one of {', '.join(VARIANTS)}.")
-    backbone = create_internimage(name, options or {}, drop_path)
     published = known_entry(name).classifier
     image_size = 224 if published is None else published.image_size
     if pretrained is None or pretrained is False:
+        backbone = create_internimage(name, options or {}, drop_path)
         return InternImageClassifier(backbone, _class_names(classes, 1000), image_size)
     path = _published_file(name) if pretrained is True else Path(pretrained)
     tensors = _read(path)
     found = tensors["head.weight"].shape[0] if tensors["head.weight"].ndim else 0
+    backbone = create_internimage(name, options or {}, drop_path)
     classifier = InternImageClassifier(backbone, _class_names(classes, found), image_size)
     own = classifier.state_dict()
     if len(classifier.classes) != found:
@@ -73,7 +74,7 @@ def create_classifier(
 
 
 def _published_file(name: str) -> Path:
-    from upernet.checkpoints.hub import fetch  # imported here because the Hub's client is slow to import
+    from upernet.checkpoints.fetching import fetch  # imported here because the Hub's client is slow to import
 
     return fetch(known_entry(name).as_classifier())
 

@@ -157,7 +157,7 @@ def missing_weights(name: str) -> UpernetError:
 
 
 def _fetch_published(name: str) -> Path:
-    from upernet.checkpoints.hub import fetch  # imported here because the Hub's client is slow to import
+    from upernet.checkpoints.fetching import fetch  # imported here because the Hub's client is slow to import
 
     return fetch(name)
 

@@ -101,8 +101,9 @@ def _load_first(backbone: nn.Module, name: str) -> str | None:
 
 def _is_at_hand(name: str) -> bool:
     """Return whether the zoo's file is there or a server of it answers, which takes less than a failing download."""
+    from upernet.checkpoints.fetching import addresses
     from upernet.checkpoints.http import answers
-    from upernet.checkpoints.hub import addresses, is_offline
+    from upernet.checkpoints.hub import is_offline
 
     entry = known_entry(name)
     if is_downloaded(entry):
@@ -150,7 +151,7 @@ def check_backbone_weights(name: str, source: str) -> None:
 
 def _find_weights(name: str, source: str) -> Path:
     if source in (ZOO, TIMM):
-        from upernet.checkpoints.hub import fetch  # imported here because the Hub's client is slow to import
+        from upernet.checkpoints.fetching import fetch  # imported here because the Hub's client is slow to import
         from upernet.checkpoints.timm_weights import fetch_timm_weights
 
         return fetch(name) if source == ZOO else fetch_timm_weights(name)

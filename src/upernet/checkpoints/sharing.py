@@ -65,12 +65,12 @@ def upload(
     model: UPerNet,
     card: ModelCard,
     *,
-    half: bool = False,
-    private: bool | None = None,
-    token: str | bool | None = None,
-    branch: str | None = None,
-    create_pr: bool = False,
-    commit_message: str = "Upload a model of upernet",
+    half: bool,
+    private: bool | None,
+    token: str | bool | None,
+    branch: str | None,
+    create_pr: bool,
+    commit_message: str,
 ) -> str:
     """Create the repository if it does not exist, upload what `save_folder` writes in one commit, and return its URL.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from upernet.checkpoints.card import ModelCard
-from upernet.checkpoints.formats.rename import Rule, rename
+from upernet.checkpoints.formats.transformers import translate_back
 from upernet.checkpoints.header import CARD
 from upernet.errors import UpernetError
 from upernet.files import atomic_path, write_safetensors
@@ -28,47 +28,6 @@ HEAD_WIDTH = 32
 """Channels of each attention head of Swin."""
 SWIN_WINDOWS = {name: (round(rows**0.5) + 1) // 2 for rows, name in SWIN_WINDOW.items()}
 """Ending of a name of timm -> side of the windows."""
-
-_BLOCK = r"backbone\.body\.layers_(\d)\.blocks\.(\d+)\."
-_THEIR_BLOCK = r"backbone.encoder.layers.\1.blocks.\2."
-_CONVNEXT_BLOCK = r"backbone\.body\.stages_(\d)\.blocks\.(\d+)\."
-_THEIR_CONVNEXT_BLOCK = r"backbone.encoder.stages.\1.layers.\2."
-_DECODER: list[Rule] = [
-    (ours + own, theirs + their)
-    for ours, theirs in (
-        (r"ppm\.pooled\.(\d)\.", r"decode_head.psp_modules.\1.1."),
-        (r"ppm\.bottleneck\.", "decode_head.bottleneck."),
-        (r"fpn\.lateral\.(\d)\.", r"decode_head.lateral_convs.\1."),
-        (r"fpn\.output\.(\d)\.", r"decode_head.fpn_convs.\1."),
-        (r"fusion\.conv\.", "decode_head.fpn_bottleneck."),
-        (r"auxiliary\.conv\.", "auxiliary_head.convs.0."),
-    )
-    for own, their in ((r"0\.", "conv."), (r"1\.", "batch_norm."))
-]
-RULES: list[Rule] = [
-    *_DECODER,
-    (r"heads\.object\.classifier\.", "decode_head.classifier."),
-    (r"auxiliary\.classifier\.", "auxiliary_head.classifier."),
-    (r"backbone\.norms\.(\d)\.", lambda m: f"backbone.hidden_states_norms.stage{int(m[1]) + 1}."),
-    (r"backbone\.body\.patch_embed\.proj\.", "backbone.embeddings.patch_embeddings.projection."),
-    (r"backbone\.body\.patch_embed\.norm\.", "backbone.embeddings.norm."),
-    (_BLOCK + r"attn\.relative_position", _THEIR_BLOCK + "attention.self.relative_position"),
-    (_BLOCK + r"attn\.(query|key|value)\.", _THEIR_BLOCK + r"attention.self.\3."),
-    (_BLOCK + r"attn\.proj\.", _THEIR_BLOCK + "attention.output.dense."),
-    (_BLOCK + r"norm1\.", _THEIR_BLOCK + "layernorm_before."),
-    (_BLOCK + r"norm2\.", _THEIR_BLOCK + "layernorm_after."),
-    (_BLOCK + r"mlp\.fc1\.", _THEIR_BLOCK + "intermediate.dense."),
-    (_BLOCK + r"mlp\.fc2\.", _THEIR_BLOCK + "output.dense."),
-    (r"backbone\.body\.layers_(\d)\.downsample\.", lambda m: f"backbone.encoder.layers.{int(m[1]) - 1}.downsample."),
-    (r"backbone\.body\.stem_0\.", "backbone.embeddings.patch_embeddings."),
-    (r"backbone\.body\.stem_1\.", "backbone.embeddings.layernorm."),
-    (r"backbone\.body\.stages_(\d)\.downsample\.", r"backbone.encoder.stages.\1.downsampling_layer."),
-    (_CONVNEXT_BLOCK + "gamma", _THEIR_CONVNEXT_BLOCK + "layer_scale_parameter"),
-    (_CONVNEXT_BLOCK + r"conv_dw\.", _THEIR_CONVNEXT_BLOCK + "dwconv."),
-    (_CONVNEXT_BLOCK + r"norm\.", _THEIR_CONVNEXT_BLOCK + "layernorm."),
-    (_CONVNEXT_BLOCK + r"mlp\.fc(\d)\.", _THEIR_CONVNEXT_BLOCK + r"pwconv\3."),
-]
-IGNORED = r"^familiarity\."
 
 
 def write_transformers(folder: Path, model: UPerNet, card: ModelCard) -> tuple[Path, ...]:
@@ -119,16 +78,9 @@ def model_config(model: UPerNet) -> dict[str, Any]:
 
 
 def their_tensors(model: UPerNet) -> dict[str, Tensor]:
-    """Return the tensors of `model` under the names in files of transformers; queries, keys and values are separate."""
-    tensors: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        value = value.detach().cpu()
-        if ".attn.qkv." in name:
-            for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                tensors[name.replace(".qkv.", f".{part}.")] = third.contiguous()
-        else:
-            tensors[name] = value.contiguous()
-    theirs = rename(tensors, RULES, IGNORED)
+    """Return the tensors of `model` under the names in files of transformers."""
+    tensors = translate_back({name: value.detach().cpu() for name, value in model.state_dict().items()})
+    theirs = {name: value.contiguous() for name, value in tensors.items()}
     if "backbone.embeddings.norm.weight" in theirs:  # the norm of Swin's classifier, which no feature passes
         channels = feature_info(model.backbone).channels()[-1]
         theirs["backbone.swin.layernorm.weight"] = torch.ones(channels)

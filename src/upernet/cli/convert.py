@@ -26,7 +26,7 @@ def convert(
     ],
     to: Annotated[
         Literal["upernet", "transformers"],
-        typer.Option(help="Program to write for. transformers: its UperNet, with a Swin or ConvNeXt backbone."),
+        typer.Option(metavar="FORMAT", help="upernet, or transformers: its UperNet, with a Swin or ConvNeXt backbone."),
     ] = "upernet",
     recipe: Annotated[
         str | None,

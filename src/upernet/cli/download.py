@@ -24,7 +24,7 @@ def download(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from upernet.checkpoints import list_zoo
-    from upernet.checkpoints.hub import fetch
+    from upernet.checkpoints.fetching import fetch
     from upernet.checkpoints.terms import refuse_research_weights
     from upernet.checkpoints.zoo import known_entry
     from upernet.errors import UpernetError

@@ -36,7 +36,9 @@ def export(
     ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
-        typer.Option(help="Numeric precision of the weights and the maps; int8 needs --calibration."),
+        typer.Option(
+            metavar="PRECISION", help="fp32, fp16 or int8, of the weights and the maps; int8 needs --calibration."
+        ),
     ] = "fp32",
     output: Annotated[
         Literal["logits", "labels"],

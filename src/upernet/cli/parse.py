@@ -108,7 +108,9 @@ def parse(
     ] = None,
     precision: Annotated[
         Literal["fp32", "bf16"],
-        typer.Option(help="Numeric precision; bf16 is faster on CPUs that support bfloat16, and slightly less exact."),
+        typer.Option(
+            metavar="PRECISION", help="fp32, or bf16: faster on CPUs that support bfloat16, and slightly less exact."
+        ),
     ] = "fp32",
     scales: Annotated[
         Literal["published"] | None,

@@ -165,6 +165,7 @@ class _Run:
             self.signal = SIGTERM if isinstance(interrupt, Terminated) else SIGINT
             self.stopped_early = not video.source.live
         finally:
+            self.end = min(self.end, video.reader.end)
             if saved is not None and self.count:
                 self.place = f" -> {printable(saved.folder)}"
 

@@ -157,7 +157,7 @@ def _files(parse: Parse, kinds: set[str], alpha: float | None) -> dict[str, Writ
         if "labels" in kinds:
             files[f"{level}.png"] = lambda path, shown=label_map: _write_png(path, label_image(shown))
         if "confidence" in kinds:
-            files[f"{level}_confidence.png"] = lambda path, shown=label_map: _write_png(path, _confidence_image(shown))
+            files[f"{level}_confidence.png"] = lambda path, shown=label_map: _write_png(path, confidence_image(shown))
         if "overlay" in kinds:
             files[f"{level}_overlay.png"] = lambda path, name=level: _write_png(path, parse.overlay(name, alpha))
     if "sheet" in kinds:
@@ -258,7 +258,8 @@ def label_image(label_map: LabelMap) -> Image.Image:
     return image
 
 
-def _confidence_image(label_map: LabelMap) -> Image.Image:
+def confidence_image(label_map: LabelMap) -> Image.Image:
+    """Return the confidence of a label map as 8-bit gray, 255 = 1."""
     return Image.fromarray(np.rint(255 * label_map.confidence).astype(np.uint8))
 
 

@@ -110,6 +110,15 @@ def test_overlays_show_the_frames_at_their_times(parser: Parser, clip: Path, tmp
         assert container.streams.video[0].codec_context.name == "h264"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names on Windows have no colon")
+def test_folders_with_a_colon_are_no_protocols(
+    parser: Parser, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    save(parser, clip, Path("crypto:x"), levels=["object"], alpha=0.5)
+    assert len(read_clip(tmp_path / "crypto:x" / "clip" / "object_overlay.mp4")[0]) == 6
+
+
 def test_lines_of_json(parser: Parser, clip: Path, tmp_path: Path):
     found = save(parser, clip, tmp_path, every=2)
     lines = lines_of(tmp_path / "clip")
@@ -299,7 +308,7 @@ from helpers.painted_network import PaintedNetwork
 from upernet.inference import Parser
 parser = Parser(PaintedNetwork(), {{"name": "painted"}})
 for number, _ in enumerate(parser.video({clip!r}, ["object"], out={out!r})):
-    if number == 150:
+    if number == 90:
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -308,14 +317,14 @@ for number, _ in enumerate(parser.video({clip!r}, ["object"], out={out!r})):
 @pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is a matter of Unix")
 def test_a_killed_process_leaves_playable_files(parser: Parser, tmp_path: Path):
-    clip = write_clip(tmp_path / "clip.mkv", moving(200), rate=20)
+    clip = write_clip(tmp_path / "clip.mkv", moving(100), rate=20)
     code = KILLED.format(path=sys.path, clip=str(clip), out=str(tmp_path / "out"))
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     partial = tmp_path / "out" / "clip.partial"
     assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == ["clip.partial"]
-    assert len(lines_of(partial)) >= 148
-    for name, least in (("object_overlay.mp4", 90), ("object.mkv", 100)):
+    assert len(lines_of(partial)) >= 88
+    for name, least in (("object_overlay.mp4", 30), ("object.mkv", 40)):
         pixels, times = read_clip(partial / name)
         assert len(pixels) >= least, name
         assert times == pytest.approx([number / 20 for number in range(len(pixels))], abs=2e-3)

@@ -12,14 +12,14 @@ from typing import cast
 from torch import Tensor
 
 from upernet.checkpoints.architecture import BACKBONES
-from upernet.checkpoints.formats.rename import DECODER, Rule, rename
+from upernet.checkpoints.formats.rename import DECODER, Rule, reading, rename
 from upernet.checkpoints.reading import Weights
 
 NAME = "mmsegmentation"
 _SWIN_BLOCK = r"backbone\.stages\.(\d)\.blocks\.(\d+)\."
 _CONVNEXT_BLOCK = r"backbone\.stages\.(\d)\.(\d+)\."
 RULES: list[Rule] = [
-    *DECODER,
+    *reading(DECODER),
     (r"backbone\.norm(\d)\.", r"backbone.norms.\1."),
     (r"(backbone\.levels\.\d\.blocks\.\d+\.)layer_scale(\d)$", r"\1gamma\2"),  # InternImage's repositories on the Hub
     # ResNetV1c: three 3x3 convolutions, each with its norm

@@ -1,32 +1,54 @@
-"""Renaming of tensors by rules, and the rules for the decoder that mmsegmentation and transformers share."""
+"""Renaming of tensors by rules, and the names of the decoder in mmsegmentation and transformers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 
 from torch import Tensor
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 """A pattern for the start of a name, and its replacement as `re.sub` takes it."""
+Names = tuple[str, tuple[str, ...]]
+"""The start of a name here, and its counterparts in another program: all are read, the first is written. {} stands for
+a number."""
 
-_CONV = [(r"conv\.", "0."), (r"(?:bn|batch_norm)\.", "1.")]
-DECODER: Sequence[Rule] = [
-    (pattern + theirs, own + ours)
-    for pattern, own in (
-        (r"decode_head\.psp_modules\.(\d)\.1\.", r"ppm.pooled.\1."),
-        (r"decode_head\.bottleneck\.", "ppm.bottleneck."),
-        (r"decode_head\.lateral_convs\.(\d)\.", r"fpn.lateral.\1."),
-        (r"decode_head\.fpn_convs\.(\d)\.", r"fpn.output.\1."),
-        (r"decode_head\.fpn_bottleneck\.", "fusion.conv."),
-        (r"auxiliary_head\.convs\.0\.", "auxiliary.conv."),
+DECODER: Sequence[Names] = [
+    (f"{ours}{number}.", tuple(f"{theirs}{layer}." for layer in layers))
+    for ours, theirs in (
+        ("ppm.pooled.{}.", "decode_head.psp_modules.{}.1."),
+        ("ppm.bottleneck.", "decode_head.bottleneck."),
+        ("fpn.lateral.{}.", "decode_head.lateral_convs.{}."),
+        ("fpn.output.{}.", "decode_head.fpn_convs.{}."),
+        ("fusion.conv.", "decode_head.fpn_bottleneck."),
+        ("auxiliary.conv.", "auxiliary_head.convs.0."),
     )
-    for theirs, ours in _CONV
+    for number, layers in ((0, ("conv",)), (1, ("batch_norm", "bn")))
 ] + [
-    (r"decode_head\.(?:conv_seg|classifier)\.", "heads.object.classifier."),
-    (r"auxiliary_head\.(?:conv_seg|classifier)\.", "auxiliary.classifier."),
+    ("heads.object.classifier.", ("decode_head.classifier.", "decode_head.conv_seg.")),
+    ("auxiliary.classifier.", ("auxiliary_head.classifier.", "auxiliary_head.conv_seg.")),
 ]
-"""Names of UPerNet's decoder and heads in mmsegmentation and in transformers -> ours."""
+"""UPerNet's decoder and heads; the first of two names is that of transformers."""
+
+
+def reading(names: Sequence[Names]) -> list[Rule]:
+    """Return the rules from their names to ours."""
+    return [(_pattern(their), _replacement(ours)) for ours, theirs in names for their in theirs]
+
+
+def writing(names: Sequence[Names]) -> list[Rule]:
+    """Return the rules from our names to theirs."""
+    return [(_pattern(ours), _replacement(theirs[0])) for ours, theirs in names]
+
+
+def _pattern(name: str) -> str:
+    return re.escape(name).replace(r"\{\}", r"(\d+)")
+
+
+def _replacement(name: str) -> str:
+    numbers = count(1)
+    return re.sub(r"\{\}", lambda _: rf"\{next(numbers)}", name)
 
 
 def rename(tensors: Mapping[str, Tensor], rules: Sequence[Rule], ignored: str) -> dict[str, Tensor]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from upernet.checkpoints.formats.rename import DECODER, Rule, rename
+from upernet.checkpoints.formats.rename import DECODER, Names, reading, rename, writing
 from upernet.checkpoints.reading import Weights
 from upernet.errors import UpernetError
 from upernet.files import read_limited
@@ -17,37 +17,54 @@ from upernet.files import read_limited
 MAX_CONFIG_BYTES = 2**24
 
 NAME = "transformers"
-_SWIN = r"backbone\.(?:swin\.)?"
-_SWIN_BLOCK = _SWIN + r"encoder\.layers\.(\d)\.blocks\.(\d+)\."
-_CONVNEXT_BLOCK = r"backbone\.encoder\.stages\.(\d)\.layers\.(\d+)\."
-_TIMM_SWIN = r"backbone.body.layers_\1.blocks.\2."
-_TIMM_CONVNEXT = r"backbone.body.stages_\1.blocks.\2."
-# Where a pattern has two names for one tensor, files have the first, and state dicts of transformers 5 the second.
-RULES: list[Rule] = [
+_SWIN_BLOCK = "backbone.body.layers_{}.blocks.{}.", "encoder.layers.{}.blocks.{}."
+_CONVNEXT_BLOCK = "backbone.body.stages_{}.blocks.{}.", "backbone.encoder.stages.{}.layers.{}."
+
+
+def _swin(ours: str, *theirs: str) -> Names:
+    """Return the names of a part of Swin, in front of which state dicts in memory have `swin.`."""
+    return ours, tuple(f"backbone.{swin}{their}" for their in theirs for swin in ("", "swin."))
+
+
+def _swin_block(ours: str, *theirs: str) -> Names:
+    return _swin(_SWIN_BLOCK[0] + ours, *(_SWIN_BLOCK[1] + their for their in theirs))
+
+
+def _convnext_block(ours: str, theirs: str) -> Names:
+    return _CONVNEXT_BLOCK[0] + ours, (_CONVNEXT_BLOCK[1] + theirs,)
+
+
+# Where there are two names, files have the first, and state dicts of transformers 5 the second.
+NAMES: Sequence[Names] = [
     *DECODER,
-    (r"backbone\.hidden_states_norms\.stage(\d)\.", lambda m: f"backbone.norms.{int(m[1]) - 1}."),
-    (_SWIN + r"embeddings\.patch_embeddings\.projection\.", "backbone.body.patch_embed.proj."),
-    (_SWIN + r"embeddings\.norm\.", "backbone.body.patch_embed.norm."),
-    (
-        _SWIN_BLOCK + r"attention\.(?:self|relative_position_bias)\.relative_position",
-        _TIMM_SWIN + "attn.relative_position",
+    *((f"backbone.norms.{stage}.", (f"backbone.hidden_states_norms.stage{stage + 1}.",)) for stage in range(4)),
+    _swin("backbone.body.patch_embed.proj.", "embeddings.patch_embeddings.projection."),
+    _swin("backbone.body.patch_embed.norm.", "embeddings.norm."),
+    _swin_block(
+        "attn.relative_position",
+        "attention.self.relative_position",
+        "attention.relative_position_bias.relative_position",
     ),
-    (_SWIN_BLOCK + r"attention\.(?:self\.query|q_proj)\.", _TIMM_SWIN + "attn.q."),
-    (_SWIN_BLOCK + r"attention\.(?:self\.key|k_proj)\.", _TIMM_SWIN + "attn.k."),
-    (_SWIN_BLOCK + r"attention\.(?:self\.value|v_proj)\.", _TIMM_SWIN + "attn.v."),
-    (_SWIN_BLOCK + r"attention\.(?:output\.dense|o_proj)\.", _TIMM_SWIN + "attn.proj."),
-    (_SWIN_BLOCK + r"layernorm_before\.", _TIMM_SWIN + "norm1."),
-    (_SWIN_BLOCK + r"layernorm_after\.", _TIMM_SWIN + "norm2."),
-    (_SWIN_BLOCK + r"(?:intermediate\.dense|mlp\.fc1)\.", _TIMM_SWIN + "mlp.fc1."),
-    (_SWIN_BLOCK + r"(?:output\.dense|mlp\.fc2)\.", _TIMM_SWIN + "mlp.fc2."),
-    (_SWIN + r"encoder\.layers\.(\d)\.downsample\.", lambda m: f"backbone.body.layers_{int(m[1]) + 1}.downsample."),
-    (r"backbone\.embeddings\.patch_embeddings\.", "backbone.body.stem_0."),
-    (r"backbone\.embeddings\.layernorm\.", "backbone.body.stem_1."),
-    (r"backbone\.encoder\.stages\.(\d)\.downsampling_layer\.", r"backbone.body.stages_\1.downsample."),
-    (_CONVNEXT_BLOCK + r"layer_scale_parameter", _TIMM_CONVNEXT + "gamma"),
-    (_CONVNEXT_BLOCK + r"dwconv\.", _TIMM_CONVNEXT + "conv_dw."),
-    (_CONVNEXT_BLOCK + r"layernorm\.", _TIMM_CONVNEXT + "norm."),
-    (_CONVNEXT_BLOCK + r"pwconv(\d)\.", _TIMM_CONVNEXT + r"mlp.fc\3."),
+    _swin_block("attn.q.", "attention.self.query.", "attention.q_proj."),
+    _swin_block("attn.k.", "attention.self.key.", "attention.k_proj."),
+    _swin_block("attn.v.", "attention.self.value.", "attention.v_proj."),
+    _swin_block("attn.proj.", "attention.output.dense.", "attention.o_proj."),
+    _swin_block("norm1.", "layernorm_before."),
+    _swin_block("norm2.", "layernorm_after."),
+    _swin_block("mlp.fc1.", "intermediate.dense.", "mlp.fc1."),
+    _swin_block("mlp.fc2.", "output.dense.", "mlp.fc2."),
+    # downsampling ends a stage there; in timm it begins the next one
+    *(
+        _swin(f"backbone.body.layers_{stage + 1}.downsample.", f"encoder.layers.{stage}.downsample.")
+        for stage in range(3)
+    ),
+    ("backbone.body.stem_0.", ("backbone.embeddings.patch_embeddings.",)),
+    ("backbone.body.stem_1.", ("backbone.embeddings.layernorm.",)),
+    ("backbone.body.stages_{}.downsample.", ("backbone.encoder.stages.{}.downsampling_layer.",)),
+    _convnext_block("gamma", "layer_scale_parameter"),
+    _convnext_block("conv_dw.", "dwconv."),
+    _convnext_block("norm.", "layernorm."),
+    _convnext_block("mlp.fc{}.", "pwconv{}."),
 ]
 IGNORED = r"\.relative_position_index$|^backbone\.(swin\.)?layernorm\."  # computed; part of the classifier
 
@@ -59,12 +76,24 @@ def recognizes(tensors: Mapping[str, Tensor]) -> bool:
 
 def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under our names; Swin's queries, keys and values become one tensor, as in timm."""
-    ours = rename(tensors, RULES, IGNORED)
+    ours = rename(tensors, reading(NAMES), IGNORED)
     for key in [key for key in ours if re.search(r"\.attn\.q\.(weight|bias)$", key)]:
         parts = [key, key.replace(".attn.q.", ".attn.k."), key.replace(".attn.q.", ".attn.v.")]
         if all(part in ours and ours[part].shape == ours[key].shape for part in parts):
             ours[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([ours.pop(part) for part in parts])
     return ours
+
+
+def translate_back(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return our tensors under the names in files of transformers; Swin's queries, keys and values are separate."""
+    separate: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        if ".attn.qkv." in key:
+            for part, third in zip("qkv", value.chunk(3), strict=True):
+                separate[key.replace(".qkv.", f".{part}.")] = third
+        else:
+            separate[key] = value
+    return rename(separate, writing(NAMES), r"^familiarity\.")
 
 
 def class_names(weights: Weights) -> object:

@@ -49,7 +49,8 @@ class Frame(NamedTuple):
     time: float
     """Seconds since the beginning of the video."""
     duration: float
-    """Seconds until the next frame, as far as the video says."""
+    """Seconds until the next frame that is read, as far as the video says; the video may end before that (see
+    `VideoReader.end`)."""
     image: Image.Image
     """The frame as an upright RGB image with square pixels."""
     audio: tuple[Packet[AudioStream], ...] = ()
@@ -84,6 +85,8 @@ class VideoReader:
         start = cast("int | None", self._container.start_time)
         self._start = None if start is None else Fraction(start, 1_000_000)
         self.tail: tuple[Packet[AudioStream], ...] = ()
+        self.end = 0.0
+        """Seconds from the beginning of the video to the end of the last frame that has been decoded so far."""
 
     @property
     def total(self) -> int | None:
@@ -122,7 +125,7 @@ class VideoReader:
                 self._container.close()
 
     def _decoded(self) -> Generator[Frame, None, None]:
-        name, damaged, read, end = self.source.name, 0, 0, 0.0
+        name, damaged, read = self.source.name, 0, 0
         sounds: list[Packet[AudioStream]] = []
         clock = _Clock(1 / self.rate)
         size: tuple[int, int] | None = None
@@ -157,7 +160,7 @@ class VideoReader:
                 if self.seconds is not None and time >= self.seconds:
                     self.tail = tuple(sounds)
                     return
-                end = time + duration
+                self.end = time + duration
                 if read % self.every == 0:
                     image = self._upright(picture)
                     size = size or image.size
@@ -171,13 +174,13 @@ class VideoReader:
             raise UpernetError(f"{name}: has no frame that can be decoded; check the file, or convert it to MP4.")
         announced = self._announced_seconds
         if problem is None and not self.source.live and announced is not None:
-            missing = announced - end
+            missing = announced - self.end
             if missing > max(MISSING_SECONDS, 2 / self.rate):
                 problem = f"{missing:.1f} of {announced:.1f} seconds are missing"
         if problem is not None:
             raise UpernetError(
-                f"{name}: breaks off after {end:.1f} seconds ({problem}); the frames before are parsed, get a complete "
-                "copy for the rest."
+                f"{name}: breaks off after {self.end:.1f} seconds ({problem}); the frames before are parsed, get a "
+                "complete copy for the rest."
             )
         if damaged:
             raise UpernetError(

@@ -287,7 +287,7 @@ class _Files:
             "width": self._size[0],
             "height": self._size[1],
             "frames": self.count,
-            "seconds": round(self._end, 6),
+            "seconds": round(min(self._end, video.reader.end), 6),
             "every": video.every,
             "smooth": video.smooth,
             "sound": None if sound is None else {"codec": sound.codec_context.name, "copied": bool(copied)},
@@ -359,9 +359,10 @@ def _remove(path: Path) -> None:
 
 
 def _release(lock: Any) -> None:
-    lock.release()
-    with suppress(OSError):
+    """Remove the lock's file, then release it: afterward, the file may be that of another process."""
+    with suppress(OSError):  # Windows removes no file that is open, but filelock does so there
         os.unlink(lock.lock_file)
+    lock.release()
 
 
 def _unwritable(folder: Path, error: OSError) -> UpernetError:

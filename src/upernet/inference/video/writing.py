@@ -80,8 +80,9 @@ class VideoWriter:
         mp4 = path.suffix == ".mp4"
         options = {"movflags": "hybrid_fragmented+frag_keyframe"} if mp4 else {"cluster_time_limit": "1000"}
         try:
-            self._container = self._av.open(str(path), "w", options={**options, "flush_packets": "1"})
-        except OSError as error:
+            # "file:", because FFmpeg takes what stands before a colon for a protocol
+            self._container = self._av.open(f"file:{path}", "w", options={**options, "flush_packets": "1"})
+        except (self._av.FFmpegError, OSError) as error:
             raise self._failure(error) from None
         stream: Any = self._container.add_stream(encoder, rate=Fraction(rate).limit_denominator(1001))
         stream.width, stream.height = size

@@ -35,14 +35,12 @@ def read_matlab(path: Path, variable: str, limit: int = MAX_BYTES) -> np.ndarray
         raise UpernetError(f"{path}: MATLAB files need scipy; run: pip install 'upernet[matlab]'.") from None
     refuse_special_file(path)
     try:
-        _check_size(path, limit)
+        _check_header(path, limit)
         values = loadmat(path, variable_names=[variable], chars_as_strings=True)  # pyright: ignore[reportUnknownVariableType]
     except UpernetError:
         raise
     except FileNotFoundError:
         raise UpernetError(f"{path}: no such file; unpack the archive again.") from None
-    except NotImplementedError:  # how scipy refuses the HDF5 files of MATLAB 7.3
-        raise UpernetError(f"{path}: is a MATLAB 7.3 file, not the published one; unpack the archive again.") from None
     except Exception as error:  # scipy raises many types for damaged files
         reason = plain(str(error) or type(error).__name__, 100)
         raise UpernetError(f"{path}: the MATLAB file is damaged ({reason}); unpack the archive again.") from None
@@ -52,14 +50,16 @@ def read_matlab(path: Path, variable: str, limit: int = MAX_BYTES) -> np.ndarray
     return cast("np.ndarray[Any, Any]", found)
 
 
-def _check_size(path: Path, limit: int) -> None:
-    """Refuse a file whose compressed elements would unpack to more than `limit` bytes in all."""
+def _check_header(path: Path, limit: int) -> None:
+    """Refuse an HDF5 file, and one whose compressed elements would unpack to more than `limit` bytes in all."""
     too_large = UpernetError(f"{path}: would unpack to more than {limit:,} bytes; download the archive again.")
     if path.stat().st_size > limit:
         raise too_large
     total = 0
     with path.open("rb") as file:
         header = file.read(_HEADER)
+        if header.startswith(b"MATLAB 7.3"):
+            raise UpernetError(f"{path}: is a MATLAB 7.3 file, not the published one; unpack the archive again.")
         order = ">" if header[126:128] == b"MI" else "<"
         while len(tag := file.read(8)) == 8:
             kind, size = struct.unpack(f"{order}II", tag)
