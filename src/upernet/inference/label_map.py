@@ -124,13 +124,10 @@ class LabelMap:
             where: bool H x W, the pixels to count. Default: all.
         """
         labels = self.labels.ravel() if where is None else self.labels[where]
-        positions = labels - UNSURE
-        if (
-            where is None and len(self.names) < 256
-        ):  # Pillow counts bytes several times as fast as numpy counts integers
-            numbers = np.array(Image.fromarray(positions.astype(np.uint8)[None]).histogram())
-        else:
-            numbers = np.bincount(positions.astype(np.intp), minlength=1)
+        # Maps consist of long runs of one label, and there are far fewer of these than pixels.
+        starts = np.flatnonzero(labels[1:] != labels[:-1]) + 1
+        lengths = np.diff(starts, prepend=0, append=labels.size)
+        numbers = np.bincount(labels[np.append(0, starts)] - UNSURE, lengths) if labels.size else np.zeros(0)
         found = [(int(position) + UNSURE, int(numbers[position])) for position in np.flatnonzero(numbers)]
         return dict(sorted(found, key=lambda item: (item[0] == UNSURE, -item[1], item[0])))
 
