@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
@@ -134,6 +134,10 @@ class LabelMap:
         found = [(int(position) + UNSURE, int(numbers[position])) for position in np.flatnonzero(numbers)]
         return dict(sorted(found, key=lambda item: (item[0] == UNSURE, -item[1], item[0])))
 
+    def counting_once(self) -> LabelMap:
+        """Return the same map, which counts its pixels only once: for as long as nobody changes the labels."""
+        return _CountingOnce(**{each.name: getattr(self, each.name) for each in fields(self)})
+
     def shares(self, where: np.ndarray | None = None) -> dict[str, float]:
         """Return the share of each label that occurs: name -> fraction of the pixels, in descending order, unsure last.
 
@@ -158,3 +162,12 @@ class LabelMap:
         classes = len(self.names) - self.background
         listed = ", ".join([*shares[:LISTED], *more])
         return f"<LabelMap {self.level}, {width} x {height} pixels, {classes} classes: {listed}>"
+
+
+class _CountingOnce(LabelMap):
+    @cached_property
+    def _all(self) -> dict[int, int]:
+        return super().counts()
+
+    def counts(self, where: np.ndarray | None = None) -> dict[int, int]:
+        return dict(self._all) if where is None else super().counts(where)
