@@ -26,8 +26,7 @@ ENV PATH=/opt/upernet/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     NUMBA_CACHE_DIR=/var/cache/upernet/numba \
     XDG_CACHE_HOME=/var/cache/upernet \
-    HF_HOME=/var/cache/upernet/huggingface \
-    MALLOC_ARENA_MAX=2
+    HF_HOME=/var/cache/upernet/huggingface
 USER 10001:10001
 WORKDIR /var/cache/upernet
 VOLUME /var/cache/upernet

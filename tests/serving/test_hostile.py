@@ -21,6 +21,8 @@ from PIL import Image
 BODIES = int(os.environ.get("UPERNET_HOSTILE_BODIES", "300"))
 ANSWERS = {200, 400, 404, 413, 415, 422}
 
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+
 pytestmark = [pytest.mark.slow]
 
 
@@ -125,7 +127,7 @@ QUERIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=BODIES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=BODIES, deadline=None, suppress_health_check=SLOW)
 @given(body=st.one_of(st.tuples(IMAGES, TYPES), forms()), query=QUERIES)
 def test_hostile_bodies(client: httpx.Client, body: tuple[bytes, str], query: dict[str, Any]):
     content, media_type = body

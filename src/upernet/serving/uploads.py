@@ -24,6 +24,8 @@ FIELD = "file"
 MOST_FIELDS = 8
 LONGEST_FIELD = 2**16
 LONGEST_NAME = 200
+MOST_READS = 20_000
+"""Reads of the header of an image; those of photos take some hundred."""
 BOUNDARY = re.compile(r"""boundary=(?:"([^"\\]{1,70})"|([^\s";,]{1,70}))\s*(?:;|$)""", re.IGNORECASE)
 """RFC 2046, 5.1.1: at most 70 characters."""
 
@@ -163,6 +165,18 @@ def _bad_form(reason: str) -> RefusedError:
     return RefusedError(400, f"the form cannot be read ({reason}); send one file, in the field {FIELD!r}.")
 
 
+class _Header(io.BytesIO):
+    """An image file whose header may take only so many reads: one of millions of parts would take seconds."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MOST_READS:
+            raise UpernetError("the image: its header has too many parts; export it again.")
+        return super().read(size)
+
+
 def pixels_of(content: bytes, limits: Limits) -> int:
     """Return the number of pixels of a photo; nothing is decoded.
 
@@ -172,7 +186,7 @@ def pixels_of(content: bytes, limits: Limits) -> int:
     if not content:
         raise RefusedError(400, "the photo is empty; send an image file.")
     try:
-        width, height = read_size(io.BytesIO(content))
+        width, height = read_size(_Header(content))
     except UpernetError as error:
         raise RefusedError(422, str(error)) from None
     if width * height > limits.pixels:
