@@ -137,7 +137,9 @@ def test_openvino_reads_deform_conv(tmp_path: Path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), tmp_path / "a.onnx")
     compiled = openvino.Core().compile_model(read_deform_conv(tmp_path / "a.onnx"), "CPU")
     found = torch.as_tensor(compiled({name: value.numpy() for name, value in values.items()})[0])
-    expected = deform_conv2d(values["x"], values["offset"], values["weight"], None, 2, 1, 1, values["mask"])
+    expected = deform_conv2d(
+        values["x"], values["offset"], values["weight"], None, (2, 2), (1, 1), (1, 1), values["mask"]
+    )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -48,7 +48,8 @@ class Graph(nn.Module):
         model.train(was_training)
         self.network.auxiliary = None
         self.preprocess = self.network.preprocess
-        self.output, self.temperatures = output, dict(temperatures or {})
+        self.output: Output = output
+        self.temperatures = dict(temperatures or {})
         self.dtype = torch.float16 if half else torch.float32
         if half:
             self.network.half()
