@@ -216,7 +216,9 @@ def test_training_errors_say_what_to_do(data, recipe_file, tmp_path):
         train(load_recipe("upp_resnet50_upernet"), data, tmp_path / "run")
     with pytest.raises(UpernetError, match="Training needs every source"):
         train(load_recipe(recipe_file()), tmp_path / "elsewhere", tmp_path / "run", quiet=True)
-    hot = [{"name": "hot", "iterations": 20, "sources": ["streets"], "learning_rate": 1000.0, "optimizer": "sgd"}]
+    # Each step multiplies the weights by 1 - 1000 * 0.5.
+    settings = {"learning_rate": 1000.0, "weight_decay": 0.5, "optimizer": "sgd"}
+    hot = [{"name": "hot", "iterations": 20, "sources": ["streets"], **settings}]
     typo = {**hot[0], "loss": {"class_weights": {"object": {"skyy": 2.0}}}}
     with pytest.raises(UpernetError, match="'skyy'"):
         train(load_recipe(recipe_file(stages=[*hot, typo])), data, tmp_path / "hot", device="cpu", quiet=True)
