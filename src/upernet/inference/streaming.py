@@ -9,12 +9,12 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+import torch
 from PIL import Image
 
 from upernet.errors import UpernetError
 from upernet.inference.inputs import PhotoLike, read_photo
 from upernet.inference.parse import Parse
-from upernet.ops import usable_cores
 from upernet.ops.runtime.openmp import compute_alone
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def run_jobs(
 
     with (
         ThreadPoolExecutor(min(batch, MOST_DECODERS), "decode") as decoder,
-        ThreadPoolExecutor(min(usable_cores(), MOST_MAKERS), "make", compute_alone) as maker,
+        ThreadPoolExecutor(min(torch.get_num_threads(), MOST_MAKERS), "make", compute_alone) as maker,
         ThreadPoolExecutor(1, "finish") as finisher,
     ):
         try:
