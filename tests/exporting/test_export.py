@@ -242,3 +242,11 @@ def test_backbones(tmp_path: Path, backbone: str) -> None:
     model = UPerNet(backbone, "camvid", decoder_channels=32)
     model.apply(as_if_trained)
     assert_as_the_model(model.eval(), written(model, tmp_path, {}))
+
+
+def test_flash_internimage(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {"channels": 16, "depths": (1, 1, 2, 1), "groups": (1, 2, 4, 8)}
+    model = UPerNet("flash_internimage_l", "camvid", decoder_channels=32, backbone_options=options)
+    model.apply(as_if_trained)
+    assert_as_the_model(model.eval(), written(model, tmp_path, {}))
