@@ -7,13 +7,15 @@
 # make bench    run all benchmarks at full size and update the tables of the documents (hours)
 # make gallery  parse the photos in examples/ again for docs/gallery.md
 # make notebooks  run the notebooks again and store their outputs
-# make docs     update the generated parts of the documents
+# make docs     update the generated parts of the documents, and build the site in site/
 #
-# PYTHON    the Python (3.10 or newer) that .venv is made with
-# PIP_ARGS  more arguments for pip install, such as another index. The default torch on Linux is a CUDA build of several
-#           GB; with PIP_ARGS='--extra-index-url ADDRESS', pip may take a CPU build instead.
+# PYTHON       the Python (3.10 or newer) that .venv is made with
+# TORCH_INDEX  index to install torch from. On Linux, pip installs a CUDA build of several GB; without a GPU, take the
+#              builds for the CPU: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# PIP_ARGS     more arguments for pip install, such as another index for all packages
 
 PYTHON ?= python3
+TORCH_INDEX ?=
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +28,7 @@ BENCHMARKS := operators models breakdown peers export training memory scaling bu
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/installed
 	$(BIN)/upernet parse examples --out $(OUT)
@@ -70,13 +72,14 @@ notebooks: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/write_results.py
+	$(BIN)/python docs/build_site.py
 
 # The stamps lie inside .venv and go with it; an interrupted pip leaves none.
-$(VENV)/installed: pyproject.toml | $(BIN)/pip
+$(VENV)/installed: pyproject.toml | $(VENV)/torch
 	$(BIN)/python -m pip install $(PIP_ARGS) -e .
 	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/torch
 	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[dev]'
 	@touch $@ $(VENV)/installed
 
@@ -89,6 +92,18 @@ $(VENV)/browser: $(VENV)/installed-dev
 	        $(BIN)/playwright install chromium; \
 	    fi; \
 	} || echo "no browser could be installed; the tests of the page are skipped"
+	@touch $@
+
+# torch itself, if it comes from an index of its own
+$(VENV)/torch: | $(BIN)/pip
+ifneq ($(TORCH_INDEX),)
+	$(BIN)/python -m pip install torch torchvision --index-url $(TORCH_INDEX)
+else
+	@if [ "$$(uname)" = Linux ] && [ ! -e /proc/driver/nvidia ] && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
+	    echo "There is no NVIDIA GPU here. The build of torch for the CPU is much smaller than the default one:"; \
+	    echo "    make ... TORCH_INDEX=https://download.pytorch.org/whl/cpu"; \
+	fi
+endif
 	@touch $@
 
 $(BIN)/pip:

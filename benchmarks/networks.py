@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.side_by_side import Run
 from upernet.models import UPerNet, build_model
+from upernet.models.flash_internimage import DCNv4
 from upernet.models.internimage_blocks import DeformableConvolution
 from upernet.ops import PLAIN, use_kernel
 from upernet.ops.dcnv3.reference import ComposedDcnv3
@@ -35,6 +36,12 @@ def as_if_trained(module: nn.Module) -> None:
         for name in module.sampling:
             weight = module.get_submodule(name).get_parameter("weight")
             weight.normal_(std=weight.shape[1] ** -0.5)
+        if isinstance(module, DCNv4):
+            # masks that sum to about 1, as those of DCNv3 do: 30 layers that amplify would also amplify every rounding
+            points = module.kernel_size**2
+            for tensor, bias in ((module.offset_mask.weight, 0.0), (module.offset_mask.bias, 1.0)):
+                groups = tensor[: 3 * points * module.groups].unflatten(0, (module.groups, 3 * points))
+                groups[:, 2 * points :].add_(bias).div_(points)
     elif isinstance(module, nn.BatchNorm2d):
         module.get_buffer("running_mean").normal_(std=0.1)
         module.get_buffer("running_var").uniform_(0.5, 1.5)

@@ -25,6 +25,10 @@ LEAVES = frozenset(
     }
 )
 """Rooms that any other may import; they import only each other."""
+BOX = (96, 26)
+"""Width and height of a room in the picture."""
+FLOOR = 62
+"""Height of a floor in the picture."""
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "upernet"
 
 
@@ -88,10 +92,47 @@ def without_implied(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     }
 
 
-def graph_lines() -> list[str]:
-    """Return the graph as Mermaid code, which GitHub and most documentation tools draw; an arrow means "imports"."""
+def rooms_above_leaves() -> dict[str, set[str]]:
+    """Return the import graph without the leaves."""
     graph = import_graph()
-    rooms = {room: graph[room] - LEAVES for room in graph if room not in LEAVES and room != "__main__"}
+    return {room: graph[room] - LEAVES for room in graph if room not in LEAVES and room != "__main__"}
+
+
+def graph_svg() -> str:
+    """Return the graph as a picture in the colors of the page around it, floor by floor; an arrow means "imports"."""
+    rooms = rooms_above_leaves()
+    rows = list(reversed(floors(rooms)))
+    width, height = 640, FLOOR * len(rows)
+    center = {
+        room: (width * (column + 0.5) / len(row), FLOOR * (number + 0.5))
+        for number, row in enumerate(rows)
+        for column, room in enumerate(row)
+    }
+    lines = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Which room imports which" font-size="13" '
+        'text-anchor="middle" fill="currentColor" stroke="currentColor">',
+        '<marker id="imports" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        '<path d="M0 0 8 4 0 8z" stroke="none"/></marker>',
+    ]
+    for room, others in without_implied(rooms).items():
+        for other in sorted(others):
+            (x, y), (to_x, to_y) = center[room], center[other]
+            top, bottom = y + BOX[1] / 2, to_y - BOX[1] / 2
+            bend = (bottom - top) / 2
+            path = f"M{x:.0f} {top:.0f}C{x:.0f} {top + bend:.0f} {to_x:.0f} {bottom - bend:.0f} {to_x:.0f} {bottom:.0f}"
+            lines.append(f'<path d="{path}" fill="none" opacity="0.5" marker-end="url(#imports)"/>')
+    for room, (x, y) in center.items():
+        corner = f'x="{x - BOX[0] / 2:.0f}" y="{y - BOX[1] / 2:.0f}"'
+        lines.append(
+            f'<rect {corner} width="{BOX[0]}" height="{BOX[1]}" rx="5" style="fill: var(--md-default-bg-color)"/>'
+        )
+        lines.append(f'<text x="{x:.0f}" y="{y + 4:.0f}" stroke="none">{room}</text>')
+    return "\n".join([*lines, "</svg>"])
+
+
+def graph_lines() -> list[str]:
+    """Return the graph as Mermaid code, which forges draw; the site shows `graph_svg` in its place."""
+    rooms = rooms_above_leaves()
     lines = ["```mermaid", "graph TD"]
     for floor in reversed(floors(rooms)):
         for room in floor:

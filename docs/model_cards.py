@@ -1,5 +1,7 @@
 """The generated parts of docs/models/NAME.md: facts, data, scores, mappings of classes, failures and commands.
 
+The pages of models that others published are generated as a whole (`published`), from the recipe and `zoo.yaml`.
+
 `write_results.py` writes them between `<!-- results: PART_NAME -->` and `<!-- end of results -->`. They are made from
 the recipe of the model, the card in its checkpoint, and these files in docs/results/: `NAME.json` (scores),
 `NAME.log.jsonl` (log of the run), `NAME.card.json` (`python docs/collect_card.py`), and `ablations.json`.
@@ -12,18 +14,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from upernet.checkpoints import shipped_checkpoint
+from upernet.checkpoints import shipped_checkpoint, zoo_entry
 from upernet.checkpoints.card import METRICS
 from upernet.checkpoints.header import card_in
 from upernet.checkpoints.readme import facts as facts_of_card
 from upernet.checkpoints.readme import metrics, table
+from upernet.checkpoints.zoo import known_entry
 from upernet.recipe import Recipe, SourceSpec, TermsSpec, load_recipe
-from upernet.taxonomy import LEVELS, load_taxonomy
+from upernet.taxonomy import LEVELS, Taxonomy, load_taxonomy
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parent / "images" / "models"
 CLASS_COLUMNS = {"iou": "IoU", "accuracy": "recall", "pixels": "pixels", "top1": "top-1", "photos": "photos"}
 """Metric of a class -> heading of its column."""
+LICENSES = "[licenses](../licenses.md)"
 SPLITS = {"train": "training photos", "held_back": "held back", "test": "test photos"}
 Lines = list[str]
 
@@ -42,7 +46,7 @@ def facts(name: str) -> Lines:
     model = next(row for row in read("models.json") if row["name"] == name)
     rows = dict(facts_of_card(recipe.model, load_taxonomy(recipe.taxonomy), card, model["params"], path.stat().st_size))
     rows["license of the weights"] += ": [LICENSE-WEIGHTS](../../LICENSE-WEIGHTS)"
-    rows["use"] += " ([licenses](../licenses.md))"
+    rows["use"] += f" ({LICENSES})"
     height, width = model["macs_at"]
     rows["cost"] = f"{model['macs'] / 1e9:.0f} G multiply-adds for {height}x{width} pixels"
     return table(["", ""], list(rows.items()), left=2)
@@ -174,6 +178,61 @@ def commands(name: str) -> Lines:
     ]
 
 
+def published(name: str) -> Lines:
+    """Return the page of a model that others published: facts, scores, commands and classes."""
+    recipe, entry = load_recipe(name), known_entry(name)
+    taxonomy = load_taxonomy(recipe.taxonomy)
+    model = next(row for row in read("models.json") if row["name"] == name)
+    classes = {level: names for level, names in _classes(taxonomy).items() if level in model["levels"]}
+    height, width = model["macs_at"]
+    rows = [
+        ("license of the weights", entry.license),
+        ("use", f"{'research and non-commercial use only' if entry.research_only else 'not restricted'} ({LICENSES})"),
+        ("classes", ", ".join(f"{len(names)} of {level}" for level, names in classes.items())),
+        ("network", f"UPerNet with {recipe.model.backbone}, {recipe.model.decoder_channels} channels"),
+        ("size", f"{model['params'] / 1e6:.1f} M parameters, auxiliary head included"),
+        ("cost", f"{model['macs'] / 1e9:.0f} G multiply-adds for {height}x{width} pixels"),
+    ]
+    if recipe.parse_short_side is not None:
+        rows.append(("larger photos", f"are parsed at a short side of {recipe.parse_short_side} pixels"))
+    if entry.published:
+        crop, single, multi = entry.published.crop, model["miou_single_scale"], model["miou_multi_scale"]
+        rows.append(("trained on", f"crops of {crop[0]}x{crop[1]} pixels"))
+        rows.append(("published score", f"mIoU {single} with one scale, {multi} with six scales and mirror images"))
+    for part in entry.files:
+        hashed = f", SHA-256 `{part.sha256}`" if part.sha256 else ", without a published hash"
+        rows.append(("file", f"[{part.file}]({part.url}){hashed}"))
+    lines = [recipe.description, "", *table(["", ""], rows, left=2), "", "## Use it", "", "```sh"]
+    lines += [
+        f"upernet download {name}    # once; verified, and resumed after an interruption",
+        f"upernet parse photo.jpg --model {name}",
+        f"upernet bench {name} --explain    # the speed here; needs no download",
+    ]
+    if recipe.training is not None:
+        lines.append(f"upernet evaluate {name} --data DIR")
+        lines.append(f"upernet train {name} --data DIR --out run/")
+    lines += ["```", "", "```python", "import upernet", "", f'parser = upernet.load("{name}")', "```", ""]
+    lines += ["## Classes", ""]
+    for level, names in classes.items():
+        lines += [f"**{level}** ({len(names)}): {', '.join(names)}.".replace("_", " "), ""]
+    return lines[:-1]
+
+
+def all_models() -> Lines:
+    """Return a table of all models with weights: bundled ones, and those that others published."""
+    rows: list[list[str]] = []
+    for model in sorted(read("models.json"), key=lambda row: (not row["shipped"], row["params"])):
+        name = model["name"]
+        if not model["shipped"] and zoo_entry(name) is None:
+            continue
+        score = "-" if model["miou_single_scale"] is None else f"{model['miou_single_scale']}"
+        weights = "bundled" if model["shipped"] else "published"
+        rows.append(
+            [f"[{name}]({name}.md)", ", ".join(model["levels"]), weights, score, f"{model['params'] / 1e6:.1f} M"]
+        )
+    return table(["model", "levels", "weights", "mIoU on ADE20K", "parameters"], rows, left=3)
+
+
 PARTS = {
     "facts": facts,
     "data": data,
@@ -183,13 +242,17 @@ PARTS = {
     "failures": failures,
     "commands": commands,
 }
-"""Part of a card -> function that returns its lines for a model."""
+"""Part of the card of a bundled model -> function that returns its lines for a model."""
 
 
 def part(block: str) -> Lines:
     """Return the lines of a block `PART_NAME`."""
     kind, _, name = block.partition("_")
-    return PARTS[kind](name)
+    return published(name) if kind == "published" else PARTS[kind](name)
+
+
+def _classes(taxonomy: Taxonomy) -> dict[str, list[str]]:
+    return {name: list(level.names[level.background :]) for name, level in taxonomy.levels.items()}
 
 
 def _stages(recipe: Recipe) -> Sequence[Any]:

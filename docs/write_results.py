@@ -21,6 +21,7 @@ import model_cards
 import recipe_reference
 from model_cards import metrics
 
+from upernet.checkpoints import shipped_checkpoint
 from upernet.evaluation import EvaluationResult
 from upernet.evaluation.benchmark import benchmark_rows, metric_lines
 from upernet.evaluation.report import readable_metric
@@ -39,6 +40,35 @@ TABLE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", r
 def read(name: str) -> Any:
     """Read the file `name`.json in docs/results/."""
     return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def highlights(docs: str) -> list[str]:
+    """Return three numbers that say what the package is worth, as a table.
+
+    Args:
+        docs: Path of docs/ from the page, with a slash at its end.
+    """
+    speed = read("benchmarks/models")["rows"]["T at 512"]
+    official, fast = (benchmark_tables.duration(speed["seconds"][way]["median"]) for way in ("official", "fast"))
+    same = speed["agreement"]["fast"]["argmax_agreement"]
+    levels = load_recipe("everyday").load_taxonomy().levels
+    classes = sum(level.num_classes - level.background for level in levels.values())
+    weights = shipped_checkpoint("everyday")
+    assert weights is not None
+    minutes, miou, photos = own_masks_numbers()
+    heads = (
+        f"{classes} classes in {weights.stat().st_size / 1e6:.1f} MB",
+        f"{speed['ratio']['fast']:.1f} times as fast",
+        f"{minutes:.0f} minutes of training",
+    )
+    texts = (
+        f"The bundled model labels {', '.join(levels)} ([card]({docs}models/everyday.md)).",
+        f"InternImage-T at 512 x 512 takes {fast} on two CPU threads, and {official} in the official way; "
+        f"{100 * same:.1f} % of the pixels get the same class ([measured]({docs}performance.md)).",
+        f"On {photos} masks of street scenes, two CPU cores reach a mIoU of {miou:.2f} on photos held back "
+        f"([how]({docs}own_masks.md#what-to-expect)).",
+    )
+    return [f"| {' | '.join(heads)} |", "| --- | --- | --- |", f"| {' | '.join(texts)} |"]
 
 
 def summary() -> list[str]:
@@ -95,10 +125,23 @@ def texture_pixels() -> list[str]:
     return lines
 
 
+def own_masks_log() -> list[dict[str, Any]]:
+    """Return the iterations of training with the recipe of `upernet init` for the frames of CamVid."""
+    lines = (ROOT / "docs" / "results" / "own_masks.log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if "seconds" in record]
+
+
+def own_masks_numbers() -> tuple[float, float, int]:
+    """Return minutes, mIoU and number of training photos of the training with the recipe of `upernet init`."""
+    minutes = sum(record["seconds"] for record in own_masks_log()) / 60
+    held_back = sum(read("own_masks")["photos"].values())
+    annotated = read("camvid.card")["photos"]["camvid"]["train"]
+    return minutes, read("own_masks")["object"]["miou"], annotated - held_back
+
+
 def own_masks() -> list[str]:
     """Return the result of fifteen minutes of training with the recipe of `upernet init` for the frames of CamVid."""
-    lines = (ROOT / "docs" / "results" / "own_masks.log.jsonl").read_text(encoding="utf-8").splitlines()
-    log = [record for record in map(json.loads, lines) if "seconds" in record]
+    log = own_masks_log()
     minutes = sum(record["seconds"] for record in log) / 60
     scores, photos = read("own_masks")["object"], sum(read("own_masks")["photos"].values())
     classes = [
@@ -140,6 +183,8 @@ def update(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         pages = {
+            "highlights": lambda: highlights(""),
+            "highlights_readme": lambda: highlights("docs/"),
             "summary": summary,
             "upp_benchmark": upp_benchmark,
             "texture_pixels": texture_pixels,
@@ -148,6 +193,7 @@ def update(text: str) -> str:
             "ade20k_flash": lambda: ade20k("flash_internimage"),
             "own_masks": own_masks,
             "internimage_t_camvid": internimage_t_camvid,
+            "all_models": model_cards.all_models,
             "import_graph": import_graph.graph_lines,
             "recipe_reference": recipe_reference.reference_lines,
             **benchmark_tables.TABLES,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import deform_conv2d
 
 from upernet.ops import dcnv3, upsample_conv3x3, use_kernel
 
@@ -119,9 +120,33 @@ def test_peers_that_are_installed(run: Any):
 
 @pytest.mark.slow
 def test_exported_networks(run: Any):
-    for row in run("export")["rows"].values():
-        assert_compared(row, "official", "fast", "ONNX Runtime", "OpenVINO", "ONNX Runtime, published decoder")
+    rows = run("export")["rows"].values()
+    for row, variant in zip(rows, ("published decoder", "DeformConv"), strict=True):
+        assert_compared(row, "official", "fast", f"ONNX Runtime, {variant}", f"OpenVINO, {variant}")
         assert all(values["relative_error"] < 1e-4 for values in row["agreement"].values())
+
+
+def test_openvino_reads_deform_conv(tmp_path: Path):
+    """The reference is torchvision's, and the maps are longer than wide, with strides and offsets beyond the edges."""
+    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    from benchmarks.export import read_deform_conv
+
+    names = {"x": [1, 4, 9, 6], "weight": [4, 1, 3, 3], "offset": [1, 36, 5, 3], "mask": [1, 18, 5, 3]}
+    values = {name: torch.randn(shape) for name, shape in names.items()}
+    values["offset"] *= 3
+    node = onnx.helper.make_node(
+        "DeformConv", ["x", "weight", "offset", "", "mask"], ["y"],
+        kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], dilations=[1, 1], group=4, offset_group=2,
+    )  # fmt: skip
+    infos = [
+        onnx.helper.make_tensor_value_info(name, 1, shape) for name, shape in (names | {"y": [1, 4, 5, 3]}).items()
+    ]
+    graph = onnx.helper.make_graph([node], "graph", infos[:-1], infos[-1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), tmp_path / "a.onnx")
+    compiled = openvino.Core().compile_model(read_deform_conv(tmp_path / "a.onnx"), "CPU")
+    found = torch.as_tensor(compiled({name: value.numpy() for name, value in values.items()})[0])
+    expected = deform_conv2d(values["x"], values["offset"], values["weight"], None, 2, 1, 1, values["mask"])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upernet import decoding
 from upernet.decoding import Prediction, image_scores, label_maps, parts_within_owners, predict, resized_prediction
+from upernet.ops import use_kernel
+from upernet.ops.upsampled import reference
 from upernet.taxonomy import PartGroup
 
 PERSON, DOG = 2, 3
@@ -24,8 +25,8 @@ side = st.integers(1, 40)
 @settings(max_examples=40, deadline=None)
 def test_strips_equal_upsampling_everything_at_once(parsed: tuple[int, int], size: tuple[int, int], strip: int) -> None:
     logits = torch.randn(5, -(-parsed[0] // 32) * 8, -(-parsed[1] // 32) * 8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "STRIP_VALUES", strip)
+    with pytest.MonkeyPatch.context() as patch, use_kernel(upsampled_labels="torch"):
+        patch.setattr(reference, "STRIP_VALUES", strip)
         labels, confidence = label_maps({"object": logits}, parsed, size)["object"]
     assert labels.shape == confidence.shape == size
     assert labels.dtype == np.int16 and confidence.dtype == np.float32

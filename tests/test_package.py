@@ -52,6 +52,8 @@ ROOMS = [
     "exporting",
     "training",
     "scaffold",
+    "doctor",
+    "serving",
     "cli",
     "__main__",
 ]
@@ -101,8 +103,8 @@ def test_no_file_of_the_package_is_large():
 @pytest.mark.slow
 @pytest.mark.process
 def test_wheel_contains_code_and_data(tmp_path: Path):
-    if find_spec("hatchling") is None:
-        pytest.skip("hatchling is not installed")
+    if find_spec("hatchling") is None or find_spec("hatch_fancy_pypi_readme") is None:
+        pytest.skip("hatchling or hatch-fancy-pypi-readme is not installed")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("upernet-*.whl")
@@ -117,6 +119,12 @@ def test_wheel_contains_code_and_data(tmp_path: Path):
     assert {name.rpartition("/")[2] for name in names if "/licenses/" in name} == {"LICENSE", "LICENSE-WEIGHTS"}
     assert "License-Expression: Apache-2.0 AND LicenseRef-upernet-weights" in metadata
     assert "Programming Language :: Python :: 3.12" in metadata and "Project-URL: " in metadata
+    description = metadata.partition("\n\n")[2]
+    assert "One photo in; its scene" in description and "make demo" in description
+    links = re.findall(r"\]\(([^)]+)\)", description)
+    assert links and all(link.startswith("https://") for link in links), (
+        "a package index has no files of the repository"
+    )
     recipes = re.findall(
         r"upernet (?:train|evaluate) (\S*internimage_t_camvid\S*)", (ROOT / "docs/ade20k.md").read_text()
     )
@@ -126,8 +134,8 @@ def test_wheel_contains_code_and_data(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.process
 def test_source_distribution_contains_both_licenses(tmp_path: Path):
-    if find_spec("hatchling") is None:
-        pytest.skip("hatchling is not installed")
+    if find_spec("hatchling") is None or find_spec("hatch_fancy_pypi_readme") is None:
+        pytest.skip("hatchling or hatch-fancy-pypi-readme is not installed")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (archive,) = tmp_path.glob("upernet-*.tar.gz")

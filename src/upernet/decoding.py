@@ -20,13 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from upernet.ops import resize
+from upernet.ops import Axis, OwnedChannels, resize, upsampled_labels
+from upernet.ops.upsampled.reference import interpolate, most_probable
 from upernet.taxonomy import LEVEL_KINDS, PartGroup
 
 STRIDE = 4
 """Photo pixels per logit, in height and in width."""
 STRIP_VALUES = 1_000_000
-"""Upper limit of the logits of one level that `label_maps` holds at photo size."""
+"""Upper limit of the logits of one level that exist at photo size at a time."""
 CHANNELS_PER_STEP = 16
 """Number of channels that `resized_channels` resizes at a time."""
 
@@ -77,12 +78,6 @@ class Prediction(NamedTuple):
     """float32 softmax probabilities of the labels, in 0..1."""
 
 
-def most_probable(logits: Tensor) -> Prediction:
-    """Return the labels of the largest of K x ... logits, and their softmax probabilities."""
-    largest, labels = logits.max(dim=0)
-    return Prediction(labels, 1 / (logits - largest).exp_().sum(dim=0))
-
-
 def parts_within_owners(
     logits: Logits,
     owners: Prediction,
@@ -104,9 +99,9 @@ def parts_within_owners(
     for group in part_groups:
         owned = owners.labels == group.owner
         if owned.any():
-            local = most_probable(resample(logits[group.channels])[:, owned])
-            labels[owned] = torch.tensor(group.parts, device=labels.device)[local.labels]
-            confidence[owned] = local.confidence
+            local, probability = most_probable(resample(logits[group.channels])[:, owned])
+            labels[owned] = torch.tensor(group.parts, device=labels.device)[local]
+            confidence[owned] = probability
     return Prediction(labels, confidence)
 
 
@@ -125,7 +120,7 @@ def predict(
     found: dict[str, Prediction] = {}
     for level, values in logits.items():
         if LEVEL_KINDS[level].owned_by is None:
-            found[level] = most_probable(resample(values))
+            found[level] = Prediction(*most_probable(resample(values)))
     for level, values in logits.items():
         if owner := LEVEL_KINDS[level].owned_by:
             found[level] = parts_within_owners(values, found[owner], part_groups, resample)
@@ -138,7 +133,7 @@ def label_maps(
 ) -> dict[str, LabelsAndConfidence]:
     """Return the most probable label of each pixel and its probability, at photo size.
 
-    The logits are resized once, bilinearly, in strips of rows, so that no map of all classes exists at photo size.
+    The logits are resized once, bilinearly, and no map of all classes exists at photo size.
     Logits that belong to padding are left out of account.
 
     Args:
@@ -152,12 +147,36 @@ def label_maps(
     Returns:
         level -> (int16 H x W labels, float32 H x W probabilities in 0..1).
     """
-    height, width = size
     maps: dict[str, LabelsAndConfidence] = {
         level: (np.zeros(size, np.int16), np.zeros(size, np.float32)) for level in logits
     }
-    most_channels = max(values.shape[0] for values in logits.values())
-    strip = max(1, STRIP_VALUES // (most_channels * width))
+    if any(isinstance(values, Passes) for values in logits.values()):
+        _label_strips(logits, parsed_size, size, part_groups, maps)
+        return maps
+    tensors = {level: tuple(map(torch.as_tensor, found)) for level, found in maps.items()}
+    for level in sorted(logits, key=lambda level: LEVEL_KINDS[level].owned_by is not None):
+        values, (labels, confidence), owners, groups = logits[level], tensors[level], None, ()
+        assert isinstance(values, Tensor)
+        if owner := LEVEL_KINDS[level].owned_by:
+            owners, groups = tensors[owner][0], part_groups
+            confidence.copy_(tensors[owner][1])
+        rows = Axis(*interpolation(slice(0, size[0]), values.shape[1], parsed_size[0], size[0]))
+        columns = Axis(*interpolation(slice(0, size[1]), values.shape[2], parsed_size[1], size[1]))
+        owned = [OwnedChannels(group.owner, group.start, group.parts) for group in groups]
+        upsampled_labels(values, rows, columns, labels, confidence, owners, owned)
+    return maps
+
+
+def _label_strips(
+    logits: Mapping[str, Logits],
+    parsed_size: Size,
+    size: Size,
+    part_groups: Sequence[PartGroup],
+    maps: Mapping[str, LabelsAndConfidence],
+) -> None:
+    """Fill label maps in strips of rows, so that the logits of all classes exist for one strip at a time."""
+    height, width = size
+    strip = max(1, STRIP_VALUES // (max(values.shape[0] for values in logits.values()) * width))
     for top in range(0, height, strip):
         rows = slice(top, min(top + strip, height))
         resample = partial(_resize_rows, rows=rows, parsed_size=parsed_size, size=size)
@@ -165,7 +184,6 @@ def label_maps(
             labels, confidence = maps[level]
             labels[rows] = prediction.labels.numpy()
             confidence[rows] = prediction.confidence.numpy()
-    return maps
 
 
 @torch.inference_mode()
@@ -201,7 +219,7 @@ def class_probabilities(
         if owner is None:
             result[:, rows] = values.softmax(dim=0).numpy()
             continue
-        owners = most_probable(_resize_rows(logits[owner], rows, parsed_size, size))
+        owners = Prediction(*most_probable(_resize_rows(logits[owner], rows, parsed_size, size)))
         result[0, rows] = owners.confidence.numpy()
         for group in part_groups:
             owned = owners.labels == group.owner
@@ -289,17 +307,13 @@ def _resize_rows(logits: Logits, rows: slice, parsed_size: Size, size: Size) -> 
     """
     if isinstance(logits, Passes):
         return logits.log_mean(lambda single: _resize_rows(single, rows, _covered(single), size))
-    upper, lower, row_weight = interpolation(rows, logits.shape[1], parsed_size[0], size[0])
-    left, right, column_weight = interpolation(slice(0, size[1]), logits.shape[2], parsed_size[1], size[1])
-    first, last = int(upper[0]), int(lower[-1])
-    logit_rows = logits[:, first : last + 1]
-    widened = torch.lerp(logit_rows.index_select(2, left), logit_rows.index_select(2, right), column_weight)
-    # A matrix product interpolates the rows several times faster than gathering them.
-    weights = torch.zeros(len(upper), last + 1 - first)
-    row_index = torch.arange(len(upper))
-    weights[row_index, lower - first] = row_weight
-    weights[row_index, upper - first] += 1 - row_weight
-    return torch.matmul(weights, widened)
+    axes = (
+        Axis(*interpolation(pixels, length, parsed, full))
+        for pixels, length, parsed, full in zip(
+            (rows, slice(0, size[1])), logits.shape[1:], parsed_size, size, strict=True
+        )
+    )
+    return interpolate(logits, *axes)
 
 
 def _covered(logits: Tensor) -> Size:

@@ -7,18 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.color_checkpoint import save_color_recipe
+from helpers.color_runs import SOURCES, save_color_data
 from helpers.command_line import Run
 from PIL import Image
 
 
 @pytest.mark.slow
-def test_a_model_is_exported_and_parses(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_model_is_exported_scored_and_parses(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     out, report = tmp_path / "colors.pt2", tmp_path / "report.json"
-    result = run("export", checkpoint, "--to", "torch", "--out", out, "--json", report)
+    save_color_data(tmp_path / "data")
+    save_color_recipe(tmp_path / "recipe.yaml", SOURCES)
+    scoring = ("--data", tmp_path / "data", "--recipe", tmp_path / "recipe.yaml")
+    result = run("export", checkpoint, "--to", "torch", "--out", out, "--json", report, *scoring)
     assert result.status == 0, result.stderr
     assert f"wrote {out}" in result.stdout and "object: differs from the model by" in result.stdout
     written = json.loads(report.read_text())
     assert written["format"] == "torch" and written["files"] == [str(out)] and written["errors"]["object"] <= 1e-4
+    miou = (0.75 + 0.75 + 0) / 3  # the first, second and third photo are right in all, 3/4 and half of their rows
+    assert written["scores"]["object"] == pytest.approx({"before": miou, "after": miou}, abs=0.02)
+    assert written["scores"]["scene"] == {"before": 1.0, "after": 1.0}
 
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)).save(photo)
@@ -38,6 +46,25 @@ def test_the_default_file_is_named_after_the_model(run: Run, checkpoint: Path, t
         patch.chdir(tmp_path)
         result = run("export", checkpoint)
     assert result.status == 2 and "colors.onnx: exists already" in result.stderr and taken.read_text() == "mine"
+
+
+@pytest.mark.parametrize("model", ["model-1.5", ".", "{folder}/model-1.5"])
+def test_the_default_file_is_named_after_the_folder(run: Run, checkpoint: Path, tmp_path: Path, model: str) -> None:
+    folder = tmp_path / "model-1.5"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(checkpoint.read_bytes())
+    place = folder if model == "." else tmp_path
+    taken = place / "model-1.5.onnx"
+    taken.write_text("mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        result = run("export", model.format(folder=tmp_path))
+    assert result.status == 2 and "model-1.5.onnx: exists already" in result.stderr and taken.read_text() == "mine"
+
+
+def test_an_empty_name(run: Run) -> None:
+    result = run("export", "")
+    assert result.status == 2 and result.stderr.startswith("upernet: unknown model ''")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.exports import CARD
 
 from benchmarks.networks import as_if_trained
 from upernet import UPerNet
@@ -11,14 +12,11 @@ from upernet.checkpoints import save_checkpoint
 from upernet.models.familiarity import Familiarity
 from upernet.taxonomy import Taxonomy
 
-TINY = {"backbone_options": {"channels": 16, "depths": (1, 1, 2, 1), "groups": (1, 2, 4, 8)}, "decoder_channels": 32}
-
 
 @pytest.fixture(scope="session")
-def tiny() -> UPerNet:
-    """Return a small InternImage with two levels, one of them with parts."""
-    torch.manual_seed(0)
-    taxonomy = Taxonomy.from_dict(
+def rooms() -> Taxonomy:
+    """Return a taxonomy with three levels, one of them with parts."""
+    return Taxonomy.from_dict(
         {
             "name": "rooms",
             "description": "A scene, objects and parts.",
@@ -33,9 +31,15 @@ def tiny() -> UPerNet:
             },
         }
     )
-    model = UPerNet("internimage_t", taxonomy, **TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny(rooms: Taxonomy) -> UPerNet:
+    """Return InternImage-T with one block in each stage, because all blocks are alike, and a familiarity."""
+    torch.manual_seed(0)
+    model = UPerNet("internimage_t", rooms, backbone_options={"depths": (1, 1, 1, 1)}, decoder_channels=32)
     model.apply(as_if_trained)
-    model.familiarity = familiarity = Familiarity(2 * (16 + 32), components=4, sources=2, photos=50)
+    model.familiarity = familiarity = Familiarity(2 * (64 + 128), components=4, sources=2, photos=50)
     familiarity.projection.normal_(std=0.2)
     familiarity.centers.normal_()
     familiarity.whitening.copy_(torch.eye(4))
@@ -44,9 +48,27 @@ def tiny() -> UPerNet:
 
 
 @pytest.fixture(scope="session")
+def small(rooms: Taxonomy) -> UPerNet:
+    """Return a network of convolutions alone."""
+    torch.manual_seed(0)
+    model = UPerNet("test_resnet", rooms, decoder_channels=16, pool_scales=())
+    model.apply(as_if_trained)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def smallest(rooms: Taxonomy) -> UPerNet:
+    """Return one that says what the scene is, without a decoder, and that is exported in a few seconds."""
+    torch.manual_seed(0)
+    scenes = Taxonomy.from_dict(rooms.to_dict() | {"levels": {"scene": rooms.to_dict()["levels"]["scene"]}})
+    model = UPerNet("test_resnet", scenes, decoder_channels=16, pool_scales=())
+    model.apply(as_if_trained)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
 def tiny_file(tiny: UPerNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a checkpoint of `tiny`."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    card = {"name": "tiny", "short_side": 96, "thresholds": {"object": 0.3}, "temperatures": {"object": 1.5}}
-    save_checkpoint(path, tiny, card)
+    save_checkpoint(path, tiny, CARD)
     return path

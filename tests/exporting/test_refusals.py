@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from helpers.full_disk import file_size_limit, needs_file_size_limit
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 import upernet
 from upernet import UPerNet, UpernetError
 from upernet.checkpoints import load_checkpoint
 from upernet.exporting import checking
+from upernet.exporting.formats import OPSET, save_openvino, write_onnx, write_torch
 from upernet.exporting.graph import Graph, trace
+from upernet.files import atomic_files
 from upernet.inference.runtimes import load_exported
 from upernet.inference.torch_programs import refuse_code
 
@@ -32,7 +41,7 @@ from upernet.inference.torch_programs import refuse_code
         ("a.onnx", {"to": "tflite"}, "format 'tflite' is unknown; choose onnx, openvino, torch."),
         ("a.pt2", {"opset": 20}, "--to torch has no opset; leave it out"),
         ("a.pt2", {"dcnv3": "deformconv"}, "--to torch has no deformconv"),
-        ("a.xml", {"dcnv3": "deformconv"}, "OpenVINO has no DeformConv; choose --dcnv3 gridsample"),
+        ("a.xml", {"dcnv3": "deformconv"}, "--to openvino has no deformconv; choose --dcnv3 gridsample"),
         ("a.pt2", {"precision": "int8"}, "--to torch has no int8"),
         ("a.onnx", {"precision": "int8"}, "give a folder with --calibration."),
         ("a.onnx", {"calibration": "photos"}, "fp32 needs no photos; leave --calibration out"),
@@ -56,11 +65,64 @@ def test_a_folder_without_photos_cannot_calibrate(tiny: UPerNet, tmp_path: Path)
         upernet.export(tiny, tmp_path / "a.onnx", precision="int8", calibration=tmp_path / "photos")
 
 
-def test_files_are_not_overwritten_unless_asked(tiny: UPerNet, tmp_path: Path) -> None:
-    (tmp_path / "a.onnx").write_text("mine")
-    with pytest.raises(UpernetError, match="exists already; choose another name, or use --force"):
-        upernet.export(tiny, tmp_path / "a.onnx")
-    assert (tmp_path / "a.onnx").read_text() == "mine"
+@pytest.mark.parametrize(
+    ("file", "taken"), [("a.onnx", "a.onnx"), ("a.onnx", "a.onnx.data"), ("a.xml", "a.xml"), ("a.xml", "a.bin")]
+)
+def test_files_are_not_overwritten_unless_asked(tiny: UPerNet, tmp_path: Path, file: str, taken: str) -> None:
+    (tmp_path / taken).write_text("mine")
+    with pytest.raises(UpernetError, match=f"{taken}: exists already; choose another name, or use --force"):
+        upernet.export(tiny, tmp_path / file)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(taken, "mine")]
+
+
+def test_a_model_does_not_overwrite_itself(tiny_file: Path, tmp_path: Path) -> None:
+    """The weights of a.xml are in a.bin, and some checkpoints end with .bin."""
+    checkpoint = tmp_path / "a.bin"
+    checkpoint.write_bytes(tiny_file.read_bytes())
+    with pytest.raises(UpernetError, match=r"a\.xml: a\.bin would overwrite the model itself; choose another name"):
+        upernet.export(checkpoint, tmp_path / "a.xml", force=True)
+    assert checkpoint.read_bytes() == tiny_file.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_file_that_appears_meanwhile_is_not_overwritten(smallest: UPerNet, tmp_path: Path) -> None:
+    out = tmp_path / "a.pt2"
+    model = copy.deepcopy(smallest)
+    model.backbone.register_forward_hook(lambda *_: out.write_text("of another process") and None)
+    with pytest.raises(UpernetError, match="exists already; choose another name"):
+        upernet.export(model, out, verify=False)
+    assert out.read_text() == "of another process" and [file.name for file in tmp_path.iterdir()] == ["a.pt2"]
+
+
+@pytest.fixture(scope="module")
+def traced(smallest: UPerNet) -> ExportedProgram:
+    return trace(Graph(smallest, "logits"))
+
+
+@pytest.mark.slow
+@needs_file_size_limit
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_full_disk_changes_nothing(traced: ExportedProgram, smallest: UPerNet, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"a{suffix}"
+    out.write_text("mine")
+    writers: dict[str, Callable[[Path], None]] = {
+        ".onnx": lambda path: write_onnx(traced, path, Graph(smallest, "logits").names, "{}", OPSET),
+        ".xml": lambda path: save_openvino(constants(50_000), path, "{}"),
+        ".pt2": lambda path: write_torch(traced, path, "{}"),
+    }
+    refused = pytest.raises(UpernetError, match=r"writing failed \(.*\); nothing was changed")
+    with refused, atomic_files(out) as path, file_size_limit(100_000):
+        writers[suffix](path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(out.name, "mine")]
+
+
+def constants(count: int) -> Any:
+    """Return a network of OpenVINO that adds as many numbers."""
+    import openvino
+    from openvino import opset13
+
+    image = opset13.parameter([count], np.float32, name="image")
+    return openvino.Model([opset13.add(image, np.arange(count, dtype=np.float32))], [image])
 
 
 @pytest.mark.parametrize(("suffix", "package"), [(".onnx", "onnxruntime"), (".xml", "openvino")])
@@ -84,12 +146,12 @@ def test_missing_packages_are_reported_before_the_network_is_traced(
 
 @pytest.mark.slow
 def test_a_file_that_differs_from_the_model_is_not_written(
-    monkeypatch: pytest.MonkeyPatch, tiny: UPerNet, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, smallest: UPerNet, tmp_path: Path
 ) -> None:
     (tmp_path / "a.pt2").write_text("mine")
     monkeypatch.setattr(checking, "TOLERANCE", 0.0)
     with pytest.raises(UpernetError, match=r"differs from the model by .* of the logits' spread, more than"):
-        upernet.export(tiny, tmp_path / "a.pt2", force=True)
+        upernet.export(smallest, tmp_path / "a.pt2", force=True)
     assert (tmp_path / "a.pt2").read_text() == "mine"
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt2"]
 
@@ -122,9 +184,8 @@ def a_branch(x: Tensor) -> Tensor:
         (a_branch, "torch.export cannot trace it for images of all sizes"),
     ],
 )
-def test_networks_without_an_export(step: Callable[[Tensor], Tensor], message: str) -> None:
-    model = UPerNet("efficientnet_lite0", classes=3, decoder_channels=16).eval()
-    graph = Graph(model, "logits")
+def test_networks_without_an_export(smallest: UPerNet, step: Callable[[Tensor], Tensor], message: str) -> None:
+    graph = Graph(smallest, "logits")
     graph.network.backbone = Wrapped(graph.network.backbone, step)
     with pytest.raises(UpernetError, match=message):
         trace(graph)
@@ -167,6 +228,8 @@ def an_onnx_file(path: Path, description: str | None) -> Path:
         ("{", "its description of the network is not valid"),
         ('{"format": 7}', "upgrade upernet"),
         ('{"format": 1, "output": "x", "outputs": []}', "its description of the network is not valid"),
+        ("[1]", "its description of the network is not valid"),
+        ("[" * 100_000, "its description of the network is not valid"),
     ],
 )
 def test_networks_of_other_programs(tmp_path: Path, description: str | None, message: str) -> None:
@@ -187,6 +250,19 @@ def described(**changes: object) -> str:
         "dcnv3": "gridsample",
     }
     return json.dumps(content | changes)
+
+
+@pytest.mark.parametrize("outputs", [[], ["object", "object"], ["object", "part"], ["familiarity"], 7])
+def test_outputs_that_are_not_those_of_the_levels(tmp_path: Path, outputs: object) -> None:
+    with pytest.raises(UpernetError, match="its description of the network is not valid"):
+        load_exported(an_onnx_file(tmp_path / "a.onnx", described(outputs=outputs)))
+
+
+def test_logits_that_do_not_fit_the_classes(tmp_path: Path) -> None:
+    """The graph returns its input, which has 3 channels of uint8; the file describes 2 classes."""
+    network = load_exported(an_onnx_file(tmp_path / "a.onnx", described()))
+    with pytest.raises(UpernetError, match="object is 1 x 3 x 8 x 8 of uint8, which does not fit the classes"):
+        network(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
 def test_a_size_that_the_graph_cannot_take(tmp_path: Path) -> None:
@@ -276,3 +352,67 @@ def test_members_of_other_kinds_are_refused(program: Path, tmp_path: Path) -> No
         archive.writestr("a/data/aotinductor/model/model.so", b"\x7fELF")
     with pytest.raises(UpernetError, match="a member"):
         load_exported(path)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None)
+@given(places=st.lists(st.integers(-2000, 2**20), max_size=4), bits=st.integers(1, 255), cut=st.integers(0, 2000))
+def test_damaged_programs(
+    tmp_path_factory: pytest.TempPathFactory, program: Path, places: list[int], bits: int, cut: int
+) -> None:
+    """The last bytes are the directory of the archive."""
+    content = bytearray(program.read_bytes())
+    for place in places:
+        content[place % len(content)] ^= bits
+    path = tmp_path_factory.getbasetemp() / "damaged.pt2"
+    path.write_bytes(content[:-cut] if cut < 1000 else content)
+    with suppress(UpernetError):
+        refuse_code(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("compression", "flags", "reason"),
+    [
+        (zipfile.ZIP_STORED, 1, "is compressed or encrypted"),
+        (zipfile.ZIP_DEFLATED, 0, "is compressed or encrypted"),
+        (99, 0, "is compressed or encrypted"),
+    ],
+)
+def test_members_that_torch_does_not_write(
+    program: Path, tmp_path: Path, compression: int, flags: int, reason: str
+) -> None:
+    """The central directory says how a member is stored: at bytes 8 (flags) and 10 (compression) of its entry."""
+    content = bytearray(program.read_bytes())
+    with zipfile.ZipFile(program) as archive:
+        entry = archive.start_dir
+    content[entry + 8] |= flags
+    content[entry + 10] = compression
+    path = tmp_path / "b.pt2"
+    path.write_bytes(content)
+    with pytest.raises(UpernetError, match=rf"not a readable torch.export file \(.*{reason}\); export the model again"):
+        load_exported(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["[]", "7", '{"config": []}', '{"config": {"a": 1}}', "[" * 100_000])
+@pytest.mark.parametrize("member", ["model.json", "weights_config.json"])
+def test_members_with_other_json(program: Path, tmp_path: Path, member: str, text: str) -> None:
+    path = changed(program, tmp_path / "b.pt2", member, lambda _: text)
+    with pytest.raises(UpernetError, match=r"export the model again\.$") as error:
+        load_exported(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_damaged_weights(program: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Torch finds them, and would write the traceback of its own error to the standard error stream."""
+    path = tmp_path / "b.pt2"
+    with zipfile.ZipFile(program) as archive:
+        weights = next(info for info in archive.infolist() if "weights/weight_" in info.filename)
+        content = archive.read(weights)
+    assert program.read_bytes().count(content) == 1
+    path.write_bytes(program.read_bytes().replace(content, bytes(len(content))))
+    with pytest.raises(UpernetError, match=r"torch cannot load it \(.*\); export the model again"):
+        load_exported(path)
+    assert capfd.readouterr() == ("", "")

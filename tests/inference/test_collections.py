@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -386,3 +387,49 @@ def test_one_shard_counts_as_several_photos(tmp_path: Path) -> None:
     shard = shard_of(tmp_path / "0.tar")
     assert FoundPhotos([shard], [], Counter()).several
     assert not find_photos([write_shard(tmp_path / "0.png", [])]).several
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="file names are Unicode there")
+def test_names_that_are_no_text(parser: Parser, tmp_path: Path, out: Path) -> None:
+    (tmp_path / "in").mkdir()
+    photo = os.fsencode(tmp_path / "in") + b"/caf\xe9.png"
+    with open(photo, "wb") as file:
+        file.write(png())
+    other = tmp_path / "in" / "other.png"
+    other.write_bytes(png())
+    assert run(parser, tmp_path / "in") == "dd"
+    assert run(parser, tmp_path / "in") == "ee"
+    assert len((out / "summary.csv").read_text("utf-8").splitlines()) == 3
+
+
+def test_photos_with_the_names_of_our_files(parser: Parser, tmp_path: Path, out: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("summary.csv", "coco.json", "Manifest.jsonl"):
+        (tmp_path / "in" / f"{name}.png").write_bytes(png())
+    assert run(parser, tmp_path / "in", what=("json", "coco")) == "ddd"
+    assert (out / "summary.csv").is_file() and (out / "coco.json").is_file() and (out / MANIFEST_FILE).is_file()
+    assert {folder.name for folder in out.iterdir() if folder.is_dir()} == {
+        "summary.csv-2",
+        "coco.json-2",
+        "Manifest.jsonl-2",
+    }
+
+
+def test_addresses_with_long_names(parser: Parser) -> None:
+    first, second = ("memory://long/" + 300 * letter + ".png" for letter in "xä")
+    for address in (first, second):
+        fsspec.filesystem("memory").pipe(address, png())
+    assert run(parser, first, second) == "dd"
+    assert run(parser, first, second) == "ee"
+
+
+@needs_file_size_limit
+def test_a_failed_line_of_the_manifest_leaves_no_trace(tmp_path: Path) -> None:
+    with Manifest(tmp_path) as manifest:
+        manifest.add(Record("a", "a", "1", "s"))
+        content = manifest.path.read_bytes()
+        with file_size_limit(len(content) + 10), pytest.raises(UpernetError, match="cannot be written"):
+            manifest.add(Record("b", "b", "1", "s"))
+        assert manifest.path.read_bytes() == content
+        manifest.add(Record("b", "b", "1", "s"))
+        assert set(manifest.known()) == {"a", "b"}

@@ -17,6 +17,7 @@ from upernet.inference import Parser
 from upernet.inference.photos import check_what, make_output_folder, parse_photos
 from upernet.inference.planning import Finished
 from upernet.inference.sources import find_photos, left_out
+from upernet.ops import recorded_decisions, use_kernel
 
 
 @pytest.fixture
@@ -164,3 +165,23 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UpernetError, match="cannot be written"):
         make_output_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/parses", "GS://bucket", "https://example.org/a", "memory:///a"])
+def test_results_are_not_saved_at_addresses(
+    address: str, parser: Parser, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UpernetError, match="results are saved on the disk only; choose a folder, and copy it there"):
+        make_output_folder(Path(address))
+    with pytest.raises(UpernetError, match="^" + address.replace("///", "//")):
+        parser(photos[0]).save(address)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    make_output_folder(tmp_path / "a:" / "b")
+
+
+def test_label_maps_are_made_with_the_kernels_that_the_caller_asks_for(parser: Parser, photos: list[Path]) -> None:
+    with recorded_decisions() as decisions, use_kernel(upsampled_labels="torch"):
+        parses = list(parser.stream(photos[::2]))
+    own = [decision for decision in decisions if decision.operator == "upsampled_labels"]
+    assert len(own) >= len(parses) == 2 and {decision.kernel for decision in own} == {"torch"}

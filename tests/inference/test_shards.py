@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,28 @@ def test_large_photos_and_names_are_refused(tmp_path: Path, monkeypatch: pytest.
     assert contents(members) == {"small": b"small"} and "big.png: has more than 0 MiB" in problems(members)[0]
     shard = write_shard(tmp_path / "1.tar", [("x" * (2 << 20) + ".png", b"x")], tarfile.GNU_FORMAT)
     assert "a name in it has 2,097,157 bytes; pack it again" in problems(list(read_shard(str(shard))))[0]
+
+
+@pytest.mark.parametrize("where", ["header", "extended header", "size of the extended header"])
+def test_a_size_below_zero_ends_the_shard(tmp_path: Path, where: str) -> None:
+    """Python would read the same member again and again, or all of the file at once."""
+    entry = tarfile.TarInfo("1.png")
+    entry.size = 3
+    if where == "extended header":
+        entry.pax_headers = {"size": str(-3 * tarfile.BLOCKSIZE)}
+    content = bytearray(entry.tobuf(tarfile.PAX_FORMAT) + b"one".ljust(tarfile.BLOCKSIZE, b"\0") + bytes(1024))
+    if where != "extended header":
+        header = bytearray(content[: tarfile.BLOCKSIZE])
+        header[124:136] = (-3 * tarfile.BLOCKSIZE % 2**96).to_bytes(12, "big")  # GNU's form of numbers
+        header[156:157] = b"x" if where == "size of the extended header" else b"0"
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        content[: tarfile.BLOCKSIZE] = header
+    shard = tmp_path / "0.tar"
+    shard.write_bytes(content)
+    members = list(islice(read_shard(str(shard)), 9))
+    assert not contents(members) and "get it again" in problems(members)[-1] and len(members) == 1
+    assert count_photos(str(shard)) == 0
 
 
 def whole_shard(tmp_path: Path) -> bytes:

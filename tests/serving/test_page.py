@@ -1,4 +1,4 @@
-"""The page in a real browser: every interaction, accessibility, and what happens on bad input."""
+"""Tests of the page in a real browser: every interaction, accessibility, and what happens on bad input."""
 
 import base64
 import io

@@ -84,7 +84,7 @@ def export(
     from upernet.recipe import load_recipe
 
     if out is None:
-        out = Path(Path(model).name).with_suffix(EXPORTED[to or "onnx"])
+        out = Path(_name(model) + EXPORTED[to or "onnx"])
     done = run(
         model,
         out,
@@ -104,6 +104,14 @@ def export(
         write_json(done.to_dict(), json)
     if json != STDOUT:
         _print(done)
+
+
+def _name(model: str) -> str:
+    """Return the name of a file for `model`: that of the recipe, file, folder or repository."""
+    path = Path(model)
+    if path.is_file():
+        return path.stem
+    return (path.resolve() if path.is_dir() else path).name.partition("@")[0] or "model"
 
 
 def _print(done: Export) -> None:

@@ -17,6 +17,7 @@ from upernet.cli.bench import bench
 from upernet.cli.compare import compare
 from upernet.cli.convert import convert
 from upernet.cli.discover import discover
+from upernet.cli.doctor import doctor
 from upernet.cli.download import download
 from upernet.cli.evaluate import evaluate
 from upernet.cli.export import export
@@ -47,15 +48,28 @@ OTHER_NAMES = {
     "create": "init",
     "scaffold": "init",
     "check": "data check",
+    "diagnose": "doctor",
+    "info": "doctor",
+    "env": "doctor",
     "prepare": "data prepare",
 }
 """What other programs call a command -> its name here."""
+FIRST_STEPS = f"""\
+upernet {__version__}: one photo in; its scene, objects, parts, materials and textures out.
+
+  upernet parse photo.jpg     parse a photo with the bundled model
+  upernet init photos/        begin to train on your own photos and masks
+  upernet models              list the models, published ones included
+  upernet doctor              check this installation
+  upernet --help              list all commands; upernet COMMAND --help explains one
+
+`upernet --install-completion` completes commands, options and models with the Tab key."""
+"""What `upernet` alone prints."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, by the convention of shells."""
 
 app = typer.Typer(
     name="upernet",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -68,13 +82,16 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _upernet(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:
     """One photo in; its scene, objects, parts, materials and textures out."""
+    if context.invoked_subcommand is None:
+        print(FIRST_STEPS)
 
 
 app.command()(init)
@@ -90,6 +107,7 @@ app.command()(export)
 app.command()(bench)
 app.command()(discover)
 app.command()(serve)
+app.command()(doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(taxonomy.app, name="taxonomy")
 

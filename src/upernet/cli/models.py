@@ -142,8 +142,9 @@ def _show(rows: list[dict[str, Any]]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "\nmIoU: published, in %, for one pass and, below, for several scales. MACs: multiply-adds for an image of the size below. "
-        "Weights: shipped in this package; downloaded; available by `upernet download NAME`; none: train it. "
+        "\nmIoU: published, in %, for one pass and, below, for several scales. MACs: multiply-adds for an image of the "
+        "size below. Weights: shipped in this package; downloaded; available by `upernet download NAME`; "
+        "none: train it. "
         f"Research: {RESEARCH_ONLY}; `upernet models NAME` shows the terms.",
         style="dim",
         highlight=False,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from upernet.cli.options import DeviceOption, ThreadsOption, complete_model
+from upernet.cli.termination import terminable
 
 
 def serve(
@@ -75,10 +76,13 @@ def serve(
     The page is at http://localhost:8000/, the description of the interface at /docs. Ctrl-C or SIGTERM ends the server
     after it has answered what it had accepted.
     """
+    import os
     import sys
 
     from upernet.errors import UpernetError
 
+    if token is None and "UPERNET_TOKEN" in os.environ:
+        raise UpernetError("UPERNET_TOKEN: is empty; set it to a token, or unset it if none is needed.")
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
         raise UpernetError("--token: must be printable ASCII without spaces at its ends; choose another one.")
     try:
@@ -92,13 +96,15 @@ def serve(
 
     bound = bind(host, port)
     set_threads(threads)
-    loaded = [ModelChoice(name).load(device) for name in model or ["everyday"]]
+    with terminable():
+        loaded = [ModelChoice(name).load(device) for name in model or ["everyday"]]
     limits = Limits(
         queue=queue,
         batch=batch,
         body=max_mib * 2**20,
-        bodies=max(8, 2 * batch) * max_mib * 2**20,
+        held=max(Limits.held, 4 * max_mib * 2**20),
         pixels=round(max_megapixels * 1e6),
+        in_memory=max(Limits.in_memory, round(max_megapixels * 1e6)),
         seconds=timeout,
     )
     run(

@@ -113,6 +113,15 @@ def read_header(file: ImageFile) -> Header:
     return _decode(file, read, decodes=False)
 
 
+def read_size(file: ImageFile) -> tuple[int, int]:
+    """Read width and height of an image, as they are stored: it may have to be turned upright.
+
+    Unlike `read_header`, which looks for the orientation behind the pixels of a PNG, it never decodes anything. Raises
+    the errors of `read_image`.
+    """
+    return _decode(file, lambda image: image.size, decodes=False)
+
+
 def is_photo(path: Path) -> bool:
     """Return whether the name looks like that of a photo; hidden files never do."""
     suffix = path.suffix.lower()

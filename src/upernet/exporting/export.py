@@ -37,6 +37,7 @@ from upernet.inference.runtimes import (
     Output,
     load_exported,
     optional_package,
+    weights_beside,
 )
 from upernet.models import UPerNet
 from upernet.recipe import Recipe
@@ -130,14 +131,17 @@ def export(
     to = _format(out, to)
     _check_names(precision, output, dcnv3)
     opset = _check_options(to, precision, opset, dcnv3, calibration is not None)
-    if out.exists() and not force:
-        raise UpernetError(f"{out}: exists already; choose another name, or use --force.")
+    if not force:
+        _refuse_to_overwrite(out)
     needs_runtime = verify or precision != "fp32" or data is not None
     if needs_runtime:
         optional_package(RUNTIMES[out.suffix].package)
     if not isinstance(model, UPerNet):
-        recipe = recipe or recipe_of(model)
-        model = load_named(find_checkpoint(model), model)
+        recipe, source = recipe or recipe_of(model), find_checkpoint(model)
+        for file in (out, weights_beside(out)):
+            if file.exists() and file.samefile(source):
+                raise UpernetError(f"{out}: {file.name} would overwrite the model itself; choose another name.")
+        model = load_named(source, model)
     card = model.card if card is None and isinstance(model, LoadedUPerNet) else check_card(card)
     if data is not None and (recipe is None or output != "logits"):
         raise UpernetError("data: scoring needs logits and the recipe of the data; name the model or a recipe.")
@@ -172,6 +176,8 @@ def export(
             if data is not None and recipe is not None:
                 scores = _scores(model, network, recipe, Path(data), photos)
             del network  # Windows cannot move files that are in use
+        if not force:  # another process may have written it meanwhile
+            _refuse_to_overwrite(out)
     return Export(
         str(out),
         tuple(str(out.with_name(name)) for name in files),
@@ -195,6 +201,12 @@ def _format(out: Path, to: Format | None) -> Format:
         wanted = f"{EXPORTED[to]} for {to}" if to else f"one of {suffixes}"
         raise UpernetError(f"{out}: the name of the file must end with {wanted}.")
     return cast(Format, by_suffix[out.suffix])
+
+
+def _refuse_to_overwrite(out: Path) -> None:
+    for file in (out, weights_beside(out)):
+        if file.exists():
+            raise UpernetError(f"{file}: exists already; choose another name, or use --force.")
 
 
 def _check_names(precision: str, output: str, dcnv3: str) -> None:
@@ -221,7 +233,7 @@ def _check_options(to: Format, precision: str, opset: int | None, dcnv3: str, ca
     if opset not in OPSETS:
         raise UpernetError(f"opset {opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}.")
     if dcnv3 == "deformconv" and to == "openvino":
-        raise UpernetError("OpenVINO has no DeformConv; choose --dcnv3 gridsample, or --to onnx.")
+        raise UpernetError("--to openvino has no deformconv; choose --dcnv3 gridsample, or --to onnx.")
     if dcnv3 == "deformconv" and opset < DEFORM_CONV:
         raise UpernetError(f"opset {opset} has no DeformConv; choose {DEFORM_CONV} or newer, or --dcnv3 gridsample.")
     if precision == "int8" and not calibrated:
@@ -248,15 +260,18 @@ def _write(
     source = path if to == "onnx" and images is None else path.with_name(f"{path.stem}.float32.onnx")
     write_onnx(program, source, graph.names, text, opset)
     if to == "openvino":
-        network = read_openvino(source)
-        if images is not None:
-            network = quantize_openvino(network, images)
-        save_openvino(network, path, text)
+        _write_openvino(source, path, text, images)
     elif images is not None:
         quantize_onnx(source, path, images)
     if source != path:
         source.unlink()
-        source.with_name(f"{source.name}.data").unlink(missing_ok=True)
+        weights_beside(source).unlink(missing_ok=True)
+
+
+def _write_openvino(source: Path, path: Path, text: str, images: Sequence[Tensor] | None) -> None:
+    """Write the ONNX file `source` as the OpenVINO file `path`; `images` quantize it."""
+    network = read_openvino(source)
+    save_openvino(network if images is None else quantize_openvino(network, images), path, text)
 
 
 def _scores(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.export import ExportedProgram
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from upernet.errors import UpernetError
-from upernet.inference.runtimes import INPUT, METADATA, optional_package
+from upernet.inference.runtimes import INPUT, METADATA, last_line, optional_package, quiet
 
 OPSET = 20
 OPSETS = range(18, 24)
@@ -46,7 +47,7 @@ def write_onnx(program: ExportedProgram, path: Path, names: Sequence[str], descr
     require_exporter()
     size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet("onnxscript"):
             warnings.simplefilter("ignore")  # about the exporter's own workings
             exported = cast(Any, torch.onnx).export(
                 program,
@@ -94,9 +95,16 @@ def read_openvino(path: Path) -> Any:
 
 
 def save_openvino(model: Any, path: Path, description: str) -> None:
-    """Write an `openvino.Model` and its description to `path`, and its weights to a .bin file beside it."""
+    """Write an `openvino.Model` and its description to `path`, and its weights to a .bin file beside it.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
     model.set_rt_info(description, [METADATA])
-    optional_package("openvino").save_model(model, path, compress_to_fp16=False)
+    try:
+        optional_package("openvino").save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise OSError(last_line(error)) from error
 
 
 def write_torch(program: ExportedProgram, path: Path, description: str) -> None:
@@ -104,6 +112,9 @@ def write_torch(program: ExportedProgram, path: Path, description: str) -> None:
 
     torch has found limits of the sizes while it traced, such as a last map of more than one pixel, below which maps
     would have other strides. The operators of the graph compute smaller images as well, so these limits are taken out.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     about: Any = program
     about.example_inputs = None
@@ -112,4 +123,22 @@ def write_torch(program: ExportedProgram, path: Path, description: str) -> None:
         about.range_constraints[symbol] = ValueRanges(1, bounds.upper)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about weights in channels-last order
-        torch.export.save(program, path, extra_files={METADATA: description})
+        with _Output(io.FileIO(path, "wb")) as file:
+            torch.export.save(program, file, extra_files={METADATA: description})
+    if file.problem is not None:
+        raise file.problem
+
+
+class _Output(io.BufferedWriter):
+    """A file for torch's writer of archives, which would end the process if a write raised an error."""
+
+    problem: OSError | None = None
+    """The first error."""
+
+    def write(self, buffer: Any, /) -> int:
+        """Write `buffer`; after an error, drop it."""
+        try:
+            return super().write(buffer)
+        except OSError as error:
+            self.problem = self.problem or error
+            return memoryview(buffer).nbytes

@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 
 from upernet.errors import UpernetError, shorten
 from upernet.exporting.operators import Dcnv3, Decoder, exportable
-from upernet.inference.runtimes import INPUT, Output
+from upernet.inference.runtimes import INPUT, Output, output_names
 from upernet.models import UPerNet, prepare_for_inference
 from upernet.models.familiarity import FAMILIARITY
 from upernet.taxonomy import LEVEL_KINDS
@@ -60,12 +60,7 @@ class Graph(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the outputs: those of the levels, and LEVEL_confidence after each label map."""
-        if self.output == "logits":
-            return self.wanted
-        dense = {level for level in self.network.levels if LEVEL_KINDS[level].dense}
-        return tuple(
-            name for level in self.wanted for name in ((level, f"{level}_confidence") if level in dense else (level,))
-        )
+        return output_names(self.network.taxonomy, self.output, FAMILIARITY in self.wanted)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs."""

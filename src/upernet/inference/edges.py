@@ -50,7 +50,8 @@ def follow_edges(
         labels, confidence = (torch.as_tensor(values) for values in maps[level])
         guided_labels(probabilities, *scene, which, names, labels, confidence)
 
-    before = {level: np.array(maps[level][0]) for level in guided}
+    owning = {owner for level in guided if (owner := LEVEL_KINDS[level].owned_by)}
+    before = {level: np.array(maps[level][0]) for level in owning}
     for level in sorted(guided, key=lambda level: LEVEL_KINDS[level].owned_by is not None):
         labels, confidence = maps[level]
         owner = LEVEL_KINDS[level].owned_by
@@ -61,7 +62,8 @@ def follow_edges(
         owners, owners_confidence = maps[owner]
         changed = owners != before[owner]
         nobodys = ~np.isin(owners, [group.owner for group in part_groups])
-        labels[nobodys], confidence[nobodys] = 0, owners_confidence[nobodys]
+        np.copyto(labels, np.int16(0), where=nobodys)
+        np.copyto(confidence, owners_confidence, where=nobodys)
         for group in part_groups:
             owned = owners == group.owner
             if owned.any():

@@ -19,6 +19,8 @@ ELSEWHERE = -2
 """What pixels are called whose object has no parts, while islands of parts are looked for."""
 
 Channels = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.int64]
+"""Positions in a label map whose rows follow each other."""
 
 
 def merge_islands(
@@ -41,7 +43,7 @@ def merge_islands(
         part_groups: The objects that own parts.
         largest: Share of the photo up to which a region is an island.
     """
-    merged: dict[str, npt.NDArray[np.bool_]] = {}
+    merged: dict[str, Pixels] = {}
     for level in sorted(maps, key=lambda level: LEVEL_KINDS[level].owned_by is not None):
         labels, confidence = maps[level]
         values, owner = logits[level].numpy(), LEVEL_KINDS[level].owned_by
@@ -50,9 +52,10 @@ def merge_islands(
             continue
         owners, owners_confidence = maps[owner]
         moved = merged[owner]
-        labels[moved] = np.where(np.isin(owners[moved], [group.owner for group in part_groups]), UNSURE, 0)
-        labels[owners == UNSURE] = UNSURE
-        confidence[moved] = owners_confidence[moved]
+        owning = np.isin(np.take(owners, moved), [group.owner for group in part_groups])
+        np.put(labels, moved, np.where(owning, UNSURE, 0))
+        np.copyto(labels, np.int16(UNSURE), where=owners == UNSURE)
+        np.put(confidence, moved, np.take(owners_confidence, moved))
         for group in part_groups:
             owned = owners == group.owner
             if owned.any():
@@ -68,7 +71,7 @@ def _merge(
     parsed_size: Size,
     largest: float,
     names: Sequence[int] | None = None,
-) -> npt.NDArray[np.bool_]:
+) -> Pixels:
     """Merge the islands of one level, or of the parts of one object, and return the pixels that were changed.
 
     Args:
@@ -80,13 +83,12 @@ def _merge(
         largest: See `merge_islands`.
         names: The label of each of the K channels. Default: its number.
     """
-    changed = np.zeros(labels.shape, bool)
     runs = connected_runs(regions)
     areas = np.bincount(runs.components, runs.lengths)
     small = (areas[runs.components] <= largest * labels.size) & (runs.labels != ELSEWHERE)
     islands, surroundings = _neighbors(runs, small)
     if not len(islands):
-        return changed
+        return np.zeros(0, np.int64)
     # The channel of each label; unsure, at the end, has none.
     channels = np.full(int(max(runs.labels.max(), *(names or [0]))) + 2, -1)
     if names is None:
@@ -122,18 +124,21 @@ def _merge(
     np.put(labels, pixels, np.repeat(new, lengths))
     sure = np.repeat(chosen >= 0, lengths)
     np.put(confidence, pixels[sure], np.repeat(probability, lengths)[sure])
-    np.put(changed, pixels, True)
-    return changed
+    return pixels
 
 
 def _neighbors(runs: Runs, small: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the components of the islands, and the labels of the larger regions beside them, each pair once."""
     beside = np.flatnonzero(runs.rows[1:] == runs.rows[:-1])
-    one = np.concatenate([*runs.touching, beside, beside + 1])
-    other = np.concatenate([*runs.touching[::-1], beside + 1, beside])
-    kept = small[one] & ~small[other] & (runs.labels[other] != ELSEWHERE)
-    pairs = np.unique(np.stack([runs.components[one[kept]], runs.labels[other[kept]]]), axis=1)
-    return pairs[0], pairs[1]
+    one, other = np.append(runs.touching[0], beside), np.append(runs.touching[1], beside + 1)
+    mixed = np.flatnonzero(small[one] != small[other])
+    one, other = one[mixed], other[mixed]
+    island, surrounding = np.where(small[one], (one, other), (other, one))
+    labels = runs.labels[surrounding]
+    kept = labels != ELSEWHERE
+    span = int(runs.labels.max()) - ELSEWHERE + 1
+    pairs = np.unique(runs.components[island[kept]] * span + (labels[kept] - ELSEWHERE))
+    return pairs // span, pairs % span + ELSEWHERE
 
 
 def _cells(runs: Runs, chosen: Channels, size: Size, parsed_size: Size) -> tuple[Channels, Channels]:

@@ -117,7 +117,7 @@ class Manifest:
         try:
             start = self._file.seek(0, os.SEEK_END)
             if self._file.write(line) != len(line):
-                self._end_line()
+                self._file.truncate(start)
                 raise OSError(0, "the disk is full")
         except OSError as error:
             raise self._failure(error) from None
@@ -165,8 +165,9 @@ _RECORD = TypeAdapter(Record)
 
 def _record(line: bytes) -> Record | None:
     try:
-        record = _RECORD.validate_json(line)
-    except ValidationError:
+        # pydantic's own JSON has no place for file names that are not UTF-8.
+        record = _RECORD.validate_python(json.loads(line))
+    except (ValidationError, ValueError, RecursionError):
         return None
     inside = not os.path.isabs(record.folder) and ".." not in Path(record.folder).parts
     return record if inside else None

@@ -241,8 +241,14 @@ class Parse:
 
         After the image labels, a line says so if the photo is unlike the training photos.
         """
+        return self._description(self._maps_counting_once())
+
+    def _maps_counting_once(self) -> dict[str, LabelMap]:
+        return {level: label_map.counting_once() for level, label_map in self.maps.items()}
+
+    def _description(self, maps: Mapping[str, LabelMap]) -> str:
         sure = [level for level in self.rankings if self.is_sure(level)]
-        lines = describe.describe(self.rankings, sure, self.maps, self.part_groups).splitlines()
+        lines = describe.describe(self.rankings, sure, maps, self.part_groups).splitlines()
         lines[len(self.rankings) : len(self.rankings)] = describe.caution(self.is_familiar)
         return "\n".join(lines)
 
@@ -253,13 +259,14 @@ class Parse:
         PNGs, and `background` says whether the first one means "none of the others"; `part.of` has the shares within
         each object that owns parts.
         """
+        maps = self._maps_counting_once()
         result: dict[str, Any] = {
             "path": self.path,
             "model": self.model,
             "width": self.photo.width,
             "height": self.photo.height,
             "familiarity": self.familiarity if self.familiarity is None else _finite(self.familiarity),
-            "description": self.describe(),
+            "description": self._description(maps),
         }
         for level, ranking in self.rankings.items():
             result[level] = {
@@ -270,7 +277,7 @@ class Parse:
                 "threshold": _finite(self.thresholds.get(level, 0.0)),
                 "class_thresholds": self.class_thresholds.get(level, {}),
             }
-        for level, label_map in self.maps.items():
+        for level, label_map in maps.items():
             result[level] = {
                 "shares": label_map.shares(),
                 "mean_confidence": _finite(float(label_map.confidence.mean())),
@@ -280,8 +287,8 @@ class Parse:
                 "background": label_map.background,
                 "names": list(label_map.names),
             }
-        for level, owned in self.maps.items():
-            owners = self.maps.get(LEVEL_KINDS[level].owned_by or "")
+        for level, owned in maps.items():
+            owners = maps.get(LEVEL_KINDS[level].owned_by or "")
             if owners is not None:
                 present = owners.counts()
                 result[level]["of"] = {

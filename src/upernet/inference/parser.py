@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, overload
 
@@ -359,27 +360,35 @@ class Parser:
         Returns:
             For each photo its parse, or why there is none.
         """
+        return [finish() for finish in self.run_network(photos, levels, probabilities, smoother)]
+
+    def run_network(
+        self,
+        photos: Sequence[tuple[Image.Image, str | None]],
+        levels: Sequence[str],
+        probabilities: bool = False,
+        smoother: Smoother | None = None,
+    ) -> list[Callable[[], Parse | UpernetError]]:
+        """Run images through the network, and return for each a function that does the rest of `parse_batch`."""
         try:
-            found = self._predictor.predict([photo for photo, _ in photos], levels, probabilities, smoother)
+            found = self._predictor.run_network([photo for photo, _ in photos], levels, probabilities, smoother)
         except (torch.OutOfMemoryError, MemoryError):
             if len(photos) > 1:
-                return [self.parse_batch([photo], levels, probabilities, smoother)[0] for photo in photos]
-            ((photo, path),) = photos
-            return [
-                UpernetError(
-                    f"{_named(path)}: {photo.width} x {photo.height} pixels do not fit into the memory of "
-                    f"{self.device}; set a smaller short side."
-                )
-            ]
-        return [self._parse(*named, levels, prediction) for named, prediction in zip(photos, found, strict=True)]
+                return [self.run_network([photo], levels, probabilities, smoother)[0] for photo in photos]
+            return [partial(self._too_large, *photos[0])]
+        return [partial(self._parse, *named, levels, rest) for named, rest in zip(photos, found, strict=True)]
 
     def sizes_for(self, photo: Image.Image) -> tuple[object, ...]:
         """Return the sizes in which the network gets a photo; photos with equal ones can be parsed in one batch."""
         return self._predictor.sizes_for(photo)
 
     def _parse(
-        self, photo: Image.Image, path: str | None, levels: Sequence[str], found: Prediction
+        self, photo: Image.Image, path: str | None, levels: Sequence[str], predict: Callable[[], Prediction]
     ) -> Parse | UpernetError:
+        try:
+            found = predict()
+        except (torch.OutOfMemoryError, MemoryError):
+            return self._too_large(photo, path)
         if not found.is_finite:
             return UpernetError(
                 f"{_named(path)}: the model computes numbers that are not finite; use precision fp32, or check its "
@@ -397,6 +406,12 @@ class Parser:
             path=path,
         )
         return parse if self.mapping is None else translate(parse, self.mapping)
+
+    def _too_large(self, photo: Image.Image, path: str | None) -> UpernetError:
+        return UpernetError(
+            f"{_named(path)}: {photo.width} x {photo.height} pixels do not fit into the memory of {self.device}; set a "
+            "smaller short side."
+        )
 
     def settings(self) -> dict[str, object]:
         """Return what decides on the parse of a photo besides the weights, as values that JSON can hold."""

@@ -24,7 +24,7 @@ from upernet.inference.parser import Parser
 from upernet.inference.planning import Finished, PhotoJob, Plan, ShardJob, photo_jobs
 from upernet.inference.render import check_alpha
 from upernet.inference.saved import read_result
-from upernet.inference.saving import KINDS, remove_leftovers, write_file
+from upernet.inference.saving import KINDS, refuse_address, remove_leftovers, save, write_file
 from upernet.inference.streaming import run_jobs
 from upernet.inference.summary import COCO_FILE, SUMMARY_FILE, summary_row, summary_table
 from upernet.taxonomy import LEVEL_KINDS
@@ -92,9 +92,10 @@ class Work:
             yield from run_jobs(parser, photos, self.levels, self._finish, batch=batch)
 
     def _finish(self, job: PhotoJob, parse: Parse) -> Finished:
+        content = parse.to_dict()
         if self.out is not None and self.kinds:
-            parse.save(self.out, job.folder, kinds=self.kinds, alpha=self.alpha)
-        return Finished(parse.folder, summary_row(parse), parse)
+            parse.folder = save(parse, self.out, job.folder, self.kinds, self.alpha, content)
+        return Finished(parse.folder, summary_row(parse, content), parse)
 
 
 Engine = Callable[[Work, Iterable[PhotoJob | ShardJob]], Generator[JobResult, None, None]]
@@ -239,8 +240,9 @@ def make_output_folder(folder: Path) -> None:
     """Create the folder and check that it can be written, so that a mistake is reported before any photo is parsed.
 
     Raises:
-        UpernetError: The folder cannot be created or written.
+        UpernetError: The folder cannot be created or written, or is an address.
     """
+    refuse_address(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()

@@ -11,11 +11,12 @@ from pathlib import Path
 from upernet.errors import UpernetError
 from upernet.inference import storage
 from upernet.inference.inputs import NamedBytes, PhotoLike
-from upernet.inference.manifest import Known, Manifest, Record, Row
+from upernet.inference.manifest import MANIFEST_FILE, Known, Manifest, Record, Row
 from upernet.inference.parse import Parse
 from upernet.inference.saving import RESULT_FILE, may_be_written, relative, stem_of
 from upernet.inference.shards import Member, is_shard, read_shard, split_name
 from upernet.inference.streaming import Job
+from upernet.inference.summary import FILES
 from upernet.inference.web import is_address
 
 DOWNLOADS = 8
@@ -98,7 +99,7 @@ class Plan:
     ):
         self._photos, self._out, self._manifest = photos, out, manifest
         self._settings, self._again = settings, again
-        self._taken: set[str] = set()
+        self._taken = {name.casefold() for name in (*FILES, MANIFEST_FILE)}
         self._numbers: Counter[str] = Counter()
         self._shards: dict[str, str] = {}
         self._done: dict[str, dict[str, str]] = {}

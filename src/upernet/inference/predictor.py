@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,8 @@ from upernet.inference.tiling import dense_logits, fits_one_pass, logits_of_batc
 from upernet.inference.video.smoothing import Smoother
 from upernet.models import Precision, UPerNet, prepare_for_inference
 from upernet.models.familiarity import FAMILIARITY
+from upernet.ops import apply_thresholds
+from upernet.ops.thresholds import Owners
 from upernet.recipe import PublishedTesting
 from upernet.taxonomy import LEVEL_KINDS
 
@@ -103,22 +105,44 @@ class Predictor:
     ) -> list[Prediction]:
         """Predict upright RGB images whose `sizes_for` are equal, in as few passes through the network as possible.
 
+        Arguments and errors are those of `run_network`.
+        """
+        return [finish() for finish in self.run_network(photos, levels, probabilities, smoother)]
+
+    def run_network(
+        self,
+        photos: Sequence[Image.Image],
+        levels: Sequence[str],
+        probabilities: bool = False,
+        smoother: Smoother | None = None,
+    ) -> list[Callable[[], Prediction]]:
+        """Run upright RGB images whose `sizes_for` are equal through the network.
+
         Args:
             photos: The images.
             levels: Levels of the model, in its order.
             probabilities: Whether the label maps keep the logits.
             smoother: Averages the logits with those of the frames before, if the images are frames of a video.
 
+        Returns:
+            For each photo, a function that makes the prediction of what the network has computed, in any thread.
+
         Raises:
             MemoryError, torch.OutOfMemoryError: The device has too little memory.
         """
         dense = [level for level in levels if LEVEL_KINDS[level].dense]
         of_photos = [level for level in levels if level not in dense]
-        if self.testing is not None:
-            return [self._published(photo, of_photos, dense, self.testing, probabilities) for photo in photos]
+        if (testing := self.testing) is not None:
+            return [partial(self._published, photo, of_photos, dense, testing, probabilities) for photo in photos]
         labels = self._image_labels(photos, of_photos, smoother)
-        maps = self._maps(photos, dense, probabilities, smoother)
-        return [Prediction(*named, found) for named, found in zip(labels, maps, strict=True)]
+        if not dense:
+            return [partial(Prediction, *named, {}) for named in labels]
+        views = [self._view(photo) for photo in photos]
+        logits = self._logits(views, _with_owners(dense), smoother)
+        return [
+            partial(self._prediction, *seen, dense, probabilities)
+            for seen in zip(photos, views, labels, logits, strict=True)
+        ]
 
     def _image_labels(
         self, photos: Sequence[Image.Image], levels: Sequence[str], smoother: Smoother | None = None
@@ -149,37 +173,35 @@ class Predictor:
         """Return the photo at the size at which it goes through the network."""
         return photo if self.short_side is None else reduced(photo, self.short_side)
 
-    def _maps(
-        self, photos: Sequence[Image.Image], levels: list[str], probabilities: bool, smoother: Smoother | None
-    ) -> list[dict[str, LabelMap]]:
-        if not levels:
-            return [{} for _ in photos]
-        views = [self._view(photo) for photo in photos]
-        arrays, read = [np.asarray(view) for view in views], _with_owners(levels)
+    def _logits(
+        self, views: Sequence[Image.Image], levels: Sequence[str], smoother: Smoother | None
+    ) -> list[dict[str, Tensor]]:
+        arrays = [np.asarray(view) for view in views]
         if len(arrays) > 1 and fits_one_pass(arrays[0]):
-            logits = logits_of_batch(self._network, arrays, read, self.device)
+            logits = logits_of_batch(self._network, arrays, levels, self.device)
         else:
-            logits = [dense_logits(self._network, array, read, self.device) for array in arrays]
+            logits = [dense_logits(self._network, array, levels, self.device) for array in arrays]
         if smoother is not None:
             logits = [smoother.dense(found, view) for found, view in zip(logits, views, strict=True)]
-        return [
-            self._maps_of(photo, view, found, levels, probabilities)
-            for photo, view, found in zip(photos, views, logits, strict=True)
-        ]
+        return logits
 
-    def _maps_of(
-        self, photo: Image.Image, view: Image.Image, logits: dict[str, Tensor], levels: list[str], probabilities: bool
-    ) -> dict[str, LabelMap]:
+    def _prediction(
+        self,
+        photo: Image.Image,
+        view: Image.Image,
+        labels: _ImageLabels,
+        logits: dict[str, Tensor],
+        levels: Sequence[str],
+        probabilities: bool,
+    ) -> Prediction:
         taxonomy = self.model.taxonomy
-        for level, temperature in self.card.temperatures.items():
-            if level in logits:
-                logits[level] = logits[level] / temperature
+        logits = {level: values / self.card.temperatures.get(level, 1) for level, values in logits.items()}
         sizes = (view.height, view.width), (photo.height, photo.width)
         found = label_maps(logits, *sizes, taxonomy.part_groups)
         follow_edges(found, logits, photo, view, taxonomy.part_groups)
         self._hide_unsure(found)
         merge_islands(found, logits, sizes[0], taxonomy.part_groups)
-        return self._label_maps(photo, levels, found, logits if probabilities else None, sizes)
+        return Prediction(*labels, self._label_maps(photo, levels, found, logits if probabilities else None, sizes))
 
     def _published(
         self,
@@ -231,18 +253,15 @@ class Predictor:
         At a level with a known background, they become background: such a level shows only what it is sure of.
         """
         taxonomy = self.model.taxonomy
-        owners = [group.owner for group in taxonomy.part_groups]
-        for level, (labels, confidence) in found.items():
-            below = confidence < self._thresholds_of(level)[labels]
-            if taxonomy.levels[level].known_background:
-                labels[below] = 0
-                continue
-            if owner_level := LEVEL_KINDS[level].owned_by:
-                below &= np.isin(found[owner_level][0], owners)
-            labels[below] = UNSURE
-        for level, (labels, _) in found.items():
-            if owner_level := LEVEL_KINDS[level].owned_by:
-                labels[found[owner_level][0] == UNSURE] = UNSURE
+        for level in sorted(found, key=lambda level: LEVEL_KINDS[level].owned_by is not None):
+            labels, confidence = map(torch.as_tensor, found[level])
+            known_background, owners = taxonomy.levels[level].known_background, None
+            if owner := LEVEL_KINDS[level].owned_by:
+                judged = torch.full((taxonomy.levels[owner].num_classes,), known_background)
+                judged[[group.owner for group in taxonomy.part_groups]] = True
+                owners = Owners(torch.as_tensor(found[owner][0]), judged)
+            below = 0 if known_background else UNSURE
+            apply_thresholds(labels, confidence, torch.as_tensor(self._thresholds_of(level)), below, owners)
 
     def _thresholds_of(self, level: str) -> np.ndarray:
         """Return the threshold of each label of a level: float32 K."""

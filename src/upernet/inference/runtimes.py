@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +27,7 @@ from upernet.errors import UpernetError, shorten
 from upernet.files import refuse_special_file
 from upernet.inference.torch_programs import refuse_code
 from upernet.models.familiarity import FAMILIARITY
-from upernet.taxonomy import Taxonomy
+from upernet.taxonomy import LEVEL_KINDS, Taxonomy
 
 INPUT = "image"
 """Name of the input: uint8 N x 3 x H x W, RGB."""
@@ -82,6 +84,8 @@ class Description:
             if output not in ("logits", "labels"):
                 raise ValueError(f"output {shorten(output)}")
             taxonomy = Taxonomy.from_dict(content["taxonomy"])
+            if outputs not in (output_names(taxonomy, output, judged) for judged in (False, True)):
+                raise ValueError(f"outputs {shorten(', '.join(outputs))}, which are not those of its levels")
             card = check_card(cast("dict[str, object]", dict(content["card"])))
             preprocess, precision, dcnv3 = dict(content["preprocess"]), str(content["precision"]), str(content["dcnv3"])
         except (KeyError, TypeError, ValueError, RecursionError, UpernetError) as error:
@@ -90,6 +94,22 @@ class Description:
                 f"{path}: its description of the network is not valid ({reason}); export the model again."
             ) from error
         return cls(taxonomy, card, output, outputs, preprocess, precision, dcnv3)
+
+
+def output_names(taxonomy: Taxonomy, output: Output, familiarity: bool) -> tuple[str, ...]:
+    """Return the names of the outputs of a network, in order.
+
+    Args:
+        taxonomy: its levels.
+        output: "logits": one output per level. "labels": LEVEL_confidence follows each level with a label per pixel.
+        familiarity: whether the familiarity follows the levels.
+    """
+    names: list[str] = []
+    for level in taxonomy.levels:
+        names.append(level)
+        if output == "labels" and LEVEL_KINDS[level].dense:
+            names.append(f"{level}_confidence")
+    return (*names, FAMILIARITY) if familiarity else tuple(names)
 
 
 class Runtime(Protocol):
@@ -159,7 +179,8 @@ class TorchProgram:
     def __init__(self, path: Path) -> None:
         refuse_code(path)
         extra = {METADATA: ""}
-        self._module: Any = torch.export.load(path, extra_files=extra).module()
+        with quiet("torch.export"):
+            self._module: Any = torch.export.load(path, extra_files=extra).module()
         self.description: str = extra[METADATA]
         self._names: list[str] = json.loads(self.description)["outputs"] if self.description else []
 
@@ -168,6 +189,18 @@ class TorchProgram:
         """Compute the outputs `names`."""
         results = dict(zip(self._names, self._module(torch.as_tensor(image)), strict=True))
         return {name: results[name].numpy() for name in names}
+
+
+@contextmanager
+def quiet(logger: str) -> Generator[None, None, None]:
+    """Drop what a library logs inside the block: details for its developers, and errors that it raises as well."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 RUNTIMES: dict[str, type[Runtime]] = {".onnx": OnnxRuntime, ".xml": OpenVino, ".pt2": TorchProgram}
@@ -205,17 +238,36 @@ class ExportedNetwork(nn.Module):
             levels: the outputs, by name. Default: all of them.
 
         Raises:
-            UpernetError: the graph cannot take images of this size.
+            UpernetError: the graph cannot take images of this size, or its logits are not those of the classes that the
+                file describes.
         """
         names = self.description.outputs if levels is None else tuple(levels)
         try:
             found = self._runtime(np.ascontiguousarray(images.cpu().numpy()), names)
+            outputs = {name: torch.as_tensor(found[name]) for name in names}
         except Exception as error:
             size = " x ".join(map(str, images.shape))
             raise UpernetError(
-                f"{self.path}: cannot take images of {size} ({_reason(error)}); give sides of 32 pixels or more."
+                f"{self.path}: cannot take images of {size} ({last_line(error)}); give images of another size."
             ) from error
-        return {name: torch.as_tensor(found[name]) for name in names}
+        if self.description.output == "logits":
+            self._check_logits(outputs, len(images))
+        return outputs
+
+    def _check_logits(self, outputs: Mapping[str, Tensor], n: int) -> None:
+        """Refuse logits that do not belong to the classes of the file."""
+        for name, values in outputs.items():
+            if name == FAMILIARITY:
+                fits = values.shape == (n,)
+            else:
+                fits = values.shape[:2] == (n, self.taxonomy.num_logits(name))
+                fits = fits and values.ndim == (4 if LEVEL_KINDS[name].dense else 2)
+            if not fits or not values.is_floating_point():
+                shape = " x ".join(map(str, values.shape))
+                raise UpernetError(
+                    f"{self.path}: {name} is {shape} of {str(values.dtype).removeprefix('torch.')}, which does not fit "
+                    "the classes that the file describes; export the model again."
+                )
 
     def check_use(self, device: torch.device, precision: str) -> None:
         """Check that a `Parser` can use the network.
@@ -255,7 +307,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedNetwork:
         raise
     except Exception as error:  # each runtime raises types of its own
         raise UpernetError(
-            f"{path}: {make.package} cannot load it ({_reason(error)}); export the model again."
+            f"{path}: {make.package} cannot load it ({last_line(error)}); export the model again."
         ) from error
     if not runtime.description:
         raise UpernetError(f"{path}: has no description of its classes; export the model with `upernet export`.")
@@ -276,11 +328,15 @@ def optional_package(name: str) -> Any:
         raise UpernetError(f"{name} is not installed; run `pip install 'upernet[export]'`.") from error
 
 
+def weights_beside(path: Path) -> Path:
+    """Return the file that holds the weights of `path`, an exported file, if they are not inside it."""
+    return path.with_suffix(".bin") if exported_suffix(path) == ".xml" else path.with_name(f"{path.name}.data")
+
+
 def _digest(path: Path) -> Tensor:
     """Return the SHA-256 of a file and of the weights beside it: uint8 32."""
     digest = hashlib.sha256()
-    weights = path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
-    for file in (path, weights):
+    for file in (path, weights_beside(path)):
         if file.is_file():
             with open(file, "rb") as opened:
                 while block := opened.read(1 << 20):
@@ -288,6 +344,7 @@ def _digest(path: Path) -> Tensor:
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
-def _reason(error: Exception) -> str:
+def last_line(error: Exception) -> str:
+    """Return the last line of an error of a runtime, which says most, without a full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return shorten(lines[-1] if lines else type(error).__name__, 120).strip("'\"").rstrip(".")

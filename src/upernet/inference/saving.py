@@ -15,7 +15,7 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from upernet.errors import UpernetError, printable
+from upernet.inference import storage, web
 from upernet.inference.label_map import UNSURE, LabelMap
 from upernet.inference.web import is_address
 from upernet.taxonomy import LEVELS
@@ -46,20 +47,53 @@ UNSURE_COLOR = (160, 160, 160)
 """Color of unsure pixels in the label PNGs: lighter than that of the background."""
 ABANDONED = 24 * 3600
 """Age in seconds from which on the hidden folder of a process that cannot be looked up counts as left behind."""
+LONGEST_STEM = 200
+"""Bytes of the name of the folder of a photo on the web; file systems allow 255, and numbers may follow."""
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _START = time.time()
 
 Writer = Callable[[Path], None]
 
 
-def save(parse: Parse, directory: Path, name: str | None, kinds: Collection[str], alpha: float | None = None) -> Path:
-    """Write a parse to a folder of its own, as `Parse.save` says, and return the folder."""
+def save(
+    parse: Parse,
+    directory: Path,
+    name: str | None,
+    kinds: Collection[str],
+    alpha: float | None = None,
+    content: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a parse to a folder of its own, as `Parse.save` says, and return the folder.
+
+    Args:
+        parse: The parse.
+        directory: As `Parse.save` takes it, like the next ones.
+        name: See there.
+        kinds: See there.
+        alpha: See there.
+        content: What `parse.to_dict` returns, if the caller has it already.
+    """
+    refuse_address(directory)
     files = _files(parse, check_kinds(kinds), alpha)
     place = directory / (name or stem_of(parse.path or ""))
     with hidden_folder(directory) as hidden:
         for file, write in files.items():
             _write(hidden / file, write, place / file)
-        return _put(parse, hidden, place, claim=name is None)
+        return _put(parse, content or parse.to_dict(), hidden, place, claim=name is None)
+
+
+def refuse_address(folder: Path) -> None:
+    """Refuse the address of an object store or on the web, which would become a folder `s3:` on the disk.
+
+    Raises:
+        UpernetError: `folder` is one.
+    """
+    scheme, colon, rest = folder.as_posix().partition(":/")
+    if colon and scheme.lower() in (*web.SCHEMES, *storage.STORES):
+        address = f"{scheme}://{rest.lstrip('/')}"
+        raise UpernetError(
+            f"{address}: results are saved on the disk only; choose a folder, and copy it there afterwards."
+        )
 
 
 @contextmanager
@@ -131,9 +165,8 @@ def _files(parse: Parse, kinds: set[str], alpha: float | None) -> dict[str, Writ
     return files
 
 
-def _put(parse: Parse, hidden: Path, place: Path, claim: bool) -> Path:
+def _put(parse: Parse, content: Mapping[str, Any], hidden: Path, place: Path, claim: bool) -> Path:
     """Move the hidden folder to `place`; with `claim`, to the first free one, or the photo's, of place, place-2, ..."""
-    content = parse.to_dict()
     for number in itertools.count(1):
         folder = place if number == 1 else place.with_name(f"{place.name}-{number}")
         path = relative(parse.path, folder) if parse.path else None
@@ -231,10 +264,14 @@ def confidence_image(label_map: LabelMap) -> Image.Image:
 
 
 def stem_of(path: str) -> str:
-    """Return the name of a photo's folder: that of the photo without its suffix; the stem of "..jpg" is "photo"."""
-    if is_address(path):
-        path = printable(unquote(urlsplit(path).path).replace("\\", "/"))
-    return Path(path).stem.strip(".") or "photo"
+    """Return the name of a photo's folder: that of the photo without its suffix; the stem of "..jpg" is "photo".
+
+    The name of a file on the web can be longer than file systems allow, and is cut.
+    """
+    if not is_address(path):
+        return Path(path).stem.strip(".") or "photo"
+    stem = Path(printable(unquote(urlsplit(path).path).replace("\\", "/"))).stem
+    return stem.encode(errors="ignore")[:LONGEST_STEM].decode(errors="ignore").strip(".") or "photo"
 
 
 def _path_in(folder: Path) -> str | None:

@@ -131,6 +131,8 @@ def _opened(shard: str, file: BinaryIO, mode: str) -> tarfile.TarFile:
                     raise  # the end mark
                 what = "ends without its end mark" if not buf else "is cut off or damaged"
                 raise UpernetError(f"{shard}: {what}; get it again.") from None
+            if header.size < 0:
+                raise UpernetError(f"{shard}: is damaged (a member of {header.size:,} bytes); get it again.")
             if header.type in _EXTENDED and header.size > LONGEST_HEADER:
                 raise UpernetError(f"{shard}: a name in it has {header.size:,} bytes; pack it again.")
             return header
@@ -141,6 +143,8 @@ def _opened(shard: str, file: BinaryIO, mode: str) -> tarfile.TarFile:
 def _entries(archive: tarfile.TarFile) -> Generator[tarfile.TarInfo, None, None]:
     """Yield the regular files of an archive; links, devices and sparse files are none."""
     while (entry := archive.next()) is not None:
+        if entry.size < 0:  # an extended header says so; Python would go back to the same member for ever
+            raise tarfile.ReadError(f"a member of {entry.size:,} bytes")
         cast(Any, archive).members.clear()  # it would keep all headers
         if entry.isreg() and not entry.issparse():
             yield entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -13,6 +14,8 @@ from PIL import Image
 from upernet.errors import UpernetError
 from upernet.inference.inputs import PhotoLike, read_photo
 from upernet.inference.parse import Parse
+from upernet.ops import usable_cores
+from upernet.ops.runtime.openmp import compute_alone
 
 if TYPE_CHECKING:
     from upernet.inference.parser import Parser
@@ -23,6 +26,8 @@ BEHIND = 2
 """Number of parses that wait to be saved while the network runs, for each photo of a batch."""
 MOST_DECODERS = 4
 """Largest number of threads that decode."""
+MOST_MAKERS = 4
+"""Largest number of threads that make label maps of what the network has computed, each on one core."""
 
 Result = TypeVar("Result")
 
@@ -64,8 +69,9 @@ def run_jobs(
 ) -> Generator[tuple[AnyJob, Result | UpernetError], None, None]:
     """Parse photos, and yield what became of each, in order.
 
-    Threads decode, one thread finishes, and the network runs in the thread of the caller. At most
-    `(AHEAD + BEHIND) * batch + 2` photos are in memory. Jobs are taken from `jobs` as they are needed.
+    Threads decode, others make label maps of what the network has computed, one finishes, and the network runs in the
+    thread of the caller. At most `(AHEAD + BEHIND) * batch + 2` photos are in memory. Jobs are taken from `jobs` when
+    they are needed.
 
     Args:
         parser: The parser.
@@ -95,14 +101,14 @@ def run_jobs(
         if not steps:
             return
         photos = [step.decoded.result() for step in steps if step.decoded]
-        for step, parse in zip(steps, parser.parse_batch(photos, levels, probabilities), strict=True):
+        for step, make in zip(steps, parser.run_network(photos, levels, probabilities), strict=True):
             step.decoded = None
-            step.finished = (
-                _failed(parse) if isinstance(parse, UpernetError) else finisher.submit(finish, step.job, parse)
-            )
+            parse = maker.submit(copy_context().run, make)  # with the kernels that the caller has asked for
+            step.finished = finisher.submit(_finished, finish, step.job, parse)
 
     with (
         ThreadPoolExecutor(min(batch, MOST_DECODERS), "decode") as decoder,
+        ThreadPoolExecutor(min(usable_cores(), MOST_MAKERS), "make", compute_alone) as maker,
         ThreadPoolExecutor(1, "finish") as finisher,
     ):
         try:
@@ -114,7 +120,7 @@ def run_jobs(
                     step = behind.popleft()
                     yield step.job, _outcome(step)
         finally:  # also where the caller stops early, or is interrupted
-            for executor in (decoder, finisher):
+            for executor in (decoder, maker, finisher):
                 executor.shutdown(wait=False, cancel_futures=True)
 
 
@@ -137,6 +143,13 @@ def _batch(parser: Parser, steps: Sequence[_Step[AnyJob, Result]], most: int) ->
         if parser.sizes_for(photo) == size:
             found.append(step)
     return found
+
+
+def _finished(finish: Callable[[AnyJob, Parse], Result], job: AnyJob, made: Future[Parse | UpernetError]) -> Result:
+    parse = made.result()
+    if isinstance(parse, UpernetError):
+        raise parse
+    return finish(job, parse)
 
 
 def _failed(error: UpernetError) -> Future[Any]:

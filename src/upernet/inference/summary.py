@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from upernet.errors import cell_text, printable
 from upernet.inference.manifest import Row
@@ -15,8 +16,13 @@ COCO_FILE = "coco.json"
 FILES = frozenset((SUMMARY_FILE, COCO_FILE))
 
 
-def summary_row(parse: Parse) -> Row:
-    """Return the row of a photo: its labels, their probabilities, and for each class its share of the photo."""
+def summary_row(parse: Parse, content: Mapping[str, Any]) -> Row:
+    """Return the row of a photo: its labels, their probabilities, and for each class its share of the photo.
+
+    Args:
+        parse: The parse.
+        content: What `parse.to_dict` returns.
+    """
     row: Row = {
         "path": parse.path or "",
         "folder": "" if parse.folder is None else str(parse.folder),
@@ -27,8 +33,8 @@ def summary_row(parse: Parse) -> Row:
     for level, ranking in parse.rankings.items():
         row[level] = ranking[0][0] if parse.is_sure(level) else ""
         row[f"{level}_probability"] = round(ranking[0][1], 4)
-    for level, label_map in parse.maps.items():
-        row |= {f"{level}.{name}": round(share, 6) for name, share in label_map.shares().items()}
+    for level in parse.maps:
+        row |= {f"{level}.{name}": round(share, 6) for name, share in content[level]["shares"].items()}
     return row
 
 

@@ -24,6 +24,8 @@ from upernet.ops.runtime.bilinear import resize, resize_like
 from upernet.ops.runtime.cores import set_threads, usable_cores
 from upernet.ops.runtime.memory import release_memory
 from upernet.ops.softmax import choose_grouped_softmax, grouped_softmax
+from upernet.ops.thresholds import apply_thresholds
+from upernet.ops.upsampled import OwnedChannels, choose_upsampled_labels, upsampled_labels
 
 PLAIN = {
     "dcnv3": "torch",
@@ -37,8 +39,8 @@ PLAIN = {
 }
 """Kernels of the published implementation, which benchmarks compare with: `with use_kernel(**PLAIN): ...`."""
 
-OPERATORS = (*PLAIN, "guided_labels", "upsample_taps")
-"""Names that `use_kernel` takes; `upsample_taps` is a step of `upsample_conv3x3`, and `guided_labels` comes after the
+OPERATORS = (*PLAIN, "upsample_taps", "upsampled_labels", "guided_labels", "apply_thresholds")
+"""Names that `use_kernel` takes; `upsample_taps` is a step of `upsample_conv3x3`, and the last three come after the
 network."""
 
 set_threads()  # a container may use fewer cores than torch sees
@@ -49,6 +51,8 @@ __all__ = [
     "Axis",
     "Choice",
     "Decision",
+    "OwnedChannels",
+    "apply_thresholds",
     "bfloat16_unavailable",
     "choose_dcnv3",
     "choose_depthwise_conv2d",
@@ -58,6 +62,7 @@ __all__ = [
     "choose_linear",
     "choose_resized_cross_entropy",
     "choose_upsample_conv3x3",
+    "choose_upsampled_labels",
     "conv1x1",
     "dcnv3",
     "dcnv4",
@@ -74,6 +79,7 @@ __all__ = [
     "resized_cross_entropy",
     "set_threads",
     "upsample_conv3x3",
+    "upsampled_labels",
     "usable_cores",
     "use_kernel",
 ]

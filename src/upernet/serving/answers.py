@@ -14,18 +14,25 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from upernet.errors import UpernetError
 from upernet.inference import LabelMap, Parse
 from upernet.inference.label_map import UNSURE
 from upernet.inference.saving import RESULT_FILE, confidence_image, label_image, stem_of
 from upernet.rle import encode
 from upernet.serving.engine import Answer, Timing
+from upernet.serving.errors import RefusedError
+from upernet.serving.telemetry import logger
 
 Format = Literal["json", "png", "zip", "coco"]
 Include = Literal["labels", "confidence", "pixels", "rle", "photo"]
 
+ARCHIVED = "parse"
+"""Name of the folder that becomes a zip archive; the name of the photo may be too long for a folder."""
 FAST = 1
 """Compression level of zlib: half the time of the default, for a fifth more bytes."""
 UNSURE_PIXEL = 65535
+BYTES_PER_PIXEL = 2
+"""Of an answer with images: a noisy photo of 50 megapixels gives 1.6 with everything that can be included."""
 
 
 def answer_with(form: Format, include: Collection[Include], level: str | None, parse: Parse, timing: Timing) -> Answer:
@@ -44,6 +51,11 @@ def answer_with(form: Format, include: Collection[Include], level: str | None, p
         return Answer(_png(label_image(parse.label_map(level or ""))), "image/png")
     content = parse.to_coco(level) if form == "coco" else _described(parse, timing, include)
     return Answer(json.dumps(content, ensure_ascii=False, allow_nan=False).encode(), "application/json")
+
+
+def expected_bytes(form: Format, include: Collection[Include], pixels: int) -> int:
+    """Return about how large the answer for a photo becomes."""
+    return BYTES_PER_PIXEL * pixels if include or form in ("zip", "png") else 0
 
 
 def pixels_image(label_map: LabelMap) -> Image.Image:
@@ -84,16 +96,29 @@ def _run_lengths(label_map: LabelMap) -> list[dict[str, Any]]:
 
 
 def _archive(parse: Parse) -> bytes:
-    """Return a zip archive with the files of `Parse.save`."""
-    with TemporaryDirectory(prefix="upernet-") as temporary:
-        folder = parse.save(Path(temporary))
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as archive:
-            for path in sorted(folder.iterdir()):
-                if path.name != RESULT_FILE:  # it has the path of the photo relative to this folder
-                    archive.write(path, path.name)
-            archive.writestr(RESULT_FILE, json.dumps(parse.to_dict(), indent=2, allow_nan=False) + "\n")
-        return file.getvalue()
+    """Return a zip archive with the files of `Parse.save`.
+
+    Raises:
+        RefusedError: The temporary folder cannot be written.
+    """
+    try:
+        with TemporaryDirectory(prefix="upernet-") as temporary:
+            return _zipped(parse, parse.save(temporary, ARCHIVED))
+    except (OSError, UpernetError) as error:
+        logger.error("no archive could be written", extra={"fields": {"reason": str(error)}})
+        raise RefusedError(
+            503, "the temporary folder of the server cannot be written; ask for another format.", retry_after=60
+        ) from None
+
+
+def _zipped(parse: Parse, folder: Path) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in sorted(folder.iterdir()):
+            if path.name != RESULT_FILE:  # it has the path of the photo relative to this folder
+                archive.write(path, path.name)
+        archive.writestr(RESULT_FILE, json.dumps(parse.to_dict(), indent=2, allow_nan=False) + "\n")
+    return file.getvalue()
 
 
 def _png(image: Image.Image) -> bytes:

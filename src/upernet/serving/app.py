@@ -10,32 +10,36 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
 from fastapi import FastAPI, Query
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from upernet.errors import UpernetError, printable
 from upernet.inference import Parser
 from upernet.serving import engine as engines
-from upernet.serving.answers import Format, Include, answer_with
+from upernet.serving.answers import Format, Include, answer_with, expected_bytes
 from upernet.serving.engine import Engine
 from upernet.serving.errors import RefusedError
 from upernet.serving.examples import example_photos
-from upernet.serving.guard import Guard, error_response
+from upernet.serving.guard import CLOSING, GONE, OPEN, Guard, error_response, server_error
 from upernet.serving.limits import Limits
-from upernet.serving.schemas import ERRORS, PARSE_BODY, PARSE_RESPONSES, Health, Model, ModelDetails
+from upernet.serving.schemas import ERRORS, PARSE_BODY, PARSE_RESPONSES, Health, Model, ModelDetails, describe_token
 from upernet.serving.telemetry import Metrics
-from upernet.serving.uploads import Receiver, check_header, discard_body
+from upernet.serving.uploads import Hold, Receiver, pixels_of
 from upernet.taxonomy import LEVEL_KINDS
 from upernet.version import __version__
 
 ASSETS = Path(__file__).with_name("assets")
-CLOSING = "the server is shutting down; try again later."
+PIECE = 2**18
+"""Bytes of an answer that are sent at once."""
+HEADER_READERS = 2
+"""Threads that read the headers of photos."""
 
 
 def create_app(
@@ -44,6 +48,7 @@ def create_app(
     *,
     token: str | None = None,
     origins: Collection[str] = (),
+    hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """Return the application that `upernet serve` runs.
 
@@ -52,17 +57,28 @@ def create_app(
         limits: What clients may use at most.
         token: The bearer token that clients must send; None: none is needed.
         origins: Origins of other sites whose pages may call the server.
+        hosts: Names of this server whose pages may call it; None: all names. The ones of the loopback address protect a
+            server on a desktop from pages that point their own name to it.
+
+    Raises:
+        UpernetError: There is no parser, or the token is empty.
 
     Example:
         >>> import uvicorn, upernet
         >>> from upernet.serving import create_app
         >>> uvicorn.run(create_app({"everyday": upernet.load("everyday")}))
     """
+    if not parsers:
+        raise UpernetError("a server needs a model; give one or more parsers.")
+    if token == "":
+        raise UpernetError("the token is empty; choose another one, or give None if none is needed.")
     limits = limits or Limits()
     metrics, receiver = Metrics(), Receiver(limits)
     engine = Engine(parsers, limits, metrics.on_batch)
     metrics.waiting.set_function(lambda: engine.waiting)
+    metrics.in_memory.set_function(lambda: engine.in_memory)
     metrics.held.set_function(lambda: receiver.held)
+    header_readers = anyio.CapacityLimiter(HEADER_READERS)
     default = next(iter(parsers))
 
     @asynccontextmanager
@@ -116,22 +132,20 @@ def create_app(
         parser = _parser(parsers, model)
         wanted = _levels(parser, levels)
         level = _one_level(wanted) if format in ("png", "coco") else None
-        try:
-            async with receiver.receive(request) as upload:
-                await run_in_threadpool(check_header, upload.content, limits)
-                job = engines.Request(
-                    upload.content,
-                    upload.name,
-                    model,
-                    tuple(wanted),
-                    max_side,
-                    lambda parse, timing: answer_with(format, include, level, parse, timing),
-                )
-                answer = await _answered(engine, job, limits)
-        except RefusedError:
-            await discard_body(request, limits)
-            raise
-        metrics.photos.labels(model).inc()
+        with Hold(receiver) as hold:
+            upload = await receiver.receive(request, hold)
+            pixels = await anyio.to_thread.run_sync(pixels_of, upload.content, limits, limiter=header_readers)
+            hold.add(expected_bytes(format, include, pixels))
+            job = engines.Request(
+                upload.take(),
+                pixels,
+                upload.name,
+                model,
+                tuple(wanted),
+                max_side,
+                lambda parse, timing: answer_with(format, include, level, parse, timing),
+            )
+            answer = await _answered(engine, job, limits, request)
         timing = job.timing
         request.state.log.update(
             model=model,
@@ -145,7 +159,7 @@ def create_app(
         }
         if answer.file_name is not None:
             headers["Content-Disposition"] = f'attachment; filename="{_header_safe(answer.file_name)}"'
-        return Response(answer.content, media_type=answer.media_type, headers=headers)
+        return _AnswerResponse(answer, headers, receiver)
 
     @app.get("/v1/models", summary="List the models", tags=["models"], responses={401: ERRORS[401]})
     async def models() -> list[Model]:
@@ -170,7 +184,13 @@ def create_app(
             response.status_code = 503
         return Health(status="ready" if engine.is_ready else "not ready", version=__version__)
 
-    @app.get("/metrics", summary="Show Prometheus metrics", tags=["operation"], responses={401: ERRORS[401]})
+    @app.get(
+        "/metrics",
+        summary="Show Prometheus metrics",
+        tags=["operation"],
+        response_class=PlainTextResponse,
+        responses={401: ERRORS[401]},
+    )
     async def show_metrics() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -196,37 +216,69 @@ def create_app(
     app.mount("/assets/swagger", StaticFiles(directory=str(files("fastapi_offline") / "static")))
     app.mount("/assets", StaticFiles(directory=ASSETS))
     _add_error_handlers(app)
-    if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "Server-Timing", "Retry-After"],
-        )
+    if token is not None:
+        describe_token(app.openapi(), OPEN)
     paths = {str(getattr(route, "path", "")) for route in app.routes}
-    app.add_middleware(Guard, metrics=metrics, token=token, origins=origins, paths=paths)
+    app.add_middleware(Guard, metrics=metrics, limits=limits, token=token, origins=origins, hosts=hosts, paths=paths)
     app.state.engine = engine
     return app
 
 
-async def _answered(engine: Engine, job: engines.Request, limits: Limits) -> engines.Answer:
+class _AnswerResponse(Response):
+    """Sends an answer piece by piece; what its client has not received yet counts as held."""
+
+    def __init__(self, answer: engines.Answer, headers: Mapping[str, str], receiver: Receiver):
+        super().__init__(answer.content, media_type=answer.media_type, headers=headers)
+        self._receiver = receiver
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        with Hold(self._receiver) as hold:
+            hold.keep(len(self.body))
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for start in range(0, len(self.body), PIECE):
+                piece = bytes(self.body[start : start + PIECE])
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body"})
+
+
+async def _answered(engine: Engine, job: engines.Request, limits: Limits, request: Request) -> engines.Answer:
+    """Return the answer of the engine; a client that goes away takes its photo out of the queue.
+
+    Raises:
+        RefusedError: The photo was not accepted, cannot be parsed, or was not parsed in time.
+        ClientDisconnect: The client has gone.
+    """
     try:
-        future = engine.submit(job)
+        answer = asyncio.wrap_future(engine.submit(job))
     except engines.QueueFullError as full:
         raise RefusedError(
             429, f"the queue is full; try again in {full.seconds} s.", retry_after=full.seconds
         ) from None
     except engines.ClosingError:
         raise RefusedError(503, CLOSING, retry_after=5) from None
+    gone = asyncio.ensure_future(_disconnected(request))
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(future), limits.seconds)
-    except (TimeoutError, asyncio.TimeoutError):  # two types before Python 3.11
+        await asyncio.wait((answer, gone), timeout=limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+        if answer.cancelled():
+            raise RefusedError(503, CLOSING, retry_after=5)
+        if answer.done():
+            return answer.result()
+        if gone.done():
+            raise ClientDisconnect
         raise RefusedError(
             503, f"the photo was not parsed within {limits.seconds:g} seconds; try again later.", retry_after=5
-        ) from None
+        )
     except UpernetError as error:
         raise RefusedError(422, str(error)) from None
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _parser(parsers: Mapping[str, Parser], name: str) -> Parser:
@@ -278,5 +330,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         return answer(request, error.status_code, message.get(error.status_code, str(error.detail)), headers)
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, _: ClientDisconnect) -> JSONResponse:
-        return answer(request, 400, "the body ended before it was complete; send it again.")
+    async def gone(request: Request, _: ClientDisconnect) -> JSONResponse:  # nobody receives it
+        return answer(request, GONE, "the client has gone.")
+
+    @app.exception_handler(Exception)  # which goes on to the guard, and from there to the log
+    async def failed(request: Request, _: Exception) -> JSONResponse:
+        return server_error(request.state.request_id)

@@ -1,7 +1,11 @@
 """The engine of the server: requests wait in a bounded queue, and one thread parses those of like size together.
 
 All requests share the networks. While a network runs, other threads decode the next photos and encode the last
-answers. At most `Limits.queue` photos wait; they stay encoded until shortly before it is their turn.
+answers. A photo takes memory from the time when it is decoded until its answer is encoded; `Limits.in_memory` bounds
+the pixels of all such photos. Those behind them stay encoded, and `Limits.queue` bounds their number.
+
+A request is out of the queue as soon as its future is cancelled. Until its answer is being encoded, nothing is computed
+for it any more; a pass of the network that has begun ends.
 """
 
 from __future__ import annotations
@@ -12,15 +16,18 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Condition, Semaphore, Thread
+from itertools import islice
+from threading import Condition, Thread
 
 import numpy as np
 from PIL import Image
 
 from upernet.data.images import read_image
-from upernet.errors import UpernetError
 from upernet.inference import Parse, Parser
 from upernet.serving.limits import Limits
+
+LONGEST_RETRY = 60
+"""Largest number of seconds after which clients are asked to try again."""
 
 
 class QueueFullError(Exception):
@@ -33,7 +40,7 @@ class QueueFullError(Exception):
 
 
 class ClosingError(Exception):
-    """The server is shutting down and takes no more photos."""
+    """The engine takes no photos: it is closing, or a model does not run."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,9 @@ class Answer:
     """Name under which a browser saves it; None: it is shown."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Timing:
-    """Seconds that the steps of a request took; they are set as the steps end."""
+    """Seconds that the steps of a request took."""
 
     queued: float = 0.0
     network: float = 0.0
@@ -63,6 +70,8 @@ class Request:
 
     content: bytes
     """The image file; empty as soon as it is decoded."""
+    pixels: int
+    """Width times height, as the header of the file says."""
     name: str | None
     """Name of the file, which becomes the path of the parse."""
     model: str
@@ -74,8 +83,12 @@ class Request:
     """Encodes the parse; it runs in a thread of its own."""
     done: Future[Answer] = field(default_factory=lambda: Future[Answer]())
     timing: Timing = field(default_factory=Timing)
+    """Set before the answer is encoded."""
     accepted_at: float = field(default_factory=time.perf_counter)
-    photo: Future[Image.Image] | None = None
+    in_memory: int = 0
+    """Pixels that count towards `Limits.in_memory`; 0 before the photo is decoded, and after its answer is encoded."""
+    photo: Image.Image | None = None
+    """The decoded photo, as long as it waits."""
 
 
 class Engine:
@@ -83,29 +96,35 @@ class Engine:
 
     Args:
         parsers: Name of a model -> its parser.
-        limits: Sizes of the queue and of a batch.
-        on_batch: Called with the number of photos of each batch and its seconds.
+        limits: Sizes of the queue, of a batch and of the memory.
+        on_batch: Called with the name of the model, the pixels of each photo of a batch, and its seconds.
 
     Example:
         >>> engine = Engine({"everyday": upernet.load("everyday")}, Limits())
-        >>> request = Request(Path("photo.jpg").read_bytes(), "everyday", ("object",), None, answer)
+        >>> request = Request(content, 640 * 480, None, "everyday", ("object",), None, answer)
         >>> engine.submit(request).result()
     """
 
     def __init__(
-        self, parsers: Mapping[str, Parser], limits: Limits, on_batch: Callable[[int, float], object] | None = None
+        self,
+        parsers: Mapping[str, Parser],
+        limits: Limits,
+        on_batch: Callable[[str, list[int], float], object] | None = None,
     ):
         self.parsers, self.limits = dict(parsers), limits
+        self.warmed: Future[None] = Future()
+        """Done when each network has run once, so that the next photo is parsed at full speed; its exception is that of
+        a model that does not run, after which no photos are taken."""
         self._on_batch = on_batch
         self._waiting: deque[Request] = deque()
+        self._in_memory = 0
         self._changed = Condition()
-        self._closing = False
-        self._warm = False
+        """Guards all of the state; notified when there may be something for the network."""
+        self._closing = self._abandoned = False
         self._seconds_per_photo = 1.0
         self._ahead = 2 * limits.batch
         self._decoders = ThreadPoolExecutor(2, "decode")
         self._encoders = ThreadPoolExecutor(2, "encode")
-        self._encoding = Semaphore(2 * limits.batch + 2)
         self._thread = Thread(target=self._run, name="network", daemon=True)
         self._thread.start()
 
@@ -115,9 +134,14 @@ class Engine:
         return len(self._waiting)
 
     @property
+    def in_memory(self) -> int:
+        """Pixels of the photos that are decoded, in a network, or being encoded."""
+        return self._in_memory
+
+    @property
     def is_ready(self) -> bool:
-        """Whether the networks have run once, so that the next photo is parsed at full speed, and photos are taken."""
-        return self._warm and not self._closing
+        """Whether photos are taken, and the networks have run once."""
+        return self.warmed.done() and not self._closing
 
     def submit(self, request: Request) -> Future[Answer]:
         """Queue a request and return its future answer; cancelling it takes the photo out of the queue.
@@ -125,17 +149,18 @@ class Engine:
         The future raises `UpernetError` if the photo cannot be decoded or parsed.
 
         Raises:
-            QueueFullError: The queue is full.
-            ClosingError: `close` was called.
+            QueueFullError: The queue is full, or so long that the answer would come too late.
+            ClosingError: `close` was called, or a model does not run.
         """
         with self._changed:
             if self._closing:
                 raise ClosingError
-            if self._waits() >= self.limits.queue:
-                raise QueueFullError(max(1, round(len(self._waiting) * self._seconds_per_photo)))
+            seconds = len(self._waiting) * self._seconds_per_photo
+            if len(self._waiting) >= self.limits.queue or seconds > self.limits.seconds / 2:
+                raise QueueFullError(min(max(1, round(seconds)), LONGEST_RETRY))
             self._waiting.append(request)
             self._decode_ahead()
-            self._changed.notify()
+        request.done.add_done_callback(lambda _: self._forget_cancelled(request))
         return request.done
 
     def close(self) -> None:
@@ -147,108 +172,185 @@ class Engine:
         for executor in (self._decoders, self._encoders):
             executor.shutdown()
 
-    def _waits(self) -> int:
-        """Return how many requests wait, after removing those whose clients have gone."""
-        gone = [request for request in self._waiting if request.done.cancelled()]
-        for request in gone:
-            self._waiting.remove(request)
-        return len(self._waiting)
+    def abandon(self) -> None:
+        """Take no more requests, cancel those that wait, and return as soon as no answer is being encoded.
+
+        A network that runs goes on, but what it finds is dropped.
+        """
+        with self._changed:
+            self._closing = self._abandoned = True
+            waiting = list(self._waiting)
+            self._changed.notify()
+        for request in waiting:
+            request.done.cancel()
+        for executor in (self._decoders, self._encoders):
+            executor.shutdown(cancel_futures=True)
+
+    def _forget_cancelled(self, request: Request) -> None:
+        if not request.done.cancelled():
+            return
+        with self._changed:
+            if request in self._waiting:
+                self._waiting.remove(request)
+                if request.photo is not None:  # else it is not decoded, or a decoder has it and finds it gone
+                    self._release(request)
+            self._changed.notify()
+
+    def _hold(self, request: Request, pixels: int) -> None:
+        self._in_memory += pixels - request.in_memory
+        request.in_memory = pixels
+
+    def _release(self, request: Request) -> None:
+        request.photo = None
+        self._hold(request, 0)
+        self._decode_ahead()
 
     def _decode_ahead(self) -> None:
-        for request in list(self._waiting)[: self._ahead]:
-            if request.photo is None:
-                request.photo = self._decoders.submit(self._decode, request)
+        """Start to decode the first requests, in their order, as far as there is memory for them."""
+        if self._abandoned:
+            return
+        for request in islice(self._waiting, self._ahead):
+            if request.in_memory:
+                continue
+            if self._in_memory and self._in_memory + request.pixels > self.limits.in_memory:
+                return
+            self._hold(request, request.pixels)
+            self._decoders.submit(self._decode, request)
 
-    @staticmethod
-    def _decode(request: Request) -> Image.Image:
-        photo = read_image(io.BytesIO(request.content))
+    def _decode(self, request: Request) -> None:
+        photo, problem = None, None
+        if not request.done.cancelled():
+            try:
+                photo = _decoded(request)
+            except Exception as error:
+                problem = error
         request.content = b""
-        if request.max_side is not None:
-            photo.thumbnail((request.max_side, request.max_side), Image.Resampling.BILINEAR, reducing_gap=3.0)
-        return photo
+        with self._changed:
+            waits = request in self._waiting
+            if photo is not None and waits and not request.done.cancelled():
+                request.photo = photo
+                self._hold(request, photo.width * photo.height)
+            else:
+                if waits:
+                    self._waiting.remove(request)
+                self._release(request)
+            self._decode_ahead()
+            self._changed.notify()
+        if problem is not None:
+            _fail(request, problem)
 
     def _run(self) -> None:
-        for parser in self.parsers.values():
-            parser(np.zeros((64, 64, 3), np.uint8))
-        self._warm = True
+        try:
+            for parser in self.parsers.values():
+                parser(np.zeros((64, 64, 3), np.uint8))
+        except Exception as error:
+            self._give_up(error)
+            return
+        self.warmed.set_result(None)
         while batch := self._next_batch():
             self._parse(batch)
 
-    def _next_batch(self) -> list[Request]:
-        """Wait for a request, and return it with those that can go through the network with it; none: the end."""
-        while True:
-            with self._changed:
-                while not self._waits() and not self._closing:
-                    self._changed.wait()
-                if not self._waiting:
-                    return []
-                first = self._waiting.popleft()
-                self._decode_ahead()
-            if not first.done.set_running_or_notify_cancel():
-                continue
-            photo = self._decoded(first)
-            if photo is not None:
-                return [first, *self._companions(first, photo)]
-
-    def _companions(self, first: Request, photo: Image.Image) -> list[Request]:
-        """Take the decoded requests out of the queue that the network gets in the same size as the first."""
-        sizes = self.parsers[first.model].sizes_for(photo)
-        room = self.limits.pixels - photo.width * photo.height
-        found: list[Request] = []
+    def _give_up(self, error: Exception) -> None:
         with self._changed:
-            for request in list(self._waiting)[: self._ahead]:
-                if len(found) + 1 == self.limits.batch:
-                    break
-                if (request.model, request.levels) != (first.model, first.levels):
-                    continue
-                if request.photo is None or not request.photo.done() or request.photo.exception() is not None:
-                    continue
-                other = request.photo.result()
-                if self.parsers[first.model].sizes_for(other) != sizes or other.width * other.height > room:
-                    continue
-                room -= other.width * other.height
-                self._waiting.remove(request)
-                if request.done.set_running_or_notify_cancel():
-                    found.append(request)
-            self._decode_ahead()
+            self._closing = True
+            waiting = list(self._waiting)
+        for request in waiting:
+            request.done.cancel()
+        self.warmed.set_exception(error)
+
+    def _next_batch(self) -> list[Request]:
+        """Wait for a photo, and take it out of the queue with those that go through the network with it; none: the end.
+
+        It is the first that is decoded: a photo that takes long to decode does not hold up those behind it.
+        """
+        with self._changed:
+            while True:
+                ahead = islice(self._waiting, self._ahead)
+                ready = [request for request in ahead if request.photo is not None and not request.done.cancelled()]
+                if ready:
+                    batch = self._like_first(ready)
+                    for request in batch:
+                        self._waiting.remove(request)
+                    self._decode_ahead()
+                    return batch
+                if self._closing and not self._waiting:
+                    return []
+                self._changed.wait()
+
+    def _like_first(self, ready: list[Request]) -> list[Request]:
+        """Return the first request, and those for the same model and levels that it gets in the same size."""
+        first, parser = ready[0], self.parsers[ready[0].model]
+        sizes = _sizes(parser, first)
+        found, pixels = [first], first.in_memory
+        for request in ready[1:]:
+            if len(found) == self.limits.batch:
+                break
+            alike = (request.model, request.levels) == (first.model, first.levels) and _sizes(parser, request) == sizes
+            if alike and pixels + request.in_memory <= self.limits.pixels:
+                found.append(request)
+                pixels += request.in_memory
         return found
 
-    def _decoded(self, request: Request) -> Image.Image | None:
-        """Return the photo of a request; None, after answering it, if it cannot be decoded."""
-        if request.photo is None:  # it was behind those that are decoded ahead
-            request.photo = self._decoders.submit(self._decode, request)
-        try:
-            return request.photo.result()
-        except Exception as error:
-            request.done.set_exception(error)
-            return None
-
     def _parse(self, batch: list[Request]) -> None:
-        start = time.perf_counter()
-        photos = [(photo, request.name) for request in batch if (photo := self._decoded(request)) is not None]
+        start, first = time.perf_counter(), batch[0]
+        # Without their names: the messages of errors go to the log, which has no names of files.
+        photos = [(request.photo, None) for request in batch if request.photo is not None]
         try:
-            found = self.parsers[batch[0].model].parse_batch(photos, batch[0].levels)
+            parses = self.parsers[first.model].parse_batch(photos, first.levels)
         except Exception as error:  # a defect of ours must not end the thread that serves everybody
-            for request in batch:
-                request.done.set_exception(error)
-            return
+            parses = [error] * len(batch)
+        del photos
         seconds = time.perf_counter() - start
         self._seconds_per_photo += 0.2 * (seconds / len(batch) - self._seconds_per_photo)
         if self._on_batch is not None:
-            self._on_batch(len(batch), seconds)
-        for request, parse in zip(batch, found, strict=True):
+            self._on_batch(first.model, [request.in_memory for request in batch], seconds)
+        for request, parse in zip(batch, parses, strict=True):
             request.timing = Timing(start - request.accepted_at, seconds, len(batch))
             request.photo = None
-            if isinstance(parse, UpernetError):
-                request.done.set_exception(parse)
+            if isinstance(parse, Exception):
+                self._end(request)
+                _fail(request, parse)
             else:
-                self._encoding.acquire()
+                parse.path = request.name
+                self._encode(request, parse)
+
+    def _encode(self, request: Request, parse: Parse) -> None:
+        with self._changed:
+            if not self._abandoned:
                 self._encoders.submit(self._answer, request, parse)
+                return
+        request.done.cancel()
 
     def _answer(self, request: Request, parse: Parse) -> None:
         try:
-            request.done.set_result(request.answer(parse, request.timing))
+            if not request.done.set_running_or_notify_cancel():
+                return
+            answer = request.answer(parse, request.timing)
         except Exception as error:
             request.done.set_exception(error)
+        else:
+            request.done.set_result(answer)
         finally:
-            self._encoding.release()
+            del parse
+            self._end(request)
+
+    def _end(self, request: Request) -> None:
+        with self._changed:
+            self._release(request)
+            self._changed.notify()
+
+
+def _decoded(request: Request) -> Image.Image:
+    photo = read_image(io.BytesIO(request.content))
+    if request.max_side is not None:
+        photo.thumbnail((request.max_side, request.max_side), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return photo
+
+
+def _sizes(parser: Parser, request: Request) -> tuple[object, ...]:
+    return () if request.photo is None else parser.sizes_for(request.photo)
+
+
+def _fail(request: Request, error: Exception) -> None:
+    if request.done.set_running_or_notify_cancel():
+        request.done.set_exception(error)

@@ -15,11 +15,17 @@ class Limits:
     """Photos of like size that go through the network together."""
     body: int = 32 * 2**20
     """Bytes of the body of a request."""
-    bodies: int = 256 * 2**20
-    """Bytes of all bodies that are being received or wait; further requests are answered with 429."""
+    held: int = 512 * 2**20
+    """Bytes of all bodies and answers, from the time when they are expected until they are sent; further requests are
+    answered with 429."""
     pixels: int = 50_000_000
     """Pixels of a photo, and of a batch."""
-    upload_seconds: float = 30.0
+    in_memory: int = 60_000_000
+    """Pixels of all photos that are decoded, in the network, or being encoded; the others wait as files. One photo may
+    always be."""
+    upload_seconds: float = 60.0
     """Seconds in which the body of a request must arrive."""
     seconds: float = 60.0
     """Seconds from the end of the upload to the answer."""
+    download_seconds: float = 60.0
+    """Seconds in which the client must have received the answer."""

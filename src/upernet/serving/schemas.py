@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -102,7 +103,7 @@ def _about(parser: Parser) -> dict[str, Any]:
     }
 
 
-PHOTO = {"type": "string", "format": "binary"}
+PHOTO = {"type": "string", "format": "binary", "minLength": 1}
 PARSE_BODY: dict[str, Any] = {
     "required": True,
     "description": "The photo: JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or PPM.",
@@ -135,3 +136,13 @@ _MEANINGS = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error, "description": meaning} for status, meaning in _MEANINGS.items()
 }
+
+
+def describe_token(document: dict[str, Any], open_paths: Collection[str]) -> None:
+    """Say in an OpenAPI document that requests need a bearer token, except those for `open_paths`."""
+    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"token": []}]
+    for path, operations in document["paths"].items():
+        if path in open_paths:
+            for operation in operations.values():
+                operation["security"] = []

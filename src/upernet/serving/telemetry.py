@@ -6,11 +6,13 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client import generate_latest as generate_latest
 
+from upernet.errors import printable
 from upernet.version import __version__
 
 LogForm = Literal["text", "json"]
@@ -46,13 +48,24 @@ class Metrics:
             "upernet_network_seconds", "Seconds per pass, with label maps.", buckets=SECONDS, registry=self.registry
         )
         self.waiting = Gauge("upernet_waiting_photos", "Photos that wait for a network.", registry=self.registry)
-        self.held = Gauge("upernet_held_bytes", "Bytes of the bodies that are held.", registry=self.registry)
+        self.in_memory = Gauge(
+            "upernet_in_memory_pixels",
+            "Pixels of the photos that are decoded, in a network, or being encoded.",
+            registry=self.registry,
+        )
+        self.held = Gauge(
+            "upernet_held_bytes",
+            "Bytes of the bodies and answers that wait or are transferred.",
+            registry=self.registry,
+        )
         version = Gauge("upernet_version_info", "1, with the version.", ("version",), registry=self.registry)
         version.labels(__version__).set(1)
 
-    def on_batch(self, photos: int, seconds: float) -> None:
-        """Count one pass through a network."""
-        self.batch.observe(photos)
+    def on_batch(self, model: str, pixels: Sequence[int], seconds: float) -> None:
+        """Count one pass through a network, with the number of pixels of each photo."""
+        self.photos.labels(model).inc(len(pixels))
+        self.pixels.labels(model).inc(sum(pixels))
+        self.batch.observe(len(pixels))
         self.network.observe(seconds)
 
     def text(self) -> bytes:
@@ -72,7 +85,7 @@ class _Formatter(logging.Formatter):
         if self.form == "json":
             known = {"time": now, "level": record.levelname.lower(), "message": record.getMessage(), **fields}
             return json.dumps(known if error is None else known | {"traceback": error}, ensure_ascii=False)
-        listed = " ".join(f"{name}={value}" for name, value in fields.items())
+        listed = " ".join(f"{name}={printable(value)}" for name, value in fields.items())
         line = f"{now[11:19]} {record.getMessage()}" + (f"  {listed}" if listed else "")
         return line if error is None else f"{line}\n{error}"
 

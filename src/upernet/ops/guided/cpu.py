@@ -63,6 +63,8 @@ def _guide(counter, probabilities, winners, colors, photo, rows, columns, which,
                 total += weights[i]
             best, chosen = np.float32(-1), one
             for candidate in (one, two, three, four):
+                if candidate == chosen and best >= 0:
+                    continue
                 score = np.float32(0)
                 for i in range(4):
                     score += weights[i] * probabilities[cell_y[i], cell_x[i], candidate]

@@ -9,8 +9,10 @@ import functools
 import importlib
 import importlib.util
 import os
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
@@ -31,6 +33,16 @@ def numba_unavailable(module: str) -> str:
         reason = f"Numba does not run here ({type(error).__name__}: {error})"
         warnings.warn(f"{module} is several times slower than it could be: {reason}", RuntimeWarning, stacklevel=3)
         return reason
+
+
+def compiled_kernels() -> dict[Path, list[Path]]:
+    """Return the folders in which Numba keeps the compiled kernels that this process has imported, and their files."""
+    from numba.core.dispatcher import Dispatcher
+
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("upernet.ops.")]
+    kernels = [value for module in modules for value in vars(module).values() if isinstance(value, Dispatcher)]
+    places = {path for kernel in kernels if (path := kernel.stats.cache_path)}
+    return {Path(place): sorted(Path(place).glob("*.nb[ci]")) for place in sorted(places)}
 
 
 @functools.cache

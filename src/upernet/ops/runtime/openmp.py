@@ -1,6 +1,7 @@
 """The OpenMP library whose threads torch computes on, if it has GNU's interface.
 
-State of this module: the library, which is found once per process, and `_forked`, which is set in forked children.
+State of this module: the library, which is found once per process, `_forked`, which is set in forked children, and
+which Python threads compute alone.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import threading
 from pathlib import Path
 
 import torch
 
 _forked = False
+_thread = threading.local()
 
 
 def _after_fork() -> None:
@@ -35,6 +38,19 @@ def openmp() -> ctypes.CDLL | None:
 def parallel() -> int:
     """Return the address of the library's `GOMP_parallel`, or 0 if `openmp()` is None."""
     return 0 if _forked else _parallel()
+
+
+def compute_alone() -> None:
+    """Let torch and the kernels compute on one thread whenever this Python thread calls them; others do not change."""
+    _thread.alone = True
+    if (library := openmp()) is not None:
+        torch.get_num_threads()  # at the first use in a thread, torch sets the number for it
+        library.omp_set_num_threads(1)  # torch.set_num_threads would set it for all threads
+
+
+def computes_alone() -> bool:
+    """Return whether this Python thread has called `compute_alone`."""
+    return getattr(_thread, "alone", False)
 
 
 @functools.cache

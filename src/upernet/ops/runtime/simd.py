@@ -141,6 +141,16 @@ def maximum(typing: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def select_larger(typing: Any, a: Any, b: Any, if_larger: Any, otherwise: Any) -> Any:
+    """Return `if_larger` in the lanes in which a > b, and `otherwise` in the others."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
+
+    return otherwise(a, b, if_larger, otherwise), generate
+
+
+@intrinsic
 def largest(typing: Any, lanes: Any) -> Any:
     """Return the largest of the lanes, compared by halves."""
 

@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 
 from upernet.ops.runtime.cores import affinity
-from upernet.ops.runtime.openmp import openmp
+from upernet.ops.runtime.openmp import computes_alone, openmp
 
 INTERVAL = 0.2
 """Seconds after which the delays are read again."""
@@ -50,7 +50,9 @@ def adapt_waiting() -> None:
     """
     global _moment, _delays
     library = openmp()
-    if time.monotonic() - _moment < INTERVAL or library is None or not _lock.acquire(blocking=False):
+    if time.monotonic() - _moment < INTERVAL or library is None or computes_alone():
+        return
+    if not _lock.acquire(blocking=False):
         return
     try:
         moment, delays, threads = time.monotonic(), run_delays(), torch.get_num_threads()
