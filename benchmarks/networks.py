@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks.side_by_side import Run
 from upernet.models import UPerNet, build_model
-from upernet.models.internimage import DCNv3
+from upernet.models.flash_internimage import DCNv4
+from upernet.models.internimage_blocks import DeformableConvolution
 from upernet.ops import PLAIN, use_kernel
 from upernet.ops.dcnv3.reference import ComposedDcnv3
 from upernet.recipe import load_recipe
@@ -18,9 +19,9 @@ from upernet.recipe import load_recipe
 TINY = {"backbone_options": {"channels": 16, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}, "decoder_channels": 64}
 
 
-def network(letter: str, tiny: bool = False) -> UPerNet:
-    """Return InternImage-{letter} with UPerHead for ADE20K in eval mode; its weights are random."""
-    recipe = load_recipe(f"upernet_internimage_{letter.lower()}_512_160k_ade20k")
+def network(letter: str, tiny: bool = False, family: str = "internimage") -> UPerNet:
+    """Return InternImage-{letter}, or that of `family`, with UPerHead for ADE20K in eval mode, with random weights."""
+    recipe = load_recipe(f"upernet_{family}_{letter.lower()}_512_160k_ade20k")
     if tiny:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=TINY)})
     model = build_model(recipe)
@@ -30,10 +31,17 @@ def network(letter: str, tiny: bool = False) -> UPerNet:
 
 @torch.no_grad()
 def as_if_trained(module: nn.Module) -> None:
-    """Set offsets of about a pixel, masks that differ (DCNv3 is initialized without) and batch-norm statistics."""
-    if isinstance(module, DCNv3):
-        for linear in (module.offset, module.mask):
-            linear.weight.normal_(std=linear.in_features**-0.5)
+    """Set offsets of about a pixel, masks that differ (a new network has neither) and batch-norm statistics."""
+    if isinstance(module, DeformableConvolution):
+        for name in module.sampling:
+            weight = module.get_submodule(name).get_parameter("weight")
+            weight.normal_(std=weight.shape[1] ** -0.5)
+        if isinstance(module, DCNv4):
+            # masks that sum to about 1, as those of DCNv3 do: 30 layers that amplify would also amplify every rounding
+            points = module.kernel_size**2
+            for tensor, bias in ((module.offset_mask.weight, 0.0), (module.offset_mask.bias, 1.0)):
+                groups = tensor[: 3 * points * module.groups].unflatten(0, (module.groups, 3 * points))
+                groups[:, 2 * points :].add_(bias).div_(points)
     elif isinstance(module, nn.BatchNorm2d):
         module.get_buffer("running_mean").normal_(std=0.1)
         module.get_buffer("running_var").uniform_(0.5, 1.5)

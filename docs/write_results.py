@@ -155,11 +155,11 @@ def own_masks() -> list[str]:
     ]
 
 
-def ade20k() -> list[str]:
+def ade20k(backbone: str = "internimage") -> list[str]:
     """Return a table of the published models, from `upernet models --json > docs/results/models.json`."""
     lines = ["| recipe | crop | mIoU single / multi scale | parameters | multiply-adds |"]
     lines += ["| --- | --- | --- | --- | --- |"]
-    rows = [row for row in read("models") if row["miou_single_scale"] is not None]
+    rows = [row for row in read("models") if row["name"].startswith(f"upernet_{backbone}_")]
     for row in sorted(rows, key=lambda row: row["params"]):
         crop = next(part for part in row["name"].split("_") if part.isdecimal())
         height, width = row["macs_at"]
@@ -190,6 +190,7 @@ def update(text: str) -> str:
             "texture_pixels": texture_pixels,
             "camvid_val": camvid_val,
             "ade20k": ade20k,
+            "ade20k_flash": lambda: ade20k("flash_internimage"),
             "own_masks": own_masks,
             "internimage_t_camvid": internimage_t_camvid,
             "all_models": model_cards.all_models,

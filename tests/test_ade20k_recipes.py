@@ -1,4 +1,4 @@
-"""Tests of the recipes of the published table of UPerNet with InternImage on ADE20K."""
+"""Tests of the recipes of the published tables of UPerNet with InternImage and FlashInternImage on ADE20K."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FACTS = REFERENCE / "internimage_ade20k_recipe.md"
 
 @dataclass(frozen=True)
 class Row:
-    """A column of the table of variants in the facts."""
+    """A column of the table of variants in the facts, or a published configuration of FlashInternImage."""
 
     crop: int
     long_side: int
@@ -27,34 +27,44 @@ class Row:
     """GPUs and photos on each."""
     weights: str | None
     miou: tuple[str, str]
+    checkpointing: bool = False
+    multiple: int = 32
 
 
 ROWS = {
     "t": Row(512, 2048, 6e-5, 1.0, None, 0.2, (8, 2), "zoo", ("47.9", "48.1")),
     "s": Row(512, 2048, 6e-5, 1.0, None, 0.3, (8, 2), "zoo", ("50.1", "50.9")),
     "b": Row(512, 2048, 6e-5, 1.0, None, 0.4, (8, 2), "zoo", ("50.8", "51.3")),
-    "l": Row(640, 2560, 2e-5, 0.94, 0.1, 0.4, (8, 2), "zoo", ("53.9", "54.1")),
-    "xl": Row(640, 2560, 2e-5, 0.94, 0.1, 0.4, (8, 2), "zoo", ("55.0", "55.3")),
-    "h": Row(896, 3584, 2e-5, 0.95, 0.1, 0.5, (16, 1), None, ("59.9", "60.3")),
+    "l": Row(640, 2560, 2e-5, 0.94, 0.1, 0.4, (8, 2), "zoo", ("53.9", "54.1"), True),
+    "xl": Row(640, 2560, 2e-5, 0.94, 0.1, 0.4, (8, 2), "zoo", ("55.0", "55.3"), True),
+    "h": Row(896, 3584, 2e-5, 0.95, 0.1, 0.5, (16, 1), None, ("59.9", "60.3"), True),
 }
+FLASH = {
+    "t": Row(512, 2048, 6e-5, 1.0, None, 0.2, (8, 2), "zoo", ("49.3", "50.3"), True, multiple=1),
+    "s": Row(512, 2048, 6e-5, 1.0, None, 0.3, (8, 2), "zoo", ("50.6", "51.6"), True),
+    "b": Row(512, 2048, 6e-5, 1.0, None, 0.3, (8, 2), "zoo", ("52.0", "52.6")),
+    "l": Row(640, 2560, 2e-5, 0.94, 0.1, 0.4, (8, 2), "zoo", ("55.6", "56.0")),
+}
+EVERY = {f"internimage_{key}": row for key, row in ROWS.items()}
+EVERY |= {f"flash_internimage_{key}": row for key, row in FLASH.items()}
 
 
-def name_of(variant: str) -> str:
-    return f"upernet_internimage_{variant}_{ROWS[variant].crop}_160k_ade20k"
+def name_of(backbone: str) -> str:
+    return f"upernet_{backbone}_{EVERY[backbone].crop}_160k_ade20k"
 
 
 def test_every_row_is_a_recipe_and_no_other():
-    assert {name for name in list_recipes() if name.endswith("_ade20k")} == {name_of(variant) for variant in ROWS}
+    assert {name for name in list_recipes() if name.endswith("_ade20k")} == {name_of(backbone) for backbone in EVERY}
 
 
-@pytest.mark.parametrize("variant", ROWS)
-def test_values_are_the_published_ones(variant):
-    row, recipe = ROWS[variant], load_recipe(name_of(variant))
+@pytest.mark.parametrize("backbone", EVERY)
+def test_values_are_the_published_ones(backbone):
+    row, recipe = EVERY[backbone], load_recipe(name_of(backbone))
     assert recipe.taxonomy == "ade20k150" and recipe.parse_short_side == row.crop
     assert all(score in recipe.description for score in row.miou)
 
     model = recipe.model
-    assert (model.backbone, model.backbone_options) == (f"internimage_{variant}", {})
+    assert (model.backbone, model.backbone_options) == (backbone, {})
     assert (model.backbone_weights, model.drop_path) == (row.weights, row.drop_path)
     assert (model.decoder_channels, model.pool_scales) == (512, (1, 2, 3, 6))
     assert (model.head_channels, model.auxiliary_channels, model.dropout) == (0, 256, 0.1)
@@ -77,7 +87,9 @@ def test_values_are_the_published_ones(variant):
         flip=True,
         photometric="hsv",
     )
-    assert source.test_resize == Resize(short_side=row.crop, long_side=row.long_side, multiple=32, antialias=False)
+    assert source.test_resize == Resize(
+        short_side=row.crop, long_side=row.long_side, multiple=row.multiple, antialias=False
+    )
 
     loss = recipe.loss
     assert (loss.stride, loss.average, loss.auxiliary, loss.weights["object"]) == (1, "all", 0.4, 1.0)
@@ -87,7 +99,7 @@ def test_values_are_the_published_ones(variant):
     assert training is not None and len(training.stages) == 1
     assert (training.precision, training.ema_decay, training.initialize_from) == ("fp32", None, None)
     assert (training.gradient_clipping, training.checkpoint_every, training.workers) == (row.gradient_clipping, 1000, 4)
-    assert training.gradient_checkpointing == (variant in ("l", "xl", "h"))
+    assert training.gradient_checkpointing == row.checkpointing
     stage = training.stages[0]
     assert (stage.iterations, stage.sources, stage.trains) == (160_000, ("ade20k",), "all")
     assert (stage.optimizer, stage.learning_rate, stage.weight_decay) == ("adamw", row.learning_rate, 0.05)

@@ -64,6 +64,14 @@ def test_official_beside_fast(run: Any, name: str):
 
 
 @pytest.mark.slow
+def test_flash_internimage_beside_internimage(run: Any):
+    rows = run("flash")["rows"]
+    for name in ("whole network", "backbone"):
+        assert_compared(rows[name], "InternImage-T", "FlashInternImage-T")
+    assert_compared(rows["30 operators"], "DCNv3", "DCNv4")
+
+
+@pytest.mark.slow
 def test_unified_perceptual_parsing(run: Any):
     whole, *others = run("upp")["rows"].values()
     for row in (whole, *others):

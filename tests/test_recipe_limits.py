@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upernet.errors import UpernetError
+from upernet.models.flash_internimage import FlashInternImageSpec
 from upernet.models.internimage import InternImageSpec
 from upernet.recipe import RECIPES, Recipe
 from upernet.settings import Settings, check_settings, parse_settings
@@ -48,7 +49,7 @@ def numbers_of(schema: dict[str, Any], place: str, root: dict[str, Any]) -> Iter
             yield from numbers_of(inner, place, root)
 
 
-@pytest.mark.parametrize("model", [Recipe, InternImageSpec])
+@pytest.mark.parametrize("model", [Recipe, InternImageSpec, FlashInternImageSpec])
 def test_every_number_has_limits(model: type[Settings]) -> None:
     schema = model.model_json_schema()
     found = list(numbers_of(schema, model.__name__, schema))

@@ -232,6 +232,13 @@ def test_the_largest_internimage_by_deform_conv(tmp_path: Path, rooms: Taxonomy)
     assert 0 < done.errors["object"] < 1e-4
 
 
+def test_flash_internimage(tmp_path: Path, rooms: Taxonomy) -> None:
+    options = {"channels": 16, "depths": (1, 1, 1, 1), "groups": (1, 2, 4, 8)}
+    model = UPerNet("flash_internimage_l", rooms, backbone_options=options, decoder_channels=16, pool_scales=())
+    model.apply(as_if_trained)
+    assert_as_the_model(model, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")

@@ -33,6 +33,12 @@ class PlainClassifier:
         self.tensors, self.variant = tensors, variant
 
     def __call__(self, images: Tensor) -> Tensor:
+        features = self.features(images)
+        pooled = self.attention(features) if self.variant.huge else self.average(features[-1])
+        return self.linear(pooled, "head")
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return C2, C3, C4 and C5."""
         x = self.conv(images, "patch_embed.conv1", stride=2)
         x = F.gelu(self.norm(x, "patch_embed.norm1.1"))
         x = self.norm(self.conv(x, "patch_embed.conv2", stride=2), "patch_embed.norm2.1")
@@ -43,8 +49,7 @@ class PlainClassifier:
             if stage < 3:
                 x = self.conv(x, f"levels.{stage}.downsample.conv", stride=2)
                 x = self.norm(x, f"levels.{stage}.downsample.norm.1")
-        pooled = self.attention(features) if self.variant.huge else self.average(features[-1])
-        return self.linear(pooled, "head")
+        return features
 
     def average(self, x: Tensor) -> Tensor:
         x = F.conv2d(x, self.tensors["conv_head.0.weight"])
@@ -127,7 +132,7 @@ class PlainClassifier:
         )
 
     def linear(self, x: Tensor, name: str) -> Tensor:
-        return x @ self.tensors[f"{name}.weight"].T + self.tensors[f"{name}.bias"]
+        return x @ self.tensors[f"{name}.weight"].T + self.tensors.get(f"{name}.bias", 0)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         return self.norm_last(x.movedim(1, -1), name).movedim(-1, 1)

@@ -5,9 +5,11 @@ import torch
 
 import upernet
 from upernet.models import AUXILIARY, UPerNet, build_model
-from upernet.models.internimage import VARIANTS
+from upernet.models.flash_internimage import VARIANTS as FLASH_VARIANTS
+from upernet.models.internimage import VARIANTS as INTERNIMAGE_VARIANTS
 from upernet.recipe import load_recipe
 
+VARIANTS = {**INTERNIMAGE_VARIANTS, **FLASH_VARIANTS}
 ODD, EVEN = (75, 101), (64, 96)
 
 

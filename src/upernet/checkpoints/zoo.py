@@ -29,12 +29,12 @@ class Published(Settings):
     """Mean IoU in percent, one pass per photo."""
     miou_multi_scale: float
     """Mean IoU in percent, averaged over six sizes and their mirror images."""
-    params: int
-    """Number of parameters, including the auxiliary head."""
-    macs: int
-    """Multiply-adds for one image of the size `macs_at`, without the auxiliary head."""
+    params: int | None = None
+    """Number of parameters, including the auxiliary head. None: not published."""
+    macs: int | None = None
+    """Multiply-adds for one image of the size `macs_at`, without the auxiliary head. None: not published."""
     macs_at: Size
-    """Height and width in pixels that `macs` refers to."""
+    """Height and width in pixels of the image that multiply-adds are counted for."""
 
 
 class ZooFile(Settings):

@@ -134,7 +134,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         terms = "research" if row["research_only"] else ""
         table.add_row(
             f"{row['name']}\n[dim]{levels}[/dim]",
-            "-" if single is None else f"{single}/{multi}",
+            "-" if single is None else f"{single}\n[dim]{multi}[/dim]",
             _millions(row["params"]),
             f"{row['macs'] / 1e9:.0f} G\n[dim]{height}x{width}[/dim]",
             f"{row['weights']}\n[dim]{terms}[/dim]",
@@ -142,8 +142,9 @@ def _show(rows: list[dict[str, Any]]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "\nmIoU: published, in %, one pass / several scales. MACs: multiply-adds for an image of the size below. "
-        "Weights: shipped in this package; downloaded; available by `upernet download NAME`; none: train it. "
+        "\nmIoU: published, in %, for one pass and, below, for several scales. MACs: multiply-adds for an image of the "
+        "size below. Weights: shipped in this package; downloaded; available by `upernet download NAME`; "
+        "none: train it. "
         f"Research: {RESEARCH_ONLY}; `upernet models NAME` shows the terms.",
         style="dim",
         highlight=False,

@@ -8,7 +8,7 @@ from typing import cast, get_args
 from torch import Tensor, nn
 
 from upernet.errors import UpernetError
-from upernet.models import deep_resnet, efficientnet_lite, internimage, timm_family
+from upernet.models import deep_resnet, efficientnet_lite, flash_internimage, internimage, timm_family
 from upernet.models.features import FeatureInfo
 from upernet.models.protocol import (
     Backbone,
@@ -37,6 +37,7 @@ __all__ = [
 
 BACKBONES: tuple[BackboneFamily, ...] = (
     internimage.FAMILY,
+    flash_internimage.FAMILY,
     efficientnet_lite.FAMILY,
     deep_resnet.FAMILY,
     timm_family.FAMILY,
@@ -54,9 +55,10 @@ def build_backbone(
     """Return the backbone `name`, which maps N x 3 x H x W to [C2, C3, C4, C5] at strides 4, 8, 16, 32.
 
     Args:
-        name: `internimage_{t,s,b,l,xl,h}`, `{resnet50,resnet101,resnext101}_deep` or the name of a timm model. Where
-            several features of a timm model share a stride, the last one is used.
-        options: values that replace those of the variant `name` (InternImage: the fields of `InternImageSpec`).
+        name: `internimage_{t,s,b,l,xl,h}`, `flash_internimage_{t,s,b,l}`, `{resnet50,resnet101,resnext101}_deep` or the
+            name of a timm model. Where several features of a timm model share a stride, the last one is used.
+        options: values that replace those of the variant `name` (InternImage: the fields of `InternImageSpec`;
+            FlashInternImage: those of `FlashInternImageSpec`).
         drop_path: rate of stochastic depth.
         feature_norms: add a layer norm to each feature.
 

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from upernet.errors import UpernetError
-from upernet.models.internimage import InternImage, layer_norm
+from upernet.models.internimage import InternImage
+from upernet.models.internimage_blocks import layer_norm
 from upernet.models.protocol import IMAGENET
 from upernet.models.upernet import Preprocess
 

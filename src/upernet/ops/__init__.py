@@ -2,15 +2,17 @@
 
 There is one folder per operator. In each, `__init__.py` has the signature, the shapes and the errors, and `choose_...`,
 which picks the kernel for given tensors and says why; `reference.py` has the plain version in torch; `cpu.py` and
-`gpu.py` have the kernels. `runtime/` holds what kernels share.
+`gpu.py` have the kernels. `runtime/` holds what kernels share. `dcnv4` and `mlp` are compositions of other operators,
+without a kernel of their own.
 
-The functions `dcnv3`, `lateral` and `linear` have the names of their folders: import from a folder with
+The functions `dcnv3`, `dcnv4`, `lateral` and `linear` have the names of their folders: import from a folder with
 `from upernet.ops.dcnv3 import reference`, not as an attribute of `upernet.ops`.
 """
 
 from upernet.ops.conv3x3 import choose_upsample_conv3x3, upsample_conv3x3
 from upernet.ops.cross_entropy import choose_resized_cross_entropy, resized_cross_entropy
 from upernet.ops.dcnv3 import choose_dcnv3, dcnv3
+from upernet.ops.dcnv4 import dcnv4
 from upernet.ops.depthwise import choose_depthwise_conv2d, depthwise_conv2d
 from upernet.ops.dispatch import Choice, Decision, recorded_decisions, use_kernel
 from upernet.ops.guided import Axis, choose_guided_labels, guided_labels
@@ -63,6 +65,7 @@ __all__ = [
     "choose_upsampled_labels",
     "conv1x1",
     "dcnv3",
+    "dcnv4",
     "depthwise_conv2d",
     "grouped_softmax",
     "guided_labels",

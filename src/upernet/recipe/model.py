@@ -55,7 +55,8 @@ class ModelSpec(Settings):
     """The architecture. `backbone` is a name that `build_backbone` accepts; widths are numbers of channels."""
 
     backbone: Name
-    """`internimage_{t,s,b,l,xl,h}`, or a timm model with features at strides 4, 8, 16 and 32."""
+    """`internimage_{t,s,b,l,xl,h}`, `flash_internimage_{t,s,b,l}`, or a timm model with features at strides 4, 8, 16
+    and 32."""
     backbone_options: dict[Name, OptionValue] = {}
     """Options that override those of the named backbone, if it has any (for InternImage: `InternImageSpec`)."""
     backbone_weights: PathText | None = "auto"

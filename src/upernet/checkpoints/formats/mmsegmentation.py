@@ -1,6 +1,7 @@
 """Checkpoints of mmsegmentation and of projects built on it, such as InternImage; also their ImageNet backbones.
 
-Backbones: InternImage, ResNetV1c and ResNet (bottlenecks), Swin, ConvNeXt (of mmclassification / mmpretrain).
+Backbones: InternImage, FlashInternImage, ResNetV1c and ResNet (bottlenecks), Swin, ConvNeXt (of mmclassification /
+mmpretrain).
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from upernet.checkpoints.architecture import BACKBONES
 from upernet.checkpoints.formats.rename import DECODER, Rule, reading, rename
 from upernet.checkpoints.reading import Weights
+from upernet.models.flash_internimage import SAMPLING_MULTIPLE
 
 NAME = "mmsegmentation"
 _SWIN_BLOCK = r"backbone\.stages\.(\d)\.blocks\.(\d+)\."
@@ -54,11 +57,18 @@ def recognizes(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def translate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under our names; the channels of Swin's patch merging are put into timm's order."""
+    """Return the tensors under our names.
+
+    The channels of Swin's patch merging are put into timm's order, and the layers that compute the offsets and masks of
+    DCNv4 are padded with zeros, which some published files are not.
+    """
     ours = _rename(tensors)
     for key, value in ours.items():
         if re.search(r"layers_\d\.downsample\.(norm|reduction)\.", key) and value.shape[-1] % 4 == 0:
             ours[key] = _to_timm_order(value)
+        elif re.search(r"\.dcn\.offset_mask\.(weight|bias)$", key) and value.ndim:
+            rows = -value.shape[0] % SAMPLING_MULTIPLE
+            ours[key] = torch.cat([value, value.new_zeros(rows, *value.shape[1:])]) if rows else value
     return ours
 
 

@@ -1,11 +1,13 @@
 """DCNv3: deformable convolution with modulation per point and groups of channels (arXiv 2211.05778, section 3.1).
 
 `upernet::dcnv3` and `upernet::dcnv3_backward` are custom operators with four kernels: `torch` (`reference.py`, which
-runs everywhere), `embedding_bag` (CPUs without Numba), `numba` (CPUs) and `triton` (GPUs).
+runs everywhere), `embedding_bag` (CPUs without Numba), `numba` (CPUs) and `triton` (GPUs). They also take offsets and
+masks as N x h x w x G x (P 2) and N x h x w x G x P with any strides, which is how `upernet.ops.dcnv4` calls them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,7 +58,11 @@ def dcnv3(
         ValueError: the shapes do not fit together.
     """
     geometry = Geometry(kernel_size, stride, padding, dilation, groups, float(offset_scale), remove_center)
-    _check(x, offset, mask, geometry)
+    rows = check_inputs("dcnv3", geometry, x, offset=offset, mask=mask)
+    points = groups * len(geometry.displacements)
+    for name, tensor, last in (("offset", offset, 2 * points), ("mask", mask, points)):
+        if tensor.shape != (*rows, last):
+            raise ValueError(f"dcnv3: {name} must have shape {(*rows, last)}, not {tuple(tensor.shape)}")
     return torch.ops.upernet.dcnv3(x, offset, mask, *geometry)
 
 
@@ -77,35 +83,42 @@ def choose_dcnv3(x: Tensor) -> Choice:
     return Choice("numba", "x is on the CPU")
 
 
-def _check(x: Tensor, offset: Tensor, mask: Tensor, s: Geometry) -> None:
-    if x.dim() != 4 or offset.dim() != 4 or mask.dim() != 4:
-        raise ValueError(
-            "dcnv3: x, offset and mask must have 4 dimensions (N x H x W x channels), "
-            f"not {x.dim()}, {offset.dim()} and {mask.dim()}"
-        )
-    if not (x.is_floating_point() and offset.is_floating_point() and mask.is_floating_point()):
-        raise ValueError(f"dcnv3: x, offset and mask must be float, not {x.dtype}, {offset.dtype} and {mask.dtype}")
-    if not x.device == offset.device == mask.device:
-        raise ValueError(
-            f"dcnv3: x, offset and mask must be on one device, not {x.device}, {offset.device} and {mask.device}"
-        )
+def check_inputs(operator: str, s: Geometry, x: Tensor, **others: Tensor) -> tuple[int, int, int]:
+    """Check all but the shapes of `others`, and return their first three dimensions, N, h and w.
+
+    Raises:
+        ValueError: the inputs of `operator` are not 4-dimensional float tensors on one device, or the geometry does not
+            fit them.
+    """
+    inputs = {"x": x, **others}
+
+    def list_of(values: Sequence[object]) -> str:
+        return f"{', '.join(map(str, values[:-1]))} and {values[-1]}"
+
+    names = f"{operator}: {list_of(list(inputs))} must"
+    if any(tensor.dim() != 4 for tensor in inputs.values()):
+        found = list_of([tensor.dim() for tensor in inputs.values()])
+        raise ValueError(f"{names} have 4 dimensions (N x H x W x channels), not {found}")
+    if not all(tensor.is_floating_point() for tensor in inputs.values()):
+        raise ValueError(f"{names} be float, not {list_of([tensor.dtype for tensor in inputs.values()])}")
+    if any(tensor.device != x.device for tensor in others.values()):
+        raise ValueError(f"{names} be on one device, not {list_of([tensor.device for tensor in inputs.values()])}")
     if min(*s.kernel_size, *s.stride, *s.dilation, s.groups) < 1 or min(s.padding) < 0:
         raise ValueError(
-            f"dcnv3: kernel_size {s.kernel_size}, stride {s.stride}, dilation {s.dilation} and groups {s.groups} must "
-            f"be positive, padding {s.padding} must not be negative"
+            f"{operator}: kernel_size {s.kernel_size}, stride {s.stride}, dilation {s.dilation} and groups {s.groups} "
+            f"must be positive, padding {s.padding} must not be negative"
         )
     if s.remove_center and (s.kernel_size[0] != s.kernel_size[1] or s.kernel_size[0] % 2 == 0 or s.kernel_size[0] == 1):
-        raise ValueError(f"dcnv3: remove_center needs an odd square kernel of 3 or more, not {s.kernel_size}")
+        raise ValueError(f"{operator}: remove_center needs an odd square kernel of 3 or more, not {s.kernel_size}")
     n, height, width, channels = x.shape
     if channels % s.groups:
-        raise ValueError(f"dcnv3: the {channels} channels of x cannot be divided into {s.groups} groups")
+        raise ValueError(f"{operator}: the {channels} channels of x cannot be divided into {s.groups} groups")
     h, w = s.output_size(height, width)
     if height < 1 or width < 1 or h < 1 or w < 1:
-        raise ValueError(f"dcnv3: x of {height} x {width} is too small for the kernel: the result would be {h} x {w}")
-    points = s.groups * len(s.displacements)
-    for name, tensor, last in (("offset", offset, 2 * points), ("mask", mask, points)):
-        if tuple(tensor.shape) != (n, h, w, last):
-            raise ValueError(f"dcnv3: {name} must have shape {(n, h, w, last)}, not {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{operator}: x of {height} x {width} is too small for the kernel: the result would be {h} x {w}"
+        )
+    return n, h, w
 
 
 def _kernel(name: str) -> tuple[Callable[..., Tensor], Callable[..., Gradients]]:
@@ -165,9 +178,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 def _flops(x: Sequence[int], offset: Sequence[int], mask: Sequence[int], *geometry: Any, **kwargs: Any) -> int:
     """Count 5 multiply-adds per point and channel, as InternImage's published figures do."""
-    n, h, w, points = mask
     groups = geometry[4]
-    return 2 * 5 * n * h * w * (points // groups) * x[3]
+    return 2 * 5 * math.prod(mask) // groups * x[3]
 
 
 def _backward_flops(grad: Sequence[int], *inputs: Any, **kwargs: Any) -> int:

@@ -1,7 +1,8 @@
 """DCNv3 on a CPU with Numba: forward and backward, float32 and float64, deterministic for any number of threads.
 
 Each kernel processes blocks of pixels in two steps. The first computes four indices and four weights for all points of
-the block, without a branch, so that LLVM vectorizes it. The second gathers and sums the channels, LANES at a time.
+the block, without a branch, so that LLVM vectorizes it. The second gathers and sums the channels, LANES at a time. The
+points of a block are copied next to each other first, if their strides differ.
 
 A sample outside `x`, at any distance, at infinity or at NaN, moves to -1 or to the size of `x`. There, the bilinear
 weights of existing pixels are zero, and the indices of missing pixels are replaced by the nearest existing ones, so
@@ -15,6 +16,7 @@ it.)
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import torch
@@ -93,7 +95,10 @@ def _slopes(offset, mask, grid_y, grid_x, y, x, scale, height, width, products, 
 
 @jit
 def _forward(counter, x, offset, mask, grid_y, grid_x, out, sizes, steps, scale):
-    """Compute out N h w C from x N x (H W C), offset (complex) and mask N h w G P; a unit of work is an output row."""
+    """Compute out N h w C from x N x (H W C), offset (complex) and mask (N h w) x G x P, both of any strides.
+
+    A unit of work is an output row.
+    """
     n, height, width, h, w, channels, groups, points = sizes
     origin_y, origin_x, stride_y, stride_x = steps
     per_group = channels // groups
@@ -110,10 +115,10 @@ def _forward(counter, x, offset, mask, grid_y, grid_x, out, sizes, steps, scale)
         y = x.dtype.type(origin_y + row % h * stride_y)
         for start in range(0, w, block):
             stop = min(start + block, w)
-            first = (row * w + start) * per_pixel
-            last = (row * w + stop) * per_pixel
+            o = np.ascontiguousarray(offset[row * w + start : row * w + stop]).reshape(-1)
+            m = np.ascontiguousarray(mask[row * w + start : row * w + stop]).reshape(-1)
             left = x.dtype.type(origin_x + start * stride_x)
-            _locate(offset[first:last], mask[first:last], grid_y, grid_x, y, left, scale, height, width, index, weight)
+            _locate(o, m, grid_y, grid_x, y, left, scale, height, width, index, weight)
             k = np.uint64(0)  # unsigned, because Numba looks at the sign of each index otherwise
             for pixel in range(row * w + start, row * w + stop):
                 for channel in range(0, channels, per_group):
@@ -222,9 +227,15 @@ def _unpad_groups(x: Tensor, groups: int, channels: int) -> Tensor:
     return x.unflatten(-1, (groups, -1))[..., : channels // groups].flatten(-2).contiguous()
 
 
-def _pairs(offset: Tensor) -> np.ndarray:
-    """Return (dx, dy) as complex numbers, which LLVM loads as two neighbors."""
-    array = offset.contiguous().numpy()
+def _points(values: Tensor, *shape: int) -> np.ndarray:
+    """Return `values` in `shape`, without a copy if the values of a group are neighbors."""
+    values = values.reshape(*shape, values.numel() // math.prod(shape) if values.numel() else 0)
+    return (values if values.stride(-1) == 1 else values.contiguous()).numpy()
+
+
+def _pairs(offset: Tensor, *shape: int) -> np.ndarray:
+    """Return (dx, dy) as complex numbers, which LLVM loads as two neighbors; otherwise as `_points`."""
+    array = _points(offset, *shape)
     return array.view(np.complex64 if array.dtype == np.float32 else np.complex128)
 
 
@@ -241,8 +252,8 @@ def forward(x: Tensor, offset: Tensor, mask: Tensor, s: Geometry) -> Tensor:
         _forward_team,
         n * h,
         values,
-        _pairs(offset).reshape(-1),
-        mask.contiguous().numpy().reshape(-1),
+        _pairs(offset, n * h * w, s.groups),
+        _points(mask, n * h * w, s.groups),
         *_grid(s, s.groups, w, values.dtype),
         out.numpy().reshape(-1),
         (n, height, width, h, w, padded, s.groups, len(s.displacements)),
@@ -261,19 +272,19 @@ def backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, s: Geometry)
     g_x = x.new_zeros(x.shape)
     g_offset, g_mask = offset.new_empty(offset.shape), mask.new_empty(mask.shape)
     values = x.flatten(1).numpy()
-    by_group = (n * h, w, s.groups, points)
+    by_group = (n * h, w, s.groups)
     run(
         _backward,
         _backward_team,
         n * s.groups,
         grad.numpy().reshape(-1),
         values,
-        _pairs(offset).reshape(by_group),
-        mask.contiguous().numpy().reshape(by_group),
+        _pairs(offset, *by_group),
+        _points(mask, *by_group),
         *_grid(s, 1, w, values.dtype),
         g_x.flatten(1).numpy(),
-        _pairs(g_offset).reshape(by_group),
-        g_mask.numpy().reshape(by_group),
+        _pairs(g_offset, *by_group),
+        _points(g_mask, *by_group),
         (n, height, width, h, w, padded, s.groups, points),
         (*s.origin, *s.stride),
         values.dtype.type(s.offset_scale),

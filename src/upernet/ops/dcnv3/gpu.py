@@ -158,7 +158,7 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], x: Tensor, h: int, w: int,
 def forward(x: Tensor, offset: Tensor, mask: Tensor, s: Geometry) -> Tensor:
     """Compute `upernet.ops.dcnv3` in the dtype of x."""
     x, offset, mask = x.contiguous(), offset.contiguous(), mask.contiguous()
-    n, h, w, _ = offset.shape
+    n, h, w = offset.shape[:3]
     out = x.new_empty(n, h, w, x.shape[-1])
     _launch(_forward, (x, offset, mask, out), x, h, w, s, working_dtype(x, offset, mask))
     return out
@@ -169,6 +169,6 @@ def backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, s: Geometry)
     grad, x, offset, mask = grad.contiguous(), x.contiguous(), offset.contiguous(), mask.contiguous()
     working = working_dtype(grad, x, offset, mask)
     g_x, g_offset, g_mask = torch.zeros_like(x, dtype=working), torch.empty_like(offset), torch.empty_like(mask)
-    _, h, w, _ = offset.shape
+    h, w = offset.shape[1:3]
     _launch(_backward, (grad, x, offset, mask, g_x, g_offset, g_mask), x, h, w, s, working)
     return g_x, g_offset, g_mask

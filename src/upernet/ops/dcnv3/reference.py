@@ -20,7 +20,7 @@ def sampled_locations(x: Tensor, offset: Tensor, s: Geometry) -> tuple[Tensor, T
     gradient arrives.
     """
     _, height, width, _ = x.shape
-    n, rows, columns, _ = offset.shape
+    n, rows, columns = offset.shape[:3]
     dy, dx = x.new_tensor(s.displacements).unbind(1)
     offset = offset.reshape(n, rows, columns, s.groups, -1, 2)
     i = torch.arange(rows, device=x.device, dtype=x.dtype) * s.stride[0] + s.origin[0]

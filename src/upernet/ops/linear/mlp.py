@@ -13,7 +13,7 @@ HIDDEN_VALUES = 2**20
 """Values of the hidden layer that are computed at a time: 4 MiB that are overwritten repeatedly stay in the cache."""
 
 
-def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor | None) -> Tensor:
     """Compute `linear(gelu(linear(x, weight1, bias1)), weight2, bias2)`: ... x C -> ... x D.
 
     On a CPU without autograd, this processes a block of rows at a time. The numbers are the same, and large maps are
@@ -23,7 +23,7 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
     Args:
         x: ... x C.
         weight1, bias1: H x C and H. If they are bfloat16, the hidden layer is bfloat16 as well.
-        weight2, bias2: D x H and D.
+        weight2, bias2: D x H and D; no bias if it is None.
     """
     may_split = (
         override("mlp") != "torch"
@@ -39,7 +39,7 @@ def mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
     return _mlp(x, weight1, bias1, weight2, bias2)
 
 
-def _mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+def _mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor | None) -> Tensor:
     if weight1.dtype == torch.bfloat16 and x.dtype == torch.float32:
         return _mlp(x.bfloat16(), weight1, bias1, weight2, bias2).float()
     hidden = linear(x, weight1, bias1)
