@@ -7,6 +7,7 @@ import { element, markLegend, percent, readPixel, readable, showLegend, showMode
 import { Viewer } from "./viewer.js";
 
 const MAX_SIDE = 1600; // the shown maps; saved files have the size of the photo
+const ONLY_SERVERS_DECODE = /\.(heic|heif|hif|tiff?|ppm|pgm|pbm)$/i; // most browsers do not
 const AT_ONCE = 2; // photos that are sent at a time
 
 const byId = (id) => document.getElementById(id);
@@ -96,9 +97,12 @@ async function parsePhoto(photo) {
   const model = view.model;
   showStrip();
   if (photo === current) show();
-  await loadImage(photo);
+  const decoding = loadImage(photo);
   const parameters = [["model", model], ["max_side", MAX_SIDE], ["include", "pixels"]];
-  if (photo.undecodable) parameters.push(["include", "photo"]);
+  if (ONLY_SERVERS_DECODE.test(photo.name)) {
+    await decoding;
+    if (photo.undecodable) parameters.push(["include", "photo"]);
+  }
   const start = performance.now();
   try {
     const response = await api.parse(photo.file, photo.name, parameters, (seconds) => {
@@ -106,6 +110,8 @@ async function parsePhoto(photo) {
       if (photo === current) show();
     });
     const parse = await response.json();
+    await decoding;
+    if (photo.undecodable && !parse.photo) throw new api.ServerError("The browser cannot show this photo; save it as JPEG or PNG.");
     const maps = {};
     for (const [level, { pixels }] of Object.entries(parse.maps)) maps[level] = await decodeMap(pixels);
     if (parse.photo) {
