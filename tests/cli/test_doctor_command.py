@@ -84,7 +84,8 @@ def test_bash_completes_commands_options_and_models(tmp_path: Path) -> None:
     (tmp_path / "upernet").chmod(0o755)
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     install = [sys.executable, "-m", "upernet", "--install-completion", "bash"]
-    subprocess.run(install, env=environment, check=True, capture_output=True)
+    installed = subprocess.run(install, env=environment, capture_output=True, text=True)
+    assert installed.returncode == 0, installed.stderr
     assert str(tmp_path / ".bash_completions" / "upernet.sh") in (tmp_path / ".bashrc").read_text()
     script = """
     source "$HOME/.bashrc"
