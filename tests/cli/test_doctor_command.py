@@ -83,9 +83,10 @@ def test_bash_completes_commands_options_and_models(tmp_path: Path) -> None:
     (tmp_path / "upernet").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m upernet "$@"\n')
     (tmp_path / "upernet").chmod(0o755)
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    install = [sys.executable, "-m", "upernet", "--install-completion", "bash"]
+    # The command asks which shell has started it. Something has to follow it, or bash becomes the command.
+    install = [str(BASH), "--norc", "-c", "upernet --install-completion; exit $?"]
     installed = subprocess.run(install, env=environment, capture_output=True, text=True)
-    assert installed.returncode == 0, installed.stderr
+    assert installed.returncode == 0, installed.stdout + installed.stderr
     assert str(tmp_path / ".bash_completions" / "upernet.sh") in (tmp_path / ".bashrc").read_text()
     script = """
     source "$HOME/.bashrc"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,18 +52,17 @@ def test_labels_are_those_of_resized_logits(
     torch.testing.assert_close(chosen, expected.amax(dim=0), atol=1e-4, rtol=0)
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other matrix products add in another order")
 @given(st.integers(0, 10**6), shapes, sizes)
 @settings(max_examples=25, deadline=None)
-def test_kernels_interpolate_to_the_last_bit_alike(
+def test_kernels_choose_the_same_labels_unless_two_logits_are_equal_but_for_rounding(
     seed: int, shape: tuple[int, int, int], size: tuple[int, int]
 ) -> None:
     logits = random_logits(seed, *shape)
-    # With equal logits in pairs, a difference of the last bit would choose the other one of a pair.
-    logits = torch.stack([logits, logits.nextafter(torch.tensor(torch.inf))], dim=1).flatten(0, 1)
     labels, confidence = upsampled("torch", logits, size)
     fast_labels, fast_confidence = upsampled("numba", logits, size)
-    assert torch.equal(fast_labels, labels)
+    resized = F.interpolate(logits[None], size=size, mode="bilinear")[0]
+    chosen, fast = (resized.gather(0, found[None].long())[0] for found in (labels, fast_labels))
+    torch.testing.assert_close(fast, chosen, atol=2e-5, rtol=0)
     torch.testing.assert_close(fast_confidence, confidence, atol=2e-6, rtol=0)
 
 

@@ -2,9 +2,9 @@
 
 A unit of work is a block of pixels, whose logits are first interpolated along the rows. Then, LANES pixels at a time,
 one pass over the classes finds the largest logit, and a second one adds up the exponentials; both interpolate along the
-columns again, in registers, which takes less time than to read the values from memory. On x86, the interpolated logits
-are those of `reference` to the last bit, and so are the labels; the probabilities differ by the last bits of the
-exponential function.
+columns again, in registers, which takes less time than to read the values from memory. The interpolated logits differ
+from those of `reference` in their last bits where the matrix product there adds in another order, and the probabilities
+by the last bits of the exponential function.
 """
 
 # pyright: reportCallIssue=false
