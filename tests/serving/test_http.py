@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import logging
@@ -21,9 +22,11 @@ from helpers.server import DEADLINE, GatedParser, Served, error_of, photo, read_
 from PIL import Image, PngImagePlugin
 
 import upernet
+from upernet.inference import Parse
 from upernet.inference.label_map import UNSURE
 from upernet.rle import decode
 from upernet.serving import Limits, create_app
+from upernet.serving.engine import Answer
 from upernet.serving.guard import HEADERS
 
 PARSE = "/v1/parse"
@@ -625,6 +628,23 @@ def test_the_log_has_a_line_for_each_request_without_names_of_files(
     first, second = own()[:2]
     assert first["model"] == "colors" and first["batch"] == 1 and first["network_ms"] >= 0
     assert "not an image" in str(second["refused"])
+
+
+def test_an_answer_that_was_sent_is_freed_at_once(client: httpx.Client, server: Served):
+    """Without the garbage collector, which may not run for hundreds of requests."""
+
+    def kept() -> int:
+        return sum(type(thing) in (Answer, Parse) for thing in gc.get_objects())
+
+    gc.collect()
+    before = kept()
+    gc.disable()
+    try:
+        for content in (photo(), photo(80, 40), photo()[:-40]):
+            client.post(PARSE, params={"include": "pixels"}, files={"file": ("photo.png", content, "image/png")})
+        until(lambda: kept() == before, "no answer is left")
+    finally:
+        gc.enable()
 
 
 def test_a_server_that_ends_answers_what_it_has_accepted(colors: GatedParser):

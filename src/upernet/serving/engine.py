@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from PIL import Image
 
 from upernet.data.images import read_image
 from upernet.inference import Parse, Parser
+from upernet.ops.runtime.heap import HeapTrimmer
 from upernet.serving.limits import Limits
 
 LONGEST_RETRY = 60
@@ -160,7 +162,10 @@ class Engine:
                 raise QueueFullError(min(max(1, round(seconds)), LONGEST_RETRY))
             self._waiting.append(request)
             self._decode_ahead()
-        request.done.add_done_callback(lambda _: self._forget_cancelled(request))
+        # Futures keep their callbacks. A reference to the request would make a cycle, and its answer, often megabytes,
+        # would stay until the garbage collector runs.
+        known = weakref.ref(request)
+        request.done.add_done_callback(lambda _: self._forget_cancelled(known()))
         return request.done
 
     def close(self) -> None:
@@ -186,8 +191,8 @@ class Engine:
         for executor in (self._decoders, self._encoders):
             executor.shutdown(cancel_futures=True)
 
-    def _forget_cancelled(self, request: Request) -> None:
-        if not request.done.cancelled():
+    def _forget_cancelled(self, request: Request | None) -> None:
+        if request is None or not request.done.cancelled():
             return
         with self._changed:
             if request in self._waiting:
@@ -247,8 +252,11 @@ class Engine:
             self._give_up(error)
             return
         self.warmed.set_result(None)
+        trim = HeapTrimmer()
         while batch := self._next_batch():
             self._parse(batch)
+            trim()
+            del batch  # and with it the answers, while this waits for the next photo
 
     def _give_up(self, error: Exception) -> None:
         with self._changed:

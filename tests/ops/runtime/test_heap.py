@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import resource
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from upernet.ops.runtime.heap import kept_heap
+from upernet.ops.runtime.heap import HeapTrimmer, kept_heap
 
 NUMBERS = 2**24
 """Numbers of a tensor of 64 MiB, which malloc would map by itself."""
@@ -48,3 +49,27 @@ def test_settings_of_the_user_are_left_alone(monkeypatch: pytest.MonkeyPatch):
     before = faults_of_a_tensor()
     with kept_heap():
         assert (faults_of_a_tensor() < 16) == (before < 16)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's malloc")
+def test_a_heap_that_has_grown_is_trimmed():
+    """Small blocks between large ones keep the end of the heap in use, as answers do in a server."""
+    large, small = 2**20, []
+    trim = HeapTrimmer(growth=64 * large)
+    before, blocks = resident(), []
+    with kept_heap():  # so that malloc maps none of the blocks by itself
+        for _ in range(128):
+            blocks.append(torch.ones(large, dtype=torch.uint8))
+            small.append(torch.ones(64))
+        blocks.clear()
+        assert resident() > before + 100 * large, "malloc has returned the blocks by itself"
+        trim()
+        assert resident() < before + 64 * large
+        again = [torch.ones(large, dtype=torch.uint8) for _ in range(32)]
+        trim()
+        assert resident() > before + 16 * large, "less than the growth stays"
+        del again

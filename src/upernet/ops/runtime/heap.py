@@ -2,7 +2,8 @@
 
 GNU's malloc returns every block of more than 32 MiB to the system as soon as it is freed, and smaller ones once enough
 of them are free at the end of the heap. A training step allocates and frees the same few gigabytes again and again, and
-the system maps and clears each page anew.
+the system maps and clears each page anew. A server has the opposite problem: answers that live for seconds lie between
+the tensors of the network, so that little is ever free at the end of the heap, and the process grows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
@@ -40,6 +42,33 @@ def kept_heap() -> Iterator[None]:
         for parameter, value in USUAL.items():
             library.mallopt(parameter, value)
         library.malloc_trim(0)
+
+
+class HeapTrimmer:
+    """Gives freed memory back to the system each time that the process has grown by `growth` bytes.
+
+    To give it back after every step would cost much time, because the next step maps it again.
+    """
+
+    def __init__(self, growth: int = 2**29):
+        self.growth = growth
+        self._library = _gnu_library()
+        self._least = 0 if self._library is None else _resident_bytes()
+
+    def __call__(self) -> None:
+        """Give back what is free, if the process has grown; it does nothing where the C library is not GNU's."""
+        if self._library is None:
+            return
+        resident = _resident_bytes()
+        if resident > self._least + self.growth:
+            self._library.malloc_trim(0)
+            self._least = _resident_bytes()
+        else:
+            self._least = min(self._least, resident)
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _gnu_library() -> ctypes.CDLL | None:
