@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,7 +48,7 @@ def write_onnx(program: ExportedProgram, path: Path, names: Sequence[str], descr
     require_exporter()
     size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     try:
-        with warnings.catch_warnings(), quiet("onnxscript"):
+        with warnings.catch_warnings(), quiet("onnxscript"), _no_stack_traces():
             warnings.simplefilter("ignore")  # about the exporter's own workings
             exported = cast(Any, torch.onnx).export(
                 program,
@@ -72,6 +73,18 @@ def write_onnx(program: ExportedProgram, path: Path, names: Sequence[str], descr
     found = next(entry.version for entry in written.opset_import if not entry.domain)
     if found != opset:
         raise UpernetError(f"opset {opset}: the network can only be written with {found}; choose that.")
+
+
+@contextmanager
+def _no_stack_traces() -> Generator[None, None, None]:
+    """Let torch.fx record no lines of code for the nodes that the exporter makes, which takes most of its time."""
+    config = cast(Any, torch.fx).config
+    before = config.do_not_emit_stack_traces
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
 
 
 def _name_axes(value: Any) -> None:
@@ -118,7 +131,6 @@ def write_torch(program: ExportedProgram, path: Path, description: str) -> None:
     """
     about: Any = program
     about.example_inputs = None
-    about._guards_code = []
     for symbol, bounds in about.range_constraints.items():
         about.range_constraints[symbol] = ValueRanges(1, bounds.upper)
     with warnings.catch_warnings():

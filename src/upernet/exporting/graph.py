@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -125,6 +126,8 @@ def trace(graph: Graph, dcnv3: Dcnv3 = "gridsample", decoder: Decoder = "fast") 
         raise UpernetError(f"backbone {backbone}: {', '.join(unknown)} has no export; choose another backbone.")
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths and lines of code on this computer
+    # The sizes that torch allows, as text that the exporter to ONNX parses again for each of its passes.
+    cast(Any, program)._guards_code = []
     return program
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,6 +132,8 @@ def create_app(
         parser = _parser(parsers, model)
         wanted = _levels(parser, levels)
         level = _one_level(wanted) if format in ("png", "coco") else None
+        with _refusals():
+            engine.check_place()
         with Hold(receiver) as hold:
             upload = await receiver.receive(request, hold)
             pixels = await anyio.to_thread.run_sync(pixels_of, upload.content, limits, limiter=header_readers)
@@ -249,14 +251,8 @@ async def _answered(engine: Engine, job: engines.Request, limits: Limits, reques
         RefusedError: The photo was not accepted, cannot be parsed, or was not parsed in time.
         ClientDisconnect: The client has gone.
     """
-    try:
+    with _refusals():
         answer = asyncio.wrap_future(engine.submit(job))
-    except engines.QueueFullError as full:
-        raise RefusedError(
-            429, f"the queue is full; try again in {full.seconds} s.", retry_after=full.seconds
-        ) from None
-    except engines.ClosingError:
-        raise RefusedError(503, CLOSING, retry_after=5) from None
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait((answer, gone), timeout=limits.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -274,6 +270,23 @@ async def _answered(engine: Engine, job: engines.Request, limits: Limits, reques
     finally:
         answer.cancel()
         gone.cancel()
+
+
+@contextmanager
+def _refusals() -> Generator[None, None, None]:
+    """Answer with a status that the engine takes no photo.
+
+    Raises:
+        RefusedError: The queue is full, or the server ends.
+    """
+    try:
+        yield
+    except engines.QueueFullError as full:
+        raise RefusedError(
+            429, f"the queue is full; try again in {full.seconds} s.", retry_after=full.seconds
+        ) from None
+    except engines.ClosingError:
+        raise RefusedError(503, CLOSING, retry_after=5) from None
 
 
 async def _disconnected(request: Request) -> None:

@@ -145,6 +145,20 @@ class Engine:
         """Whether photos are taken, and the networks have run once."""
         return self.warmed.done() and not self._closing
 
+    def check_place(self) -> None:
+        """Raise what `submit` would raise now, for a photo that need not be received if there is no place for it.
+
+        Raises:
+            QueueFullError: The queue is full, or so long that the answer would come too late.
+            ClosingError: `close` was called, or a model does not run.
+        """
+        if self._closing:
+            raise ClosingError
+        waiting = len(self._waiting)
+        seconds = waiting * self._seconds_per_photo
+        if waiting >= self.limits.queue or seconds > self.limits.seconds / 2:
+            raise QueueFullError(min(max(1, round(seconds)), LONGEST_RETRY))
+
     def submit(self, request: Request) -> Future[Answer]:
         """Queue a request and return its future answer; cancelling it takes the photo out of the queue.
 
@@ -155,11 +169,7 @@ class Engine:
             ClosingError: `close` was called, or a model does not run.
         """
         with self._changed:
-            if self._closing:
-                raise ClosingError
-            seconds = len(self._waiting) * self._seconds_per_photo
-            if len(self._waiting) >= self.limits.queue or seconds > self.limits.seconds / 2:
-                raise QueueFullError(min(max(1, round(seconds)), LONGEST_RETRY))
+            self.check_place()
             self._waiting.append(request)
             self._decode_ahead()
         # Futures keep their callbacks. A reference to the request would make a cycle, and its answer, often megabytes,
