@@ -12,8 +12,6 @@ from upernet.cli.options import STDOUT, JsonOption, complete_model, write_json
 if TYPE_CHECKING:
     from upernet.recipe import Recipe
 
-COUNTED_AT = (512, 2048)
-"""Height and width of the image for the multiply-adds of models without a published size."""
 RESEARCH_ONLY = "research and non-commercial use only"
 NOT_STATED = "not stated"
 
@@ -53,19 +51,14 @@ def models(
 
 
 def _row(name: str) -> dict[str, Any]:
-    import torch
-
-    from upernet.checkpoints import create_model, is_downloaded, shipped_checkpoint, zoo_entry
+    from upernet.checkpoints import is_downloaded, shipped_checkpoint, zoo_entry
     from upernet.checkpoints.header import card_in
-    from upernet.models.complexity import count
+    from upernet.checkpoints.sizes import model_size
     from upernet.recipe import load_recipe
 
     entry = zoo_entry(name)
     published = entry.published if entry else None
-    with torch.device("meta"):  # shapes only: nothing is computed
-        model = create_model(name)
-    height, width = published.macs_at if published else COUNTED_AT
-    params, macs = count(model, height, width)
+    size, recipe = model_size(name), load_recipe(name)
     shipped = shipped_checkpoint(name)
     if shipped is not None:
         weights = "shipped"
@@ -76,18 +69,18 @@ def _row(name: str) -> dict[str, Any]:
     terms = card_in(shipped) if shipped is not None else entry
     return {
         "name": name,
-        "levels": list(model.levels),
+        "levels": list(recipe.load_taxonomy().levels),
         "crop": list(published.crop) if published else None,
         "miou_single_scale": published.miou_single_scale if published else None,
         "miou_multi_scale": published.miou_multi_scale if published else None,
-        "params": params,
-        "macs": macs,
-        "macs_at": [height, width],
+        "params": size.params,
+        "macs": size.macs,
+        "macs_at": list(size.macs_at),
         "shipped": shipped is not None,
         "weights": weights,
         "license": terms.license if terms else None,
         "research_only": terms.research_only if terms else None,
-        "description": load_recipe(name).description,
+        "description": recipe.description,
     }
 
 
