@@ -24,17 +24,21 @@ class DeadlyHandler(FileHandler):
 
     def respond(self, head: bool) -> None:
         if not head and len(self.server.killed) < self.server.deaths:
-            process = process_of(self.client_address[1])
+            process = process_of(self.client_address[1], self.server.server_address[1])
             self.server.killed.append(process)
             os.kill(process, signal.SIGKILL)
         else:
             super().respond(head)
 
 
-def process_of(port: int) -> int:
-    """Return the process whose connection has this port."""
+def process_of(port: int, server: int) -> int:
+    """Return the process that is connected from a port to that of the server.
+
+    Both ports count: at the same time, other programs may connect from this port to other servers.
+    """
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    sockets = {f"socket:[{row[9]}]" for row in rows if int(row[1].split(":")[1], 16) == port}
+    ends = {f"socket:[{row[9]}]": [int(end.split(":")[1], 16) for end in row[1:3]] for row in rows}
+    sockets = {name for name, both in ends.items() if both == [port, server]}
     for file in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             found = os.readlink(file) in sockets

@@ -98,6 +98,12 @@ def test_materials_and_textures_belong_to_objects_where_these_are_known() -> Non
     assert said(label_map("texture", TEXTURES, np.zeros(SIZE))) == "No texture is certain."
 
 
+def test_no_object_is_of_another_object() -> None:
+    """MATERIALS has the sky, as the network's materials have water."""
+    sky = label_map("material", MATERIALS, np.full(SIZE, 2))
+    assert said(scene(("sofa", 0, 0, 200, 100)), sky) == "Mostly a sofa."
+
+
 def test_large_unclear_areas_are_mentioned() -> None:
     assert said(scene(("unsure", 0, 0, 90, 100))) == "Mostly wall. About half of the photo is unclear."
     assert "unclear" not in said(scene(("unsure", 0, 0, 20, 100)))

@@ -80,7 +80,8 @@ def caution(is_familiar: bool | None) -> list[str]:
 def _image_label(level: str, ranking: Sequence[tuple[str, float]], is_sure: bool) -> str:
     said = place if level == "scene" else noun
     if not is_sure:
-        guesses = " or ".join(f"{said(name)} ({percent(probability)})" for name, probability in ranking[:2])
+        # Without their probabilities: a label is unsure because photos like this one often get it wrongly.
+        guesses = " or ".join(said(name) for name, _ in ranking[:2])
         return f"The {level} is unclear: perhaps {guesses}."
     name, probability = ranking[0]
     return f"{_capital(said(name))} ({percent(probability)})."
@@ -126,7 +127,8 @@ def _details(thing: Thing, maps: Mapping[str, LabelMap], part_groups: Sequence[P
     verb = "are" if thing.is_plural else "is"
     if head(thing.name) in SELF_EVIDENT:
         return " ".join(sentences)
-    if (name := _prevailing(maps.get("material"), where)) and name != head(thing.name):
+    name = _prevailing(maps.get("material"), where)
+    if name and name != head(thing.name) and name not in SELF_EVIDENT:
         sentences.append(f"The {thing.subject} {verb} of {name}.")
     if name := _prevailing(maps.get("texture"), where):
         sentences.append(f"The {thing.subject} {'look' if thing.is_plural else 'looks'} {name}.")

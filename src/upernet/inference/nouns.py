@@ -55,7 +55,7 @@ SELF_EVIDENT = _words(
     dog horse cow sheep bird elephant animal
     """
 )
-"""Objects of whose material and texture nothing is said."""
+"""Objects of whose material and texture nothing is said; as materials, nothing else is said to be of them."""
 PLURAL_VERBS = _words("clothes blinds headphones stairs glasses trousers shorts shoes boots")
 """Names that are plurals."""
 WHOLE_SCENES = {
