@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from benchmarks.models import alternatives
 from benchmarks.networks import agreement, network, official_way
 from benchmarks.side_by_side import command_line, compare, save, show, show_agreement
+from upernet.inference.runtimes import openvino_core
 from upernet.models import UPerNet
 
 CLASSES = 150
@@ -78,14 +79,14 @@ class Peers:
         return lambda: torch.from_numpy(session.run(None, inputs)[0])
 
     def openvino(self, precision: str) -> Forward:
-        import openvino
+        import openvino  # noqa: F401  # an ImportError where it is not installed
 
         options = {
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        compiled = openvino.Core().compile_model(str(self.onnx_file), "CPU", options)
+        compiled = openvino_core().compile_model(str(self.onnx_file), "CPU", options)
         photo = self.images.numpy()
         return lambda: torch.from_numpy(compiled(photo)[0])
 

@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d
 
+from upernet.inference.runtimes import openvino_core
 from upernet.ops import dcnv3, upsample_conv3x3, use_kernel
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +129,8 @@ def test_exported_networks(run: Any):
 
 def test_openvino_reads_deform_conv(tmp_path: Path):
     """The reference is torchvision's, and the maps are longer than wide, with strides and offsets beyond the edges."""
-    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
     from benchmarks.export import read_deform_conv
 
     names = {"x": [1, 4, 9, 6], "weight": [4, 1, 3, 3], "offset": [1, 36, 5, 3], "mask": [1, 18, 5, 3]}
@@ -143,7 +145,7 @@ def test_openvino_reads_deform_conv(tmp_path: Path):
     ]
     graph = onnx.helper.make_graph([node], "graph", infos[:-1], infos[-1:])
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), tmp_path / "a.onnx")
-    compiled = openvino.Core().compile_model(read_deform_conv(tmp_path / "a.onnx"), "CPU")
+    compiled = openvino_core().compile_model(read_deform_conv(tmp_path / "a.onnx"), "CPU")
     found = torch.as_tensor(compiled({name: value.numpy() for name, value in values.items()})[0])
     expected = deform_conv2d(
         values["x"], values["offset"], values["weight"], None, (2, 2), (1, 1), (1, 1), values["mask"]

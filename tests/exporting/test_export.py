@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -105,6 +107,27 @@ def test_parsing_with_the_file_gives_the_same_parse(
     for level in ("object", "part"):
         assert np.mean(exported[level].labels == own[level].labels) > 0.999
         np.testing.assert_allclose(exported[level].confidence, own[level].confidence, atol=1e-3)
+
+
+LOADED_TWICE = """
+import gc, os, signal, sys
+from pathlib import Path
+from upernet.inference.runtimes import OpenVino
+
+networks = [OpenVino(Path(sys.argv[1])) for _ in range(2)]
+while networks:
+    networks.pop(0)
+    gc.collect()
+signal.signal(signal.SIGTERM, lambda number, frame: print("caught", flush=True))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="only there, OpenVINO changes how signals are handled")
+def test_a_process_that_loaded_two_files_into_openvino_survives_signals(files: dict[str, Path]) -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED_TWICE, files[".xml"]], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
 
 
 def member(path: Path, name: str) -> str:

@@ -65,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in headers.items():
             self.send_header(key, value)
         self.end_headers()
-        self.server.sent += self.wfile.write(body)
+        self.server.sent += len(body)  # before the client has it and asks for the number
+        self.wfile.write(body)
 
 
 def serve(handler: Handler, limit: int | None = None) -> None:

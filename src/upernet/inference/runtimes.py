@@ -13,6 +13,7 @@ import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
@@ -148,13 +149,23 @@ class OnnxRuntime:
         return dict(zip(names, self._session.run(list(names), {INPUT: image}), strict=True))
 
 
+@cache
+def openvino_core() -> Any:
+    """Return the `openvino.Core` of this process.
+
+    There must not be two that compile: each gives the process an alternate stack for signals, frees it when it ends,
+    and then restores the one that it found, which another core may have freed. The next signal ends the process.
+    """
+    return optional_package(OpenVino.package).Core()
+
+
 class OpenVino:
     """OpenVINO on the CPU, with torch's number of threads, in float32 where the file is not quantized."""
 
     package: ClassVar[str] = "openvino"
 
     def __init__(self, path: Path) -> None:
-        core = optional_package(self.package).Core()
+        core = openvino_core()
         model = core.read_model(path)
         options = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
