@@ -126,10 +126,33 @@ def test_bfloat16_by_winograd_and_at_the_resolution_of_coarse_maps() -> None:
     spec = ModelSpec(backbone="tf_efficientnet_lite0", decoder_channels=64)
     model = with_statistics(UPerNet(spec, load_taxonomy("everyday"))).float()
     images = torch.randn(1, 3, 97, 160)
+    prepared = prepare_for_inference(model, "bf16")
+    prepared.backbone = model.backbone
     with torch.inference_mode():
-        expected, found = model(images), prepare_for_inference(model, "bf16")(images)
+        expected, found = model(images), prepared(images)
     for level in expected:
         assert 0 < relative_error(found[level], expected[level]) < 0.1, level
+
+
+@pytest.mark.slow
+@needs_bfloat16
+@pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "resnet50_deep"])
+def test_other_backbones_compute_in_bfloat16(backbone: str) -> None:
+    torch.manual_seed(0)
+    model = with_statistics(UPerNet(ModelSpec(backbone=backbone, decoder_channels=16), load_taxonomy("camvid"))).float()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(1, 3, 97, 128)
+    prepared = prepare_for_inference(model, "bf16")
+    inside: list[torch.dtype] = []
+    for module in prepared.backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, arguments, output: inside.append(output.dtype))
+    with torch.inference_mode():
+        expected, found = model.backbone(images), prepared.backbone(images)
+    assert inside and set(inside) == {torch.bfloat16}
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32 and 1e-5 < relative_error(a, b) < 0.2
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_bfloat16_is_refused_where_it_would_not_be_faster() -> None:

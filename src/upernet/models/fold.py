@@ -27,7 +27,8 @@ def prepare_for_inference(model: Network, precision: Precision = "fp32") -> Netw
     With `precision="bf16"`, the layers that a module's class names as `bfloat16_layers` multiply in bfloat16, which is
     faster again but changes the results (docs/performance.md has the difference). Everything between those layers and
     the decoder's sums stay in float32. So do the classifiers, because rounded logits tie and a classifier is a small
-    part of the work, and backbones without such layers (timm, EfficientNet-Lite).
+    part of the work. A backbone without such layers (timm, EfficientNet-Lite, ResNet) computes in bfloat16 from end to
+    end, apart from the statistics of batch norms that could not be folded, and returns float32 maps.
 
     The copy shares all other tensors with `model`, which does not change. Prepare again when the weights change, and
     neither train nor save the copy.
@@ -47,11 +48,12 @@ def prepare_for_inference(model: Network, precision: Precision = "fp32") -> Netw
         return model.eval()
     fold(prepared, pairs)
     if reduced:
+        backbone = getattr(prepared, "backbone", prepared)
+        if not any(_bfloat16_layers(module) for module in backbone.modules()):
+            _compute_in_bfloat16(backbone)
         for parent in prepared.modules():
-            for name in getattr(type(parent), "bfloat16_layers", ()):
-                layer = parent.get_submodule(name)
-                weight = layer.get_parameter("weight").detach()
-                layer.register_parameter("weight", nn.Parameter(weight.bfloat16(), requires_grad=False))
+            for name in _bfloat16_layers(parent):
+                _round(parent.get_submodule(name), "weight")
     return prepared
 
 
@@ -85,6 +87,36 @@ def fold(network: nn.Module, pairs: list[ConvNormPair]) -> None:
         if module in replacements:
             parent, _, name = path.rpartition(".")
             setattr(network.get_submodule(parent), name, replacements[module])
+
+
+def _bfloat16_layers(module: nn.Module) -> tuple[str, ...]:
+    return getattr(type(module), "bfloat16_layers", ())
+
+
+def _compute_in_bfloat16(backbone: nn.Module) -> None:
+    """Let a backbone take float32 images and return float32 maps, and compute in bfloat16 between them."""
+    for module in backbone.modules():
+        if not isinstance(module, nn.BatchNorm2d):
+            for name, _ in list(module.named_parameters(recurse=False)):
+                _round(module, name)
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                if buffer.is_floating_point():
+                    setattr(module, name, buffer.bfloat16())
+    backbone.register_forward_pre_hook(_images_to_bfloat16)
+    backbone.register_forward_hook(_maps_to_float32)
+
+
+def _round(layer: nn.Module, name: str) -> None:
+    parameter = layer.get_parameter(name).detach()
+    layer.register_parameter(name, nn.Parameter(parameter.bfloat16(), requires_grad=False))
+
+
+def _images_to_bfloat16(backbone: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+    return (arguments[0].bfloat16(),)
+
+
+def _maps_to_float32(backbone: nn.Module, arguments: tuple[Tensor], maps: list[Tensor]) -> list[Tensor]:
+    return [found.float() for found in maps]
 
 
 def _check_bfloat16(model: nn.Module) -> None:
