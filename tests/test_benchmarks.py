@@ -120,6 +120,13 @@ def test_peers_that_are_installed(run: Any):
 
 
 @pytest.mark.slow
+def test_evaluation(run: Any):
+    rows = run("evaluation")["rows"]
+    assert [row["photos"] for row in rows.values()] == [1, 1, 1]
+    assert all(set(row["seconds"]) == {"network", "evaluate"} for row in rows.values())
+
+
+@pytest.mark.slow
 def test_exported_networks(run: Any):
     rows = run("export")["rows"].values()
     for row, variant in zip(rows, ("published decoder", "DeformConv"), strict=True):

@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upernet.decoding import Prediction, image_scores, label_maps, parts_within_owners, predict, resized_prediction
+from upernet import decoding
+from upernet.decoding import (
+    Prediction,
+    add_resized_probabilities,
+    image_scores,
+    label_maps,
+    parts_within_owners,
+    predict,
+    resized_prediction,
+)
 from upernet.ops import use_kernel
 from upernet.ops.upsampled import reference
 from upernet.taxonomy import PartGroup
@@ -103,12 +112,29 @@ def test_only_the_part_logits_of_predicted_owners_are_resized() -> None:
     assert found.labels.tolist() == [[3, 0]] and found.confidence[0, 1] == owners.confidence[0, 1]
 
 
-def test_a_prediction_is_resized_through_every_size() -> None:
+def assert_predicts(found: Prediction, logits: torch.Tensor) -> None:
+    """Compare with K x H x W logits: the same labels, unless two logits are equal but for rounding."""
+    chosen = logits.gather(0, found.labels[None])[0]
+    assert found.labels.dtype == torch.int64
+    torch.testing.assert_close(chosen, logits.amax(dim=0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.confidence, logits.softmax(dim=0).amax(dim=0))
+
+
+@pytest.mark.parametrize("sizes", [[(37, 31)], [(24, 20), (37, 31)], [(50, 44), (37, 31)], [(24, 20), (24, 20)]])
+@pytest.mark.parametrize("sizes_before", [[], [(9, 9), (24, 20)]])
+def test_a_prediction_is_resized_through_every_size(
+    sizes_before: list[tuple[int, int]], sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "STRIP_VALUES", 20 * 31 * 5)  # some rows at a time
     logits = torch.randn(1, 20, 6, 5, generator=torch.Generator().manual_seed(0))
     expected = logits
-    for size in ((24, 20), (37, 31)):
+    for size in (*sizes_before, *sizes):
         expected = F.interpolate(expected, size=size, mode="bilinear", align_corners=False)
-    assert torch.equal(resized_prediction(logits, (37, 31), [(24, 20)]).labels, expected[0].argmax(dim=0))
+    via_sizes = [*sizes_before, *sizes[:-1]]
+    assert_predicts(resized_prediction(logits, sizes[-1], via_sizes), expected[0])
+    sums = torch.ones(20, *sizes[-1])
+    add_resized_probabilities(sums, logits, via_sizes)
+    torch.testing.assert_close(sums, 1 + expected[0].softmax(dim=0))
     with pytest.raises(ValueError, match="without channels"):
         resized_prediction(logits[:, :0], (8, 8))
 
@@ -119,9 +145,7 @@ def test_resized_predictions_are_those_of_the_resized_logits(channels: int, heig
     logits = torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(seed))
     size = (4 * height - 1, 4 * width)
     resized = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    found = resized_prediction(logits, size)
-    assert torch.equal(found.labels, resized[0].argmax(dim=0))
-    torch.testing.assert_close(found.confidence, resized[0].softmax(dim=0).amax(dim=0))
+    assert_predicts(resized_prediction(logits, size), resized[0])
     assert torch.equal(resized_prediction(logits, size, probabilities=True).confidence, resized[0].amax(dim=0))
 
 

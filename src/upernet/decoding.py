@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from upernet.ops import Axis, OwnedChannels, resize, upsampled_labels
+from upernet.ops import Axis, OwnedChannels, add_upsampled_probabilities, resize, upsampled_labels
 from upernet.ops.upsampled.reference import interpolate, most_probable
 from upernet.taxonomy import LEVEL_KINDS, PartGroup
 
@@ -240,6 +241,12 @@ def resized_prediction(
         via_sizes: sizes that the logits are resized to first, one after another.
         probabilities: whether `logits` are probabilities already, so that the largest is the confidence.
     """
+    steps = [step for step, _ in groupby((*via_sizes, size))]
+    if logits.device.type == "cpu" and logits.shape[1] and len(steps) <= 2 and not probabilities:
+        small, confidence = torch.zeros(size, dtype=torch.int16), torch.zeros(size)
+        for part, values, rows, columns in _last_resize(logits[0].float(), *steps):
+            upsampled_labels(values, rows, columns, small[part], confidence[part])
+        return Prediction(small.long(), confidence)
     best, labels, total = None, None, None
     for first_channel, values in resized_channels(logits, size, via_sizes):
         largest, indices = values.max(dim=0)
@@ -259,6 +266,60 @@ def resized_prediction(
     if best is None or labels is None:
         raise ValueError("logits without channels have no labels")
     return Prediction(labels, best if total is None else total.reciprocal_())
+
+
+def add_resized_probabilities(sums: Tensor, logits: Tensor, via_sizes: Sequence[Size] = ()) -> None:
+    """Add the softmax of 1 x K x h x w logits, resized bilinearly, to `sums`, float32 K x H x W.
+
+    Args:
+        sums: changed in place.
+        logits: logits of one photo.
+        via_sizes: sizes that the logits are resized to first, one after another.
+    """
+    size = (sums.shape[1], sums.shape[2])
+    steps = [step for step, _ in groupby((*via_sizes, size))]
+    if logits.device.type == "cpu" and len(steps) <= 2:
+        for part, values, rows, columns in _last_resize(logits[0].float(), *steps):
+            add_upsampled_probabilities(values, rows, columns, sums[:, part])
+        return
+    full = torch.empty_like(sums)
+    for first_channel, values in resized_channels(logits, size, via_sizes):
+        full[first_channel : first_channel + len(values)] = values
+    strip = max(1, STRIP_VALUES // (len(sums) * size[1]))
+    for top in range(0, size[0], strip):
+        sums[:, top : top + strip] += full[:, top : top + strip].softmax(dim=0)
+
+
+def _last_resize(logits: Tensor, *sizes: Size) -> Iterator[tuple[slice, Tensor, Axis, Axis]]:
+    """Yield some rows of a resized map at a time: what they are interpolated from, and how.
+
+    Args:
+        logits: K x h x w.
+        sizes: one or two sizes that they are resized to, one after another. Of the first of two, only the rows that
+            the next rows of the result need are in memory.
+
+    Yields:
+        The rows, the K x ... values that they are interpolated from, and the interpolation of rows and columns.
+    """
+    (parsed_height, parsed_width), (height, width) = sizes[0], sizes[-1]
+    parsed_columns = _axis(slice(0, parsed_width), logits.shape[2], parsed_width)
+    if len(sizes) == 1:
+        whole = slice(0, height)
+        yield whole, logits, _axis(whole, logits.shape[1], height), parsed_columns
+        return
+    columns = _axis(slice(0, width), parsed_width, width)
+    strip = max(1, STRIP_VALUES // (len(logits) * width))
+    for top in range(0, height, strip):
+        part = slice(top, min(top + strip, height))
+        rows = _axis(part, parsed_height, height)
+        first, last = int(rows.first[0]), int(rows.second[-1])
+        values = interpolate(logits, _axis(slice(first, last + 1), logits.shape[1], parsed_height), parsed_columns)
+        yield part, values, Axis(rows.first - first, rows.second - first, rows.part), columns
+
+
+def _axis(pixels: slice, length: int, full: int) -> Axis:
+    """Return how `pixels` of a side of `full` pixels are interpolated from `length` values along it."""
+    return Axis(*interpolation(pixels, length, length * STRIDE, full))
 
 
 def label_map(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Tensor:

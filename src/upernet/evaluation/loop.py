@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from upernet.evaluation.photo_counts import Photo, PhotoCounter
 from upernet.evaluation.results import EvaluationResult, LevelMetrics
 from upernet.evaluation.scores import Scores
 from upernet.evaluation.tta import NO_AUGMENTATION, TestTimeAugmentation, photo_outputs
-from upernet.models import UPerNet
+from upernet.models import UPerNet, prepare_for_inference
 from upernet.recipe import FolderSpec, MetricRules, Recipe, Split
 from upernet.taxonomy import Taxonomy
 
@@ -66,11 +68,12 @@ def evaluate(
     per_source: dict[str, dict[str, LevelMetrics]] = {}
     implied_per_source: dict[str, dict[str, LevelMetrics]] = {}
     with eval_mode(model, device):
+        network = prepare_for_inference(model)
         for name, source in sources.items():
             annotated = Scores(model.taxonomy, source, rules)
             implied = Scores(model.taxonomy, source, rules)
             for index, sample in samples_of_rank(source, progress, photos):
-                outputs, via_sizes = photo_outputs(model, sample, source.spec, device, tta)
+                outputs, via_sizes = photo_outputs(network, sample, source.spec, device, tta)
                 photo = Scores(model.taxonomy, source, rules)
                 photo.update(outputs, sample, via_sizes=via_sizes, probabilities=tta.averages)
                 counter.add(Photo(name, index, sample.key, source.spec.scored), photo.confusions())
@@ -135,12 +138,19 @@ def eval_mode(model: UPerNet, device: str | torch.device) -> Generator[None, Non
 def samples_of_rank(
     source: Source, progress: PhotoProgress | None = None, photos: int | None = None
 ) -> Iterator[tuple[int, Sample]]:
-    """Yield the samples of `source` that this process scores, and their indices: every `world_size()`-th one."""
+    """Yield the samples of `source` that this process scores, and their indices: every `world_size()`-th one.
+
+    A thread reads the next sample while the caller works on one.
+    """
     indices = chosen_photos(len(source), photos)[distributed.rank() :: distributed.world_size()]
-    for done, index in enumerate(indices):
-        if progress:
-            progress(source.name, done, len(indices))
-        yield index, source[index]
+    with ThreadPoolExecutor(1, thread_name_prefix="upernet-read") as reader:
+        upcoming = deque(reader.submit(source.__getitem__, index) for index in indices[:1])
+        for done, index in enumerate(indices):
+            if progress:
+                progress(source.name, done, len(indices))
+            sample = upcoming.popleft().result()
+            upcoming.extend(reader.submit(source.__getitem__, index) for index in indices[done + 1 : done + 2])
+            yield index, sample
     if progress:
         progress(source.name, len(indices), len(indices))
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from upernet.data.sample import Sample
 from upernet.data.transforms import resize as resize_sample
-from upernet.decoding import Size, image_scores, resized_channels
+from upernet.decoding import Size, add_resized_probabilities, image_scores
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.ops import resize
@@ -27,8 +27,6 @@ from upernet.taxonomy import LEVEL_KINDS, Taxonomy
 
 MIN_WINDOW = 32
 """Smallest side of a sliding window in pixels: the coarsest stride of a backbone."""
-ROWS_PER_STEP = 64
-"""Number of rows whose softmax is taken at a time."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,8 @@ def photo_outputs(
             if level not in means:
                 means[level] = torch.zeros(1, logits[level].shape[1], *size, device=logits[level].device)
             for channels in _softmax_groups(model.taxonomy, level):
-                _add_probabilities(means[level][0, channels], logits[level][:, channels], input_size, flipped)
+                own = logits[level][:, channels].flip(-1) if flipped else logits[level][:, channels]
+                add_resized_probabilities(means[level][0, channels], own, (input_size,))
     for level in label_maps:
         means[level] /= tta.num_passes
     return means, ()
@@ -229,23 +228,6 @@ def _image_probabilities(logits: Tensor, supervision: str) -> Tensor:
     """Return the class probabilities of a whole photo, 1 x K, from the scores of `image_scores`."""
     scores = image_scores(logits, supervision)[None]
     return scores if logits.ndim == 4 and supervision == "broadcast" else scores.softmax(dim=1)
-
-
-def _add_probabilities(total: Tensor, logits: Tensor, input_size: Size, flipped: bool) -> None:
-    """Add the softmax of the resized logits, 1 x K x h x w, to `total`, K x H x W.
-
-    Args:
-        total: Sum over the passes so far, changed in place.
-        logits: Logits of one pass.
-        input_size: Size of the network's input, to which the logits are resized first.
-        flipped: Whether the pass was over the mirrored photo.
-    """
-    full = torch.empty_like(total)
-    for first_channel, values in resized_channels(logits, _size(total), (input_size,)):
-        full[first_channel : first_channel + len(values)] = values
-    for top in range(0, full.shape[1], ROWS_PER_STEP):
-        probabilities = full[:, top : top + ROWS_PER_STEP].softmax(dim=0)
-        total[:, top : top + ROWS_PER_STEP] += probabilities.flip(-1) if flipped else probabilities
 
 
 def _softmax_groups(taxonomy: Taxonomy, level: str) -> list[slice]:

@@ -25,7 +25,12 @@ from upernet.ops.runtime.cores import set_threads, usable_cores
 from upernet.ops.runtime.memory import release_memory
 from upernet.ops.softmax import choose_grouped_softmax, grouped_softmax
 from upernet.ops.thresholds import apply_thresholds
-from upernet.ops.upsampled import OwnedChannels, choose_upsampled_labels, upsampled_labels
+from upernet.ops.upsampled import (
+    OwnedChannels,
+    add_upsampled_probabilities,
+    choose_upsampled_labels,
+    upsampled_labels,
+)
 
 PLAIN = {
     "dcnv3": "torch",
@@ -52,6 +57,7 @@ __all__ = [
     "Choice",
     "Decision",
     "OwnedChannels",
+    "add_upsampled_probabilities",
     "apply_thresholds",
     "bfloat16_unavailable",
     "choose_dcnv3",

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from upernet.decoding import interpolation
-from upernet.ops import Axis, OwnedChannels, choose_upsampled_labels, upsampled_labels, use_kernel
+from upernet.ops import (
+    Axis,
+    OwnedChannels,
+    add_upsampled_probabilities,
+    choose_upsampled_labels,
+    upsampled_labels,
+    use_kernel,
+)
 
 STRIDE = 4
 
@@ -64,6 +71,22 @@ def test_kernels_choose_the_same_labels_unless_two_logits_are_equal_but_for_roun
     chosen, fast = (resized.gather(0, found[None].long())[0] for found in (labels, fast_labels))
     torch.testing.assert_close(fast, chosen, atol=2e-5, rtol=0)
     torch.testing.assert_close(fast_confidence, confidence, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", ["torch", "numba"])
+@given(st.integers(0, 10**6), shapes, sizes)
+@settings(max_examples=25, deadline=None)
+def test_probabilities_are_added_where_they_belong(
+    kernel: str, seed: int, shape: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    logits = random_logits(seed, *shape)
+    around = torch.full((shape[0] + 2, size[0] + 2, size[1]), 7.0)  # what lies before and behind must not change
+    sums = around[1:-1, 1:-1]
+    with use_kernel(upsampled_labels=kernel):
+        add_upsampled_probabilities(logits, *axes(logits, size), sums)
+    expected = torch.full_like(around, 7.0)
+    expected[1:-1, 1:-1] += F.interpolate(logits[None], size=size, mode="bilinear")[0].softmax(dim=0)
+    torch.testing.assert_close(around, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kernel", ["torch", "numba"])

@@ -1,4 +1,4 @@
-"""The most probable label of each pixel, from logits that are interpolated bilinearly.
+"""The most probable label of each pixel, and probabilities, from logits that are interpolated bilinearly.
 
 The interpolated logits of all classes would take far more memory than the label map, so they never exist together.
 """
@@ -56,6 +56,27 @@ def upsampled_labels(
     else:
         raise ValueError(f"upsampled_labels has no kernel {kernel}: choose from torch, numba")
     compute(logits.contiguous(), rows, columns, labels, confidence, owners, groups)
+
+
+def add_upsampled_probabilities(logits: Tensor, rows: Axis, columns: Axis, sums: Tensor) -> None:
+    """Add the softmax of the interpolated logits to `sums`, as averages over several passes need it.
+
+    The kernel is that of `upsampled_labels`.
+
+    Args:
+        logits: float32 K x h x w.
+        rows: The logits above and below the H rows of pixels.
+        columns: The logits to the left and right of the W columns of pixels.
+        sums: float32 K x H x W, changed; neighbors in a row are neighbors in memory.
+    """
+    kernel = decide("upsampled_labels", choose_upsampled_labels(logits), logits)
+    if kernel == "torch":
+        compute = reference.add_probabilities
+    elif kernel == "numba":
+        from upernet.ops.upsampled.cpu import add_probabilities as compute
+    else:
+        raise ValueError(f"upsampled_labels has no kernel {kernel}: choose from torch, numba")
+    compute(logits.contiguous(), rows, columns, sums)
 
 
 def choose_upsampled_labels(logits: Tensor) -> Choice:

@@ -1,4 +1,4 @@
-"""Labels from interpolated logits on a CPU with Numba.
+"""Labels and probabilities from interpolated logits on a CPU with Numba.
 
 A unit of work is a block of pixels, whose logits are first interpolated along the rows. Then, LANES pixels at a time,
 one pass over the classes finds the largest logit, and a second one adds up the exponentials; both interpolate along the
@@ -13,7 +13,7 @@ by the last bits of the exponential function.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -69,6 +69,28 @@ def _label(wide, above, below, classes, down, channels, totals):
             part = add(part, exp(multiply_add(largest, minus, value)))
         total = add(total, part)
     store(channels, 0, chosen)
+    store(totals, 0, total)
+
+
+@jit
+def _exponentiate(wide, above, below, classes, down, exponentials, totals):
+    """Write the softmax of LANES pixels before the division, LANES values per class, and the divisors."""
+    zero, minus = fill(np.float32(0)), fill(np.float32(-1))
+    lower, upper = fill(down), fill(np.float32(1) - down)
+    largest = fill(np.float32(-np.inf))
+    for k in range(classes):
+        at = k * COLUMNS
+        value = multiply_add(lower, load(wide, below + at), multiply_add(upper, load(wide, above + at), zero))
+        largest = select_larger(value, largest, value, largest)
+        store(exponentials, k * LANES, value)
+    total = zero
+    for start in range(0, classes, SUMMED):
+        part = zero
+        for k in range(start, min(start + SUMMED, classes)):
+            value = exp(multiply_add(largest, minus, load(exponentials, k * LANES)))
+            store(exponentials, k * LANES, value)
+            part = add(part, value)
+        total = add(total, part)
     store(totals, 0, total)
 
 
@@ -132,6 +154,58 @@ def _upsample(counter, logits, rows, columns, spans, groups, names, group_of, ow
 
 
 @jit
+def _add_probabilities(counter, logits, rows, columns, spans, sums, plane, line, width):
+    above, below, y_part = rows
+    before, after, nearest, share = columns
+    blocks = -(-width // COLUMNS)
+    classes = len(logits)
+    wide, steps = np.zeros(2 * classes * COLUMNS, np.float32), np.zeros(2 * COLUMNS, np.float32)
+    shares, exponentials = np.zeros(COLUMNS, np.float32), np.empty(classes * LANES, np.float32)
+    totals = np.empty(LANES, np.float32)
+    while True:
+        unit = take(counter)
+        first_span = unit // blocks * SPANS
+        if first_span >= len(spans) - 1:
+            return
+        left = unit % blocks * COLUMNS
+        right = min(left + COLUMNS, width)
+        shares[: right - left] = share[left:right]
+        own_columns = before[left:right], after[left:right], nearest[left:right], shares
+        upper, lower = 0, classes * COLUMNS
+        upper_row, lower_row = np.int64(-1), np.int64(-1)
+        for y in range(spans[first_span], spans[min(first_span + SPANS, len(spans) - 1)]):
+            if lower_row == above[y]:
+                upper, lower = lower, upper
+                upper_row, lower_row = lower_row, np.int64(-1)
+            if upper_row != above[y]:
+                upper_row = above[y]
+                _widen(logits, upper_row, own_columns, right - left, wide, upper, steps)
+            if lower_row != below[y]:
+                lower_row = below[y]
+                _widen(logits, lower_row, own_columns, right - left, wide, lower, steps)
+            for x in range(0, right - left, LANES):
+                _exponentiate(wide, upper + x, lower + x, classes, y_part[y], exponentials, totals)
+                for i in range(LANES):
+                    totals[i] = np.float32(1) / totals[i]
+                pixels = min(LANES, right - left - x)
+                at = y * line + left + x
+                if pixels == LANES:
+                    factor = load(totals, 0)
+                    for k in range(classes):
+                        to = k * plane + at
+                        store(sums, to, multiply_add(factor, load(exponentials, k * LANES), load(sums, to)))
+                else:
+                    for k in range(classes):
+                        for i in range(pixels):
+                            sums[k * plane + at + i] += totals[i] * exponentials[k * LANES + i]
+
+
+@jit
+def _add_probabilities_team(openmp, threads, args):
+    in_team(openmp, threads, _add_probabilities, args)
+
+
+@jit
 def _upsample_team(openmp, threads, args):
     in_team(openmp, threads, _upsample, args)
 
@@ -157,19 +231,39 @@ def upsample(
             ends.append((group.first, end))
     if not ends:
         return
+    units, *places = _places(rows, columns)
+    whose = np.zeros((0, 0), np.int16) if owners is None else owners.numpy()
+    args = (np.array(ends), names, group_of, whose, labels.numpy(), confidence.numpy())
+    run(_upsample, _upsample_team, units, logits.numpy(), *places, *args)
+
+
+def add_probabilities(logits: Tensor, rows: Axis, columns: Axis, sums: Tensor) -> None:
+    """Compute what `upernet.ops.upsampled.reference.add_probabilities` does."""
+    classes, height, width = sums.shape
+    plane, line, _ = sums.stride()
+    length = (classes - 1) * plane + (height - 1) * line + width
+    units, *places = _places(rows, columns)
+    sums = sums.as_strided((length,), (1,))
+    run(_add_probabilities, _add_probabilities_team, units, logits.numpy(), *places, sums.numpy(), plane, line, width)
+
+
+def _places(rows: Axis, columns: Axis) -> tuple[int, Any, Any, Any]:
+    """Return how many units of work there are, the rows and columns as kernels read them, and the spans of rows.
+
+    A span is the rows of pixels between the same two rows of logits; it is the number of its first row. The last one
+    is the number of rows.
+    """
     above, below, down = (tensor.numpy() for tensor in rows)
     before, after, right = (tensor.numpy() for tensor in columns)
     near = right < 0.5
     across = (before, after, np.where(near, before, after), np.where(near, right, right - np.float32(1)))
     spans = np.flatnonzero(np.append(True, above[1:] != above[:-1]))
     units = -(-len(spans) // SPANS) * -(-len(before) // COLUMNS)
-    whose = np.zeros((0, 0), np.int16) if owners is None else owners.numpy()
-    args = (np.append(spans, len(above)), np.array(ends), names, group_of, whose, labels.numpy(), confidence.numpy())
-    run(_upsample, _upsample_team, units, logits.numpy(), (above, below, down), across, *args)
+    return units, (above, below, down), across, np.append(spans, len(above))
 
 
 def warm_up() -> None:
-    """Compile the kernel, or load it from Numba's cache."""
+    """Compile the kernels, or load them from Numba's cache."""
     from upernet.ops.guided import Axis
     from upernet.ops.upsampled import OwnedChannels
 
@@ -177,3 +271,4 @@ def warm_up() -> None:
     labels, owners = torch.zeros(2, 2, dtype=torch.int16), torch.zeros(2, 2, dtype=torch.int16)
     groups = [OwnedChannels(0, 0, (0,))]
     upsample(torch.zeros(1, 1, 1), axis, axis, labels, torch.zeros(2, 2), owners, groups)
+    add_probabilities(torch.zeros(1, 1, 1), axis, axis, torch.zeros(1, 2, 2))

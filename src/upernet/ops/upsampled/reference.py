@@ -1,4 +1,4 @@
-"""Labels from interpolated logits in plain torch, some rows of pixels at a time."""
+"""Labels and probabilities from interpolated logits in plain torch, some rows of pixels at a time."""
 
 from __future__ import annotations
 
@@ -52,6 +52,15 @@ def upsample(
                 found, probability = most_probable(interpolate(own, of_part, columns)[:, owned])
                 labels[part][owned] = torch.tensor(group.names, dtype=labels.dtype)[found]
                 confidence[part][owned] = probability
+
+
+def add_probabilities(logits: Tensor, rows: Axis, columns: Axis, sums: Tensor) -> None:
+    """Compute `upernet.ops.upsampled.add_upsampled_probabilities`."""
+    height, width = sums.shape[1:]
+    strip = max(1, STRIP_VALUES // (len(logits) * width))
+    for top in range(0, height, strip):
+        part = slice(top, min(top + strip, height))
+        sums[:, part] += interpolate(logits, type(rows)(*(values[part] for values in rows)), columns).softmax(dim=0)
 
 
 def most_probable(logits: Tensor) -> tuple[Tensor, Tensor]:
