@@ -3,7 +3,7 @@
     python -m benchmarks.evaluation [--threads 2] [--repeats 3] [--json OUT]
 
 *Evaluate* reads and resizes photos and masks, runs the network, resizes its logits, counts, and computes the scores.
-*Network* only runs the same passes. The photos are the examples. The masks are random blocks of classes, and the weights
+*Network* only runs the same passes. The photos are the examples; the masks are random blocks of classes. All weights
 are random.
 """
 

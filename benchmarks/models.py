@@ -1,6 +1,6 @@
 """Whole networks with the same weights, the official way and fast; and the time that T's multiplications would take.
 
-    python -m benchmarks.models [--threads 2] [--repeats 5] [--json OUT]
+    python -m benchmarks.models [--threads 2] [--repeats 5] [--json OUT] [--avx2]
 
 The roofline is what T's remaining multiplications at 512 x 512, Winograd's savings counted, take at the best rate that
 this machine reaches in float32 in any of `RATES`.
@@ -21,8 +21,8 @@ from benchmarks.side_by_side import Run, command_line, compare, save, show, show
 from upernet.models import UPerNet, prepare_for_inference
 from upernet.ops import bfloat16_unavailable
 
-NETWORKS = ("T", "S", "B")
-SIZES = (512, 1024)
+NETWORKS = {"T": (512, 1024), "S": (512, 1024), "B": (512, 1024), "L": (640,)}
+"""Network -> sides of the photos."""
 COUNTED_AT = (512, 2048)
 """Height and width for which the published tables give multiply-adds."""
 
@@ -115,9 +115,9 @@ def roofline(model: UPerNet, size: int, repeats: int, seconds: float) -> dict[st
 @torch.inference_mode()
 def main() -> None:
     arguments = command_line(__doc__)
-    letters, sizes = (("T",), (64,)) if arguments.quick else (NETWORKS, SIZES)
+    networks = {"T": (64,)} if arguments.quick else NETWORKS
     rows: dict[str, Any] = {}
-    for letter in letters:
+    for letter, sizes in networks.items():
         model = network(letter, tiny=arguments.quick)
         for size in sizes:
             name = f"{letter} at {size}"
@@ -129,7 +129,7 @@ def main() -> None:
             rows[name] = compare({"official": official_way()(run), "fast": run}, arguments.repeats)
             show(name, rows[name])
 
-    model, size = network("T", tiny=arguments.quick), sizes[0]
+    model, size = network("T", tiny=arguments.quick), networks["T"][0]
     limit = roofline(model, size, arguments.repeats, rows[f"T at {size}"]["seconds"]["fast"]["median"])
     for name, rate in limit["multiply_adds_per_second"].items():
         print(f"{name:<40} {rate / 1e9:>8.1f} G multiply-adds per second")

@@ -21,7 +21,8 @@ TINY = {"backbone_options": {"channels": 16, "depths": (1, 1, 1, 1), "groups": (
 
 def network(letter: str, tiny: bool = False, family: str = "internimage") -> UPerNet:
     """Return InternImage-{letter}, or that of `family`, with UPerHead for ADE20K in eval mode, with random weights."""
-    recipe = load_recipe(f"upernet_{family}_{letter.lower()}_512_160k_ade20k")
+    crop = 640 if letter == "L" else 512
+    recipe = load_recipe(f"upernet_{family}_{letter.lower()}_{crop}_160k_ade20k")
     if tiny:
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=TINY)})
     model = build_model(recipe)

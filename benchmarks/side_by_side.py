@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,13 @@ import torch
 from upernet.files import write_text
 
 Run = Callable[[], object]
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "NUMBA_CPU_NAME": "haswell",
+}
+"""Environment in which torch, oneDNN, MKL and Numba use no instructions beyond AVX2."""
 
 
 def command_line(documentation: str | None, *paths: str) -> argparse.Namespace:
@@ -27,10 +35,15 @@ def command_line(documentation: str | None, *paths: str) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count, after one to warm up (default: 5)")
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and networks, to try the benchmark itself")
+    parser.add_argument("--avx2", action="store_true", help="use no instructions beyond AVX2, on any x86 processor")
     for name in paths:
         required: dict[str, Any] = {"required": True} if name.startswith("-") else {}
         parser.add_argument(name, type=Path, **required)
     arguments = parser.parse_args()
+    if arguments.avx2 and any(os.environ.get(key) != value for key, value in AVX2.items()):
+        os.execve(
+            sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | AVX2
+        )  # read when they are imported
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     return arguments

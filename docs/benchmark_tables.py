@@ -64,7 +64,15 @@ def operators() -> list[str]:
 
 
 def models() -> list[str]:
-    result = read("models")
+    return _whole_networks(read("models"))
+
+
+def models_avx2() -> list[str]:
+    """Return the same table, of a run without instructions beyond AVX2."""
+    return _whole_networks(read("models_avx2"))
+
+
+def _whole_networks(result: Mapping[str, Any]) -> list[str]:
     lines = comparisons(result, result["rows"])
     differences = [row["agreement"] for row in result["rows"].values() if "agreement" in row]
     for name in differences[0]:
@@ -188,6 +196,17 @@ def many_photos() -> list[str]:
     return [*table(*rows), "", *table(*steps)]
 
 
+def evaluation() -> list[str]:
+    """Return a table of `evaluate` beside the network alone."""
+    result = read("evaluation")
+    rows = [[f"photos per second; {conditions(result)}", "network alone", "`evaluate`", "ratio"]]
+    for name, row in result["rows"].items():
+        rates = {way: row["photos"] / times["median"] for way, times in row["seconds"].items()}
+        cells = (f"{rates['network']:.2f}", f"{rates['evaluate']:.2f}", f"{rates['evaluate'] / rates['network']:.2f}")
+        rows.append([name, *cells])
+    return table(*rows)
+
+
 def breakdown() -> list[str]:
     result = read("breakdown")
     total = sum(result["seconds"].values())
@@ -280,5 +299,6 @@ def video_smoothing() -> list[str]:
 
 SHOWN = (speed, machine, targets, operators, models, breakdown, roofline, precision, peers, training, memory, scaling)
 TABLES = {
-    function.__name__: function for function in (*SHOWN, busy, cold_start, exported, many_photos, upp, video_smoothing)
+    function.__name__: function
+    for function in (*SHOWN, models_avx2, evaluation, busy, cold_start, exported, many_photos, upp, video_smoothing)
 }

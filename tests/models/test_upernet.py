@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import upernet.models.upernet
 from upernet.errors import UpernetError
 from upernet.models import UPerNet
 from upernet.recipe import ModelSpec
@@ -19,6 +20,22 @@ def test_a_network_of_a_backbone_and_a_number_of_classes() -> None:
         logits = model(model.preprocess(torch.zeros(1, 3, 65, 96, dtype=torch.uint8)))
     assert logits["object"].shape == (1, 21, 16, 24)
     assert model.taxonomy == Taxonomy.of_objects(21)
+
+
+@pytest.mark.parametrize(("training", "sizes"), [(False, [2, 2, 1]), (True, [5])])
+def test_a_large_batch_goes_through_in_parts_unless_its_statistics_count(
+    training: bool, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = UPerNet("resnet18", load_taxonomy("everyday"), decoder_channels=8, dropout=0.0).train(training)
+    images, seen = torch.randn(5, 3, 64, 96), list[int]()
+    with torch.no_grad():
+        expected = model(images)
+        monkeypatch.setattr(upernet.models.upernet, "PIXELS_PER_PASS", 2 * 64 * 96)
+        model.backbone.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
+        found = model(images)
+    assert seen == sizes and found.keys() == expected.keys()
+    for level, logits in expected.items():
+        torch.testing.assert_close(found[level], logits, atol=1e-4, rtol=1e-4)
 
 
 def test_a_spec_and_its_settings_are_the_same_network() -> None:

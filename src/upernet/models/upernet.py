@@ -24,6 +24,10 @@ AUXILIARY = "auxiliary"
 """Key of the auxiliary head's logits in what a model in training mode returns."""
 
 
+PIXELS_PER_PASS = 2**18
+"""Pixels of images that go through the network together on CPUs: maps of more are slower, because caches are small."""
+
+
 class Preprocess(nn.Module):
     """Normalizes RGB pixels in 0..255, of any dtype, to the values that the backbone's ImageNet weights expect.
 
@@ -177,7 +181,13 @@ class UPerNet(nn.Module):
         for level in wanted:
             if level not in self.heads and not (judged and level == FAMILIARITY):
                 raise UpernetError(f"this model has no level {level!r}; it has {', '.join(self.levels)}.")
+        step = None if self.training else _images_per_pass(images)
+        if step is None or len(images) <= step:
+            return self._compute(images, wanted, judged)
+        parts = [self._compute(images[i : i + step], wanted, judged) for i in range(0, len(images), step)]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
+    def _compute(self, images: Tensor, wanted: tuple[str, ...], judged: bool) -> dict[str, Tensor]:
         needed = {self._reads(level) for level in wanted if level in self.heads}
         features = self.backbone(images)  # [C2, C3, C4, C5] at strides 4, 8, 16, 32
         inputs: dict[str, Tensor | list[Tensor]] = {"backbone": [features[index] for index in self.texture_features]}
@@ -221,3 +231,11 @@ def _initialize_as_released(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.ones_(module.weight)
         nn.init.constant_(module.bias, 1e-4)
+
+
+def _images_per_pass(images: Tensor) -> int | None:
+    """Return how many images go through the network together; None: all."""
+    if images.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    height, width = images.shape[-2:]
+    return max(1, PIXELS_PER_PASS // max(1, height * width))
