@@ -1,8 +1,9 @@
 """Label maps by models for photos that have none: what two choices of `benchmarks.ablations` learn from.
 
-    python -m benchmarks.teachers --data DIR [--iterations 300]
+    python -m benchmarks.teachers --data DIR [--iterations 300] [--photos 250]
 
-Writes masks of the objects of `everyday` below DIR/teachers, for photos of people, faces, cars, places and materials:
+Writes masks of the objects of `everyday` below DIR/teachers, for some photos of each source of people, faces, cars,
+places and materials:
 
 self     by the bundled model `everyday`
 single   by four short-trained models that each know one source (rooms, outdoors, VOC, streets): the class of whichever
@@ -25,6 +26,7 @@ from PIL import Image
 from benchmarks.ablations import short_recipe
 from upernet.checkpoints import load_checkpoint
 from upernet.data.sources import FolderSource, open_source
+from upernet.evaluation.loop import chosen_photos
 from upernet.files import atomic_path, write_text
 from upernet.inference import Parser, load
 from upernet.recipe import Recipe
@@ -65,8 +67,8 @@ def mask(photo: Image.Image, teachers: Sequence[Parser]) -> npt.NDArray[np.uint8
     return np.where(np.take_along_axis(confidences, best, 0)[0] >= CONFIDENCE, chosen, UNKNOWN).astype(np.uint8)
 
 
-def write_masks(recipe: Recipe, data: Path, out: Path, teachers: Sequence[Parser]) -> None:
-    """Write the masks of the training photos of `PHOTOS`, and labels.txt."""
+def write_masks(recipe: Recipe, data: Path, out: Path, teachers: Sequence[Parser], photos: int) -> None:
+    """Write the masks of at most `photos` training photos of each of `PHOTOS`, and labels.txt."""
     taxonomy = load_taxonomy(recipe.taxonomy)
     names = ["unknown", *taxonomy.level("object").names]
     write_text(out / "labels.txt", "".join(f"{value}\t{name}\n" for value, name in enumerate(names)))
@@ -74,7 +76,8 @@ def write_masks(recipe: Recipe, data: Path, out: Path, teachers: Sequence[Parser
         opened = open_source(source, recipe.sources[source], taxonomy, data, "train")
         assert isinstance(opened, FolderSource)
         known = []
-        for photo in opened.photos:
+        for index in chosen_photos(len(opened), photos):
+            photo = opened.photos[index]
             inside = photo.path.relative_to(opened.folders[0]).parts
             path = out.joinpath(source, *(part for part in inside if part != "images")).with_suffix(".png")
             if not path.is_file():
@@ -91,13 +94,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--iterations", type=int, default=300, help="length of the training of a single-source model")
+    parser.add_argument("--photos", type=int, default=250, help="photos of each source that get masks")
     arguments = parser.parse_args()
     data: Path = arguments.data
     recipe = short_recipe(RECIPE, {}, 1)
     (data / "teachers").mkdir(exist_ok=True)
-    write_masks(recipe, data, data / "teachers" / "self", [load(RECIPE, short_side=SHORT_SIDE)])
+    write_masks(recipe, data, data / "teachers" / "self", [load(RECIPE, short_side=SHORT_SIDE)], arguments.photos)
     teachers = [teach(source, data, arguments.iterations) for source in SINGLE]
-    write_masks(recipe, data, data / "teachers" / "single", teachers)
+    write_masks(recipe, data, data / "teachers" / "single", teachers, arguments.photos)
 
 
 if __name__ == "__main__":

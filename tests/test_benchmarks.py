@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib
 import json
+import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import deform_conv2d
 
+import upernet
 from upernet.inference.runtimes import openvino_core
 from upernet.ops import dcnv3, upsample_conv3x3, use_kernel
 
@@ -117,6 +122,16 @@ def test_peers_that_are_installed(run: Any):
     assert not set(result["seconds"]) & set(result["skipped"])
     for name in ("ONNX Runtime", "OpenVINO"):
         assert name in result["skipped"] or result["agreement"][name]["relative_error"] < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is a matter of x86")
+def test_measurements_without_avx512(tmp_path: Path):
+    command = [sys.executable, "-m", "benchmarks.training", "--quick", "--repeats", "1", "--avx2"]
+    subprocess.run([*command, "--json", str(tmp_path / "result.json")], check=True, capture_output=True, cwd=ROOT)
+    about = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["machine"]
+    assert about["vectors"] in ("AVX2", "DEFAULT")
 
 
 @pytest.mark.slow
@@ -226,3 +241,18 @@ def test_collections(run: Any):
     assert_compared(row, "network", "whole")
     assert row["photos"] == 2 and list(row["steps"]) == ["decode", "network", "label maps", "save"]
     assert row["steps"]["decode"] > 0 and row["steps"]["save"] > 0
+
+
+def test_the_most_confident_teacher_labels_a_pixel():
+    from benchmarks.teachers import CONFIDENCE, UNKNOWN, mask
+
+    photo = Image.open(ROOT / "examples" / "street.jpg").convert("RGB")
+    near, far = (upernet.load("everyday", short_side=side) for side in (192, 96))
+    maps = [teacher(photo, ["object"])["object"] for teacher in (near, far)]
+    found = mask(photo, [near, far])
+    assert found.shape == photo.size[::-1] and found.dtype == np.uint8
+    labels, confidences = (np.stack([getattr(each, name) for each in maps]) for name in ("labels", "confidence"))
+    known = (confidences.max(0) >= CONFIDENCE) & (found != UNKNOWN)
+    assert 0.2 < known.mean() < 1 and (found[~known] == UNKNOWN).all()
+    best = np.where(confidences[0] >= confidences[1], labels[0], labels[1])
+    np.testing.assert_array_equal(found[known], best[known] + 1)
