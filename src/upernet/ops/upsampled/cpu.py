@@ -49,6 +49,23 @@ def _widen(logits, row, columns, width, wide, at, steps):
 
 
 @jit
+def _widen_pair(logits, above, below, columns, width, wide, pair, steps):
+    """Interpolate the rows `above` and `below` of a row of pixels, unless they have been.
+
+    `pair` is where the two rows begin in `wide`, and which they are; the function returns the new one.
+    """
+    upper, lower, upper_row, lower_row = pair
+    if lower_row == above:
+        upper, lower = lower, upper
+        upper_row, lower_row = lower_row, np.int64(-1)
+    if upper_row != above:
+        _widen(logits, above, columns, width, wide, upper, steps)
+    if lower_row != below:
+        _widen(logits, below, columns, width, wide, lower, steps)
+    return upper, lower, above, below
+
+
+@jit
 def _label(wide, above, below, classes, down, channels, totals):
     """Find the channel of the largest logit of LANES pixels, and the sum of the exponentials of what others lack."""
     zero, one, minus = fill(np.float32(0)), fill(np.float32(1)), fill(np.float32(-1))
@@ -127,21 +144,12 @@ def _upsample(counter, logits, rows, columns, spans, groups, names, group_of, ow
         for group in range(len(groups)):
             first, last = groups[group]
             values, own_names = logits[first:last], names[first:last]
-            # Where the interpolated rows begin in `wide`, and which rows they are.
-            upper, lower = 0, classes * COLUMNS
-            upper_row, lower_row = np.int64(-1), np.int64(-1)
+            pair = 0, classes * COLUMNS, np.int64(-1), np.int64(-1)
             for y in range(spans[first_span], spans[min(first_span + SPANS, len(spans) - 1)]):
                 if owners.size and not _find(group, group_of, owners[y, left:right], found):
                     continue
-                if lower_row == above[y]:
-                    upper, lower = lower, upper
-                    upper_row, lower_row = lower_row, np.int64(-1)
-                if upper_row != above[y]:
-                    upper_row = above[y]
-                    _widen(values, upper_row, own_columns, right - left, wide, upper, steps)
-                if lower_row != below[y]:
-                    lower_row = below[y]
-                    _widen(values, lower_row, own_columns, right - left, wide, lower, steps)
+                pair = _widen_pair(values, above[y], below[y], own_columns, right - left, wide, pair, steps)
+                upper, lower, _, _ = pair
                 for x in range(0, right - left, LANES):
                     pixels = min(LANES, right - left - x)
                     if not found[x : x + pixels].any():
@@ -171,18 +179,10 @@ def _add_probabilities(counter, logits, rows, columns, spans, sums, plane, line,
         right = min(left + COLUMNS, width)
         shares[: right - left] = share[left:right]
         own_columns = before[left:right], after[left:right], nearest[left:right], shares
-        upper, lower = 0, classes * COLUMNS
-        upper_row, lower_row = np.int64(-1), np.int64(-1)
+        pair = 0, classes * COLUMNS, np.int64(-1), np.int64(-1)
         for y in range(spans[first_span], spans[min(first_span + SPANS, len(spans) - 1)]):
-            if lower_row == above[y]:
-                upper, lower = lower, upper
-                upper_row, lower_row = lower_row, np.int64(-1)
-            if upper_row != above[y]:
-                upper_row = above[y]
-                _widen(logits, upper_row, own_columns, right - left, wide, upper, steps)
-            if lower_row != below[y]:
-                lower_row = below[y]
-                _widen(logits, lower_row, own_columns, right - left, wide, lower, steps)
+            pair = _widen_pair(logits, above[y], below[y], own_columns, right - left, wide, pair, steps)
+            upper, lower, _, _ = pair
             for x in range(0, right - left, LANES):
                 _exponentiate(wide, upper + x, lower + x, classes, y_part[y], exponentials, totals)
                 for i in range(LANES):
