@@ -264,6 +264,9 @@ def targets() -> list[str]:
     for name, wanted in (("T at 512", 6), ("S at 512", 8), ("B at 512", 8)):
         add_target(f"{name} in bf16", wanted, models[name]["ratio"]["fast, bf16"], "x", 2)
     add_target("bf16, trained T: pixels with the same class", 99.5, 100 * read("precision")["argmax_agreement"], "%", 2)
+    batches = read("scaling")["groups"]["batch"]
+    one, four = (batches[f"512 x 512, batch of {count}"]["seconds"]["fast"]["median"] for count in (1, 4))
+    add_target("time per photo in a batch of four, over that alone", 1, four / 4 / one, "x", 2, least=False)
     for name, row in rows["memory"].items():
         official, fast = (row[way] / 2**30 for way in ("official", "fast"))
         add_target(f"peak memory of {name}", round(official, 2), fast, "GiB", 2, least=False)
