@@ -149,14 +149,21 @@ class OnnxRuntime:
         return dict(zip(names, self._session.run(list(names), {INPUT: image}), strict=True))
 
 
-@cache
 def openvino_core() -> Any:
     """Return the `openvino.Core` of this process.
 
     There must not be two that compile: each gives the process an alternate stack for signals, frees it when it ends,
     and then restores the one that it found, which another core may have freed. The next signal ends the process.
+
+    Raises:
+        UpernetError: OpenVINO is not installed.
     """
-    return optional_package(OpenVino.package).Core()
+    return _core(optional_package(OpenVino.package))
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    return openvino.Core()
 
 
 class OpenVino:
