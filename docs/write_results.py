@@ -146,7 +146,7 @@ def own_masks_numbers() -> tuple[float, float, int]:
     """Return minutes, mIoU and number of training photos of the training with the recipe of `upernet init`."""
     minutes = sum(record["seconds"] for record in own_masks_log()) / 60
     held_back = sum(read("own_masks")["photos"].values())
-    annotated = read("camvid.card")["photos"]["camvid"]["train"]
+    annotated = read("everyday.card")["photos"]["camvid"]["train"]
     return minutes, read("own_masks")["object"]["miou"], annotated - held_back
 
 
