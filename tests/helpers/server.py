@@ -27,6 +27,8 @@ from upernet.serving.run import bind
 
 DEADLINE = 60.0
 """Seconds for which tests wait for what must happen."""
+PARSE = "/v1/parse"
+PNG = {"content-type": "image/png"}
 
 
 class GatedParser(Parser):
@@ -157,3 +159,13 @@ def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
 
 def error_of(body: bytes) -> str:
     return json.loads(body)["error"]
+
+
+def post(client: httpx.Client, content: bytes | None = None, **query: Any) -> httpx.Response:
+    """Ask for the parse of a photo."""
+    return client.post(PARSE, params=query, content=photo() if content is None else content, headers=PNG)
+
+
+def head(*lines: str, path: str = PARSE) -> bytes:
+    """Return the head of a request that a test sends by itself."""
+    return "\r\n".join((f"POST {path} HTTP/1.1", "Host: localhost", *lines, "", "")).encode("latin-1")
