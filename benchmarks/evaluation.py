@@ -25,7 +25,6 @@ from upernet.evaluation import TestTimeAugmentation, evaluate
 from upernet.evaluation.tta import network_input
 from upernet.models import UPerNet, prepare_for_inference
 from upernet.recipe import Recipe, load_recipe
-from upernet.taxonomy import load_taxonomy
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RECIPE = "upernet_internimage_t_512_160k_ade20k"
@@ -39,7 +38,7 @@ def write_data(folder: Path, photos: int, short_side: int) -> None:
     random = np.random.default_rng(0)
     for kind in ("images", "annotations"):
         (folder / "ade20k" / "validation" / kind).mkdir(parents=True)
-    names = ["unlabeled", *load_taxonomy(load_recipe(RECIPE).taxonomy).level("object").names]
+    names = ["unlabeled", *load_recipe(RECIPE).load_taxonomy().level("object").names]
     (folder / "ade20k" / "labels.txt").write_text("".join(f"{value}\t{name}\n" for value, name in enumerate(names)))
     for path in sorted(EXAMPLES.glob("*.jpg"))[:photos]:
         photo = Image.open(path).convert("RGB")
@@ -75,7 +74,7 @@ def main() -> None:
     recipe = load_recipe(RECIPE)
     rows: dict[str, Any] = {}
     models = {
-        "EfficientNet-Lite2": UPerNet("tf_efficientnet_lite2", load_taxonomy(recipe.taxonomy), decoder_channels=96),
+        "EfficientNet-Lite2": UPerNet("tf_efficientnet_lite2", recipe.load_taxonomy(), decoder_channels=96),
         "InternImage-T": upernet.create_model(RECIPE),
     }
     ways = {

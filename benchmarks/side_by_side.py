@@ -41,9 +41,8 @@ def command_line(documentation: str | None, *paths: str) -> argparse.Namespace:
         parser.add_argument(name, type=Path, **required)
     arguments = parser.parse_args()
     if arguments.avx2 and any(os.environ.get(key) != value for key, value in AVX2.items()):
-        os.execve(
-            sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | AVX2
-        )  # read when they are imported
+        # The libraries read their environment when they are imported.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | AVX2)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     return arguments

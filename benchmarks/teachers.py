@@ -30,7 +30,6 @@ from upernet.evaluation.loop import chosen_photos
 from upernet.files import atomic_path, write_text
 from upernet.inference import Parser, load
 from upernet.recipe import Recipe
-from upernet.taxonomy import load_taxonomy
 from upernet.training import train
 
 RECIPE = "everyday"
@@ -69,7 +68,7 @@ def mask(photo: Image.Image, teachers: Sequence[Parser]) -> npt.NDArray[np.uint8
 
 def write_masks(recipe: Recipe, data: Path, out: Path, teachers: Sequence[Parser], photos: int) -> None:
     """Write the masks of at most `photos` training photos of each of `PHOTOS`, and labels.txt."""
-    taxonomy = load_taxonomy(recipe.taxonomy)
+    taxonomy = recipe.load_taxonomy()
     names = ["unknown", *taxonomy.level("object").names]
     write_text(out / "labels.txt", "".join(f"{value}\t{name}\n" for value, name in enumerate(names)))
     for source in PHOTOS:

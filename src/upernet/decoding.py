@@ -29,8 +29,6 @@ STRIDE = 4
 """Photo pixels per logit, in height and in width."""
 STRIP_VALUES = 1_000_000
 """Upper limit of the logits of one level that exist at photo size at a time."""
-CHANNELS_PER_STEP = 16
-"""Number of channels that `resized_channels` resizes at a time."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -241,31 +239,16 @@ def resized_prediction(
         via_sizes: sizes that the logits are resized to first, one after another.
         probabilities: whether `logits` are probabilities already, so that the largest is the confidence.
     """
-    steps = [step for step, _ in groupby((*via_sizes, size))]
-    if logits.device.type == "cpu" and logits.shape[1] and len(steps) <= 2 and not probabilities:
-        small, confidence = torch.zeros(size, dtype=torch.int16), torch.zeros(size)
-        for part, values, rows, columns in _last_resize(logits[0].float(), *steps):
-            upsampled_labels(values, rows, columns, small[part], confidence[part])
-        return Prediction(small.long(), confidence)
-    best, labels, total = None, None, None
-    for first_channel, values in resized_channels(logits, size, via_sizes):
-        largest, indices = values.max(dim=0)
-        if best is None or labels is None:
-            best, labels = largest, indices
-        else:
-            better = largest > best
-            largest, previous = torch.where(better, largest, best), best
-            labels = torch.where(better, indices + first_channel, labels)
-            best = largest
-            if total is not None:
-                total *= (previous - best).exp_()
-        if not probabilities:
-            # The softmax of the largest value is 1 / sum(exp(value - largest)).
-            exponentials = (values - best).exp_().sum(dim=0)
-            total = exponentials if total is None else total.add_(exponentials)
-    if best is None or labels is None:
+    if not logits.shape[1]:
         raise ValueError("logits without channels have no labels")
-    return Prediction(labels, best if total is None else total.reciprocal_())
+    if probabilities:
+        confidence, labels = _resized(logits, (*via_sizes, size))[0].max(dim=0)
+        return Prediction(labels, confidence)
+    labels = torch.zeros(size, dtype=torch.int16, device=logits.device)
+    confidence = torch.zeros(size, device=logits.device)
+    for part, values, rows, columns in _last_resize(logits, size, via_sizes):
+        upsampled_labels(values, rows, columns, labels[part], confidence[part])
+    return Prediction(labels.long(), confidence)
 
 
 def add_resized_probabilities(sums: Tensor, logits: Tensor, via_sizes: Sequence[Size] = ()) -> None:
@@ -276,45 +259,42 @@ def add_resized_probabilities(sums: Tensor, logits: Tensor, via_sizes: Sequence[
         logits: logits of one photo.
         via_sizes: sizes that the logits are resized to first, one after another.
     """
-    size = (sums.shape[1], sums.shape[2])
-    steps = [step for step, _ in groupby((*via_sizes, size))]
-    if logits.device.type == "cpu" and len(steps) <= 2:
-        for part, values, rows, columns in _last_resize(logits[0].float(), *steps):
-            add_upsampled_probabilities(values, rows, columns, sums[:, part])
-        return
-    full = torch.empty_like(sums)
-    for first_channel, values in resized_channels(logits, size, via_sizes):
-        full[first_channel : first_channel + len(values)] = values
-    strip = max(1, STRIP_VALUES // (len(sums) * size[1]))
-    for top in range(0, size[0], strip):
-        sums[:, top : top + strip] += full[:, top : top + strip].softmax(dim=0)
+    for part, values, rows, columns in _last_resize(logits, (sums.shape[1], sums.shape[2]), via_sizes):
+        add_upsampled_probabilities(values, rows, columns, sums[:, part])
 
 
-def _last_resize(logits: Tensor, *sizes: Size) -> Iterator[tuple[slice, Tensor, Axis, Axis]]:
-    """Yield some rows of a resized map at a time: what they are interpolated from, and how.
+def _last_resize(logits: Tensor, size: Size, via_sizes: Sequence[Size]) -> Iterator[tuple[slice, Tensor, Axis, Axis]]:
+    """Yield some rows of resized 1 x K x h x w logits at a time: what they are interpolated from, and how.
 
-    Args:
-        logits: K x h x w.
-        sizes: one or two sizes that they are resized to, one after another. Of the first of two, only the rows that
-            the next rows of the result need are in memory.
+    Of the last of `via_sizes`, only the rows that the next rows of the result need are in memory.
 
     Yields:
-        The rows, the K x ... values that they are interpolated from, and the interpolation of rows and columns.
+        The rows, the float32 K x ... values that they are interpolated from, and the interpolation of rows and columns.
     """
-    (parsed_height, parsed_width), (height, width) = sizes[0], sizes[-1]
-    parsed_columns = _axis(slice(0, parsed_width), logits.shape[2], parsed_width)
-    if len(sizes) == 1:
+    height, width = size
+    steps = [step for step, _ in groupby((*via_sizes, size))]
+    values = _resized(logits, steps[:-2])[0]
+    if len(steps) == 1:
         whole = slice(0, height)
-        yield whole, logits, _axis(whole, logits.shape[1], height), parsed_columns
+        yield whole, values, _axis(whole, values.shape[1], height), _axis(slice(0, width), values.shape[2], width)
         return
+    parsed_height, parsed_width = steps[-2]
+    parsed_columns = _axis(slice(0, parsed_width), values.shape[2], parsed_width)
     columns = _axis(slice(0, width), parsed_width, width)
-    strip = max(1, STRIP_VALUES // (len(logits) * width))
+    strip = max(1, STRIP_VALUES // (len(values) * width))
     for top in range(0, height, strip):
         part = slice(top, min(top + strip, height))
         rows = _axis(part, parsed_height, height)
         first, last = int(rows.first[0]), int(rows.second[-1])
-        values = interpolate(logits, _axis(slice(first, last + 1), logits.shape[1], parsed_height), parsed_columns)
-        yield part, values, Axis(rows.first - first, rows.second - first, rows.part), columns
+        near = interpolate(values, _axis(slice(first, last + 1), values.shape[1], parsed_height), parsed_columns)
+        yield part, near, Axis(rows.first - first, rows.second - first, rows.part), columns
+
+
+def _resized(logits: Tensor, sizes: Sequence[Size]) -> Tensor:
+    values = logits.float()
+    for size in sizes:
+        values = resize(values, size)
+    return values
 
 
 def _axis(pixels: slice, length: int, full: int) -> Axis:
@@ -330,20 +310,7 @@ def label_map(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Ten
         size: height and width of the label map.
         via_sizes: sizes that the logits are resized to first, one after another.
     """
-    return resized_prediction(logits, size, via_sizes, probabilities=True).labels  # no softmax is needed
-
-
-def resized_channels(logits: Tensor, size: Size, via_sizes: Sequence[Size] = ()) -> Iterator[tuple[int, Tensor]]:
-    """Resize 1 x K x h x w logits some channels at a time, so that no resized map of all classes need exist.
-
-    Yields:
-        The first channel, and float32 k x H x W values of it and the next ones.
-    """
-    for first_channel in range(0, logits.shape[1], CHANNELS_PER_STEP):
-        values = logits[:, first_channel : first_channel + CHANNELS_PER_STEP].float()
-        for step in (*via_sizes, size):
-            values = resize(values, step)
-        yield first_channel, values[0]
+    return resized_prediction(logits, size, via_sizes).labels
 
 
 def image_scores(logits: Tensor, supervision: str = "pooled") -> Tensor:

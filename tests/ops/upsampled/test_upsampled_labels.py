@@ -128,5 +128,6 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 
 def test_an_unknown_kernel_is_refused() -> None:
     assert choose_upsampled_labels(torch.zeros(1, 1, 1)).kernel in ("numba", "torch")
+    assert choose_upsampled_labels(torch.zeros(1, 1, 1, device="meta")).kernel == "torch"
     with pytest.raises(ValueError, match="no kernel quick"):
         upsampled("quick", torch.zeros(1, 1, 1), (4, 4))

@@ -6,6 +6,7 @@ The interpolated logits of all classes would take far more memory than the label
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -48,14 +49,7 @@ def upsampled_labels(
             their numbers.
         groups: The channels of each owner.
     """
-    kernel = decide("upsampled_labels", choose_upsampled_labels(logits), logits)
-    if kernel == "torch":
-        compute = reference.upsample
-    elif kernel == "numba":
-        from upernet.ops.upsampled.cpu import upsample as compute
-    else:
-        raise ValueError(f"upsampled_labels has no kernel {kernel}: choose from torch, numba")
-    compute(logits.contiguous(), rows, columns, labels, confidence, owners, groups)
+    _kernels(logits).upsample(logits.contiguous(), rows, columns, labels, confidence, owners, groups)
 
 
 def add_upsampled_probabilities(logits: Tensor, rows: Axis, columns: Axis, sums: Tensor) -> None:
@@ -69,20 +63,26 @@ def add_upsampled_probabilities(logits: Tensor, rows: Axis, columns: Axis, sums:
         columns: The logits to the left and right of the W columns of pixels.
         sums: float32 K x H x W, changed; neighbors in a row are neighbors in memory.
     """
-    kernel = decide("upsampled_labels", choose_upsampled_labels(logits), logits)
-    if kernel == "torch":
-        compute = reference.add_probabilities
-    elif kernel == "numba":
-        from upernet.ops.upsampled.cpu import add_probabilities as compute
-    else:
-        raise ValueError(f"upsampled_labels has no kernel {kernel}: choose from torch, numba")
-    compute(logits.contiguous(), rows, columns, sums)
+    _kernels(logits).add_probabilities(logits.contiguous(), rows, columns, sums)
 
 
 def choose_upsampled_labels(logits: Tensor) -> Choice:
     """Choose the kernel of `upsampled_labels`."""
     if kernel := override("upsampled_labels"):
         return Choice(kernel, OVERRIDDEN)
+    if logits.device.type != "cpu":
+        return Choice("torch", f"the logits are on {logits.device.type}")
     if reason := numba_unavailable("upsampled.cpu"):
         return Choice("torch", reason)
     return Choice("numba", "torch writes the interpolated logits of all classes to memory and reads them again")
+
+
+def _kernels(logits: Tensor) -> ModuleType:
+    kernel = decide("upsampled_labels", choose_upsampled_labels(logits), logits)
+    if kernel == "torch":
+        return reference
+    if kernel == "numba":
+        from upernet.ops.upsampled import cpu
+
+        return cpu
+    raise ValueError(f"upsampled_labels has no kernel {kernel}: choose from torch, numba")

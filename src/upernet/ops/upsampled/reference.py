@@ -73,11 +73,11 @@ def interpolate(logits: Tensor, rows: Axis, columns: Axis) -> Tensor:
     """Interpolate K x h x w logits at rows and columns of pixels: K x H x W."""
     first, last = int(rows.first[0]), int(rows.second[-1])
     logit_rows = logits[:, first : last + 1]
-    left, right = (logit_rows.index_select(2, index) for index in (columns.first, columns.second))
-    widened = torch.lerp(left, right, columns.part)
+    left, right = (logit_rows.index_select(2, index.to(logits.device)) for index in (columns.first, columns.second))
+    widened = torch.lerp(left, right, columns.part.to(logits.device))
     # A matrix product interpolates the rows several times faster than gathering them.
     weights = torch.zeros(len(rows.first), last + 1 - first)
     row = torch.arange(len(rows.first))
     weights[row, rows.second - first] = rows.part
     weights[row, rows.first - first] += 1 - rows.part
-    return torch.matmul(weights, widened)
+    return torch.matmul(weights.to(logits.device), widened)
