@@ -15,6 +15,7 @@ import torch
 from benchmarks.networks import network, official_way
 from benchmarks.operators import levels
 from benchmarks.side_by_side import Run, command_line, compare, save, show
+from upernet.models import prepare_for_inference
 from upernet.ops import dcnv3, dcnv4, grouped_softmax
 
 
@@ -51,10 +52,11 @@ def main() -> None:
     third, fourth = (
         network("T", tiny=arguments.quick, family=family) for family in ("internimage", "flash_internimage")
     )
+    official, third, fourth = third, prepare_for_inference(third), prepare_for_inference(fourth)
     images = torch.randn(1, 3, size, size)
     rows: dict[str, Any] = {
         "whole network": {
-            "InternImage-T, official": official_way()(lambda: third(images)),
+            "InternImage-T, official": official_way()(lambda: official(images)),
             "InternImage-T": lambda: third(images),
             "FlashInternImage-T": lambda: fourth(images),
         },

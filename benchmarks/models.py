@@ -8,7 +8,8 @@ this machine reaches in float32 in any of `RATES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.networks import agreement, head, network, official_way
 from benchmarks.side_by_side import Run, command_line, compare, save, show, show_agreement
 from upernet.models import UPerNet, prepare_for_inference
-from upernet.ops import bfloat16_unavailable
+from upernet.ops import bfloat16_unavailable, int8_unavailable
 
 NETWORKS = {"T": (512, 1024), "S": (512, 1024), "B": (512, 1024), "L": (640,)}
 """Network -> sides of the photos."""
@@ -27,35 +28,43 @@ COUNTED_AT = (512, 2048)
 """Height and width for which the published tables give multiply-adds."""
 
 
-def alternatives(model: UPerNet) -> dict[str, Callable[[Tensor], Tensor]]:
+def alternatives(model: UPerNet, calibration: Sequence[Tensor]) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return the alternatives, each photos -> object logits; the others are compared with the first.
 
-    Another way to run a network is one more entry.
+    Another way to run a network is one more entry. Ranges for int8 are observed on the images of `calibration`.
     """
 
-    def forward(images: Tensor) -> Tensor:
-        return model(images)["object"]
+    def forward(network: UPerNet, images: Tensor) -> Tensor:
+        return network(images)["object"]
 
-    ways = {"official": official_way()(forward), "fast": forward}
+    ways = {"official": official_way()(partial(forward, model)), "fast": partial(forward, prepare_for_inference(model))}
     if not bfloat16_unavailable():
-        reduced = prepare_for_inference(model, "bf16")
-        ways["fast, bf16"] = lambda images: reduced(images)["object"]
+        ways["fast, bf16"] = partial(forward, prepare_for_inference(model, "bf16"))
+    if not int8_unavailable():
+        ways["fast, int8"] = partial(forward, prepare_for_inference(model, "int8", calibration))
     return ways
 
 
 def whole(model: UPerNet, size: int, repeats: int) -> dict[str, Any]:
     """Time all alternatives, and compare their logits with those of the first."""
     images = torch.randn(1, 3, size, size)
-    functions = alternatives(model)
+    functions = alternatives(model, [images])
     result = compare({name: lambda f=f: f(images) for name, f in functions.items()}, repeats)
     (_, reference), *others = [(name, f(images)) for name, f in functions.items()]
     return result | {"agreement": {name: agreement(logits, reference) for name, logits in others}}
 
 
-def parts(model: UPerNet, size: int) -> dict[str, Run]:
+def parts(model: UPerNet, size: int) -> dict[str, dict[str, Run]]:
+    """Return backbone and UPerHead, each the official way and fast."""
     images = torch.randn(1, 3, size, size)
-    features = model.backbone(images)
-    return {"backbone": lambda: model.backbone(images), "UPerHead": lambda: head(model, features)}
+    features, fast = model.backbone(images), prepare_for_inference(model)
+    return {
+        "backbone": {
+            "official": official_way()(lambda: model.backbone(images)),
+            "fast": lambda: fast.backbone(images),
+        },
+        "UPerHead": {"official": official_way()(lambda: head(model, features)), "fast": lambda: head(fast, features)},
+    }
 
 
 def multiply_adds(model: UPerNet, height: int, width: int, winograd: bool) -> int:
@@ -124,9 +133,9 @@ def main() -> None:
             rows[name] = whole(model, size, arguments.repeats)
             show(name, rows[name])
             show_agreement(rows[name]["agreement"])
-        for part, run in parts(model, sizes[0]).items():
+        for part, runs in parts(model, sizes[0]).items():
             name = f"{letter} at {sizes[0]}, {part}"
-            rows[name] = compare({"official": official_way()(run), "fast": run}, arguments.repeats)
+            rows[name] = compare(runs, arguments.repeats)
             show(name, rows[name])
 
     model, size = network("T", tiny=arguments.quick), networks["T"][0]

@@ -3,7 +3,8 @@
     pip install -e '.[bench]'
     python -m benchmarks.peers [--threads 2] [--repeats 5] [--json OUT]
 
-All weights are random. All end with logits of 150 classes at stride 4. What is not installed is left out.
+All weights and the photo are random, and int8 is calibrated on that photo. All end with logits of 150 classes at stride
+4. What is not installed is left out.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.models import alternatives
 from benchmarks.networks import agreement, network, official_way
 from benchmarks.side_by_side import command_line, compare, save, show, show_agreement
-from upernet.inference.runtimes import openvino_core
+from upernet.errors import UpernetError
+from upernet.exporting import export
+from upernet.inference.runtimes import load_exported, openvino_core
 from upernet.models import UPerNet
 
 CLASSES = 150
@@ -46,8 +50,9 @@ class Objects(nn.Module):
 class Peers:
     """The programs and networks that are compared. Each method returns a `Forward`, or raises ImportError."""
 
-    def __init__(self, model: UPerNet, images: Tensor, folder: Path, threads: int, width: int):
-        self.model, self.images, self.folder, self.threads, self.width = model, images, folder, threads, width
+    def __init__(self, model: UPerNet, pixels: Tensor, folder: Path, threads: int, width: int):
+        self.model, self.pixels, self.folder, self.threads, self.width = model, pixels, folder, threads, width
+        self.images = model.preprocess(pixels)
 
     @cached_property
     def onnx_file(self) -> Path:
@@ -90,6 +95,18 @@ class Peers:
         photo = self.images.numpy()
         return lambda: torch.from_numpy(compiled(photo)[0])
 
+    def int8(self, suffix: str) -> Forward:
+        """Return the network as `upernet export --precision int8` quantizes it with the tools of the runtime."""
+        path, photos = self.folder / f"int8{suffix}", self.folder / "photos"
+        photos.mkdir(exist_ok=True)
+        Image.fromarray(self.pixels[0].permute(1, 2, 0).numpy()).save(photos / "noise.png")
+        try:
+            export(self.model, path, precision="int8", calibration=photos, verify=False)
+        except UpernetError as error:
+            raise ImportError(str(error)) from error
+        exported = load_exported(path)
+        return lambda: exported(self.pixels, ["object"])["object"]
+
     def transformers(self, backbone: str, **options: Any) -> Forward:
         """Return UPerNet as in mmsegmentation, on the backbone of a configuration class of transformers."""
         import transformers
@@ -115,13 +132,15 @@ class Peers:
     def same_weights(self) -> dict[str, Callable[[], Forward]]:
         own = {
             name: lambda function=function: lambda: function(self.images)
-            for name, function in alternatives(self.model).items()
+            for name, function in alternatives(self.model, [self.images]).items()
         }
         return own | {
             "official, bf16 autocast": self.official_autocast,
             "ONNX Runtime": self.onnx_runtime,
             "OpenVINO": lambda: self.openvino("f32"),
             "OpenVINO, bf16": lambda: self.openvino("bf16"),
+            "ONNX Runtime, int8": lambda: self.int8(".onnx"),
+            "OpenVINO, int8": lambda: self.int8(".xml"),
         }
 
     def other_networks(self) -> dict[str, Callable[[], Forward]]:
@@ -135,9 +154,10 @@ class Peers:
 def main() -> None:
     arguments = command_line(__doc__)
     size, width = (64, 64) if arguments.quick else (512, 512)
-    model, images = network("T", tiny=arguments.quick), torch.randn(1, 3, size, size)
+    model = network("T", tiny=arguments.quick)
+    pixels = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        peers = Peers(model, images, Path(folder), arguments.threads, width)
+        peers = Peers(model, pixels, Path(folder), arguments.threads, width)
         same_weights = peers.same_weights()
         runs, skipped = installed(same_weights | peers.other_networks())
         with torch.inference_mode():

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.networks import network, official_and_fast
+from benchmarks.networks import network, official_way
 from benchmarks.side_by_side import command_line, compare, save, show
+from upernet.models import prepare_for_inference
 
 
 @torch.inference_mode()
@@ -18,11 +19,14 @@ def main() -> None:
     arguments = command_line(__doc__)
     sides, batches, size = ((32, 64), (1, 2), 64) if arguments.quick else ((256, 384, 512, 768, 1024), (1, 2, 4), 512)
     model = network("T", tiny=arguments.quick)
+    fast = prepare_for_inference(model)
     groups: dict[str, dict[str, Any]] = {"pixels": {}, "batch": {}, "threads": {}}
 
     def measure(group: str, name: str, batch: int, side: int) -> None:
         images = torch.randn(batch, 3, side, side)
-        groups[group][name] = compare(official_and_fast(lambda: model(images)), arguments.repeats)
+        groups[group][name] = compare(
+            {"official": official_way()(lambda: model(images)), "fast": lambda: fast(images)}, arguments.repeats
+        )
         show(name, groups[group][name])
 
     for side in sides:

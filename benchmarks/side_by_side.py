@@ -24,6 +24,7 @@ AVX2 = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+avx2,+fma",  # without it, Numba keeps the features of the processor at hand
 }
 """Environment in which torch, oneDNN, MKL and Numba use no instructions beyond AVX2."""
 

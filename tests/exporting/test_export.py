@@ -32,8 +32,9 @@ from upernet.exporting.checking import agreement, check_errors, errors, sample_i
 from upernet.exporting.formats import read_openvino, save_openvino, write_onnx, write_torch
 from upernet.exporting.graph import Graph, trace
 from upernet.exporting.operators import exportable
-from upernet.exporting.quantizing import calibration_images, quantize_openvino
+from upernet.exporting.quantizing import quantize_openvino
 from upernet.inference import Parser
+from upernet.inference.calibrating import calibration_images
 from upernet.inference.runtimes import Description, ExportedNetwork, load_exported
 from upernet.models import UPerNet, build_model
 from upernet.recipe import load_recipe
@@ -304,7 +305,7 @@ def test_int8_agrees_with_the_model(
 
 
 def test_int8_in_openvino(tiny: UPerNet, files: dict[str, Path], tmp_path: Path, photos: Path) -> None:
-    quantized = quantize_openvino(read_openvino(files[".onnx"]), calibration_images(photos, None))
+    quantized = quantize_openvino(read_openvino(files[".onnx"]), calibration_images(photos, None, 64))
     assert any(operation.get_type_name() == "FakeQuantize" for operation in quantized.get_ops())
     save_openvino(quantized, tmp_path / "tiny.xml", load_exported(files[".onnx"]).description.to_json())
     same = agreement(Graph(tiny, "logits"), load_exported(tmp_path / "tiny.xml"), sample_images())

@@ -31,8 +31,10 @@ def test_inference(precision: Precision) -> None:
         expected = model(IMAGES)["object"]
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(IMAGES)["object"]
         exported = torch.export.export(model, (IMAGES,)).module()(IMAGES)["object"]
-    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(exported, expected, rtol=1e-4, atol=1e-4)
+    # Without packed weights, sums are rounded to bfloat16 in more places.
+    tolerance = 1e-4 if precision == "fp32" else 0.1 * float(expected.std())
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=tolerance)
+    torch.testing.assert_close(exported, expected, rtol=1e-4, atol=tolerance)
 
 
 @pytest.mark.slow

@@ -27,8 +27,8 @@ def bench(
     batch: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Images per forward pass.")] = 1,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Timed runs; the median is reported.")] = 7,
     precision: Annotated[
-        Literal["fp32", "bf16"],
-        typer.Option(metavar="PRECISION", help="fp32 or bf16, for matrix products and convolutions."),
+        Literal["fp32", "bf16", "int8"],
+        typer.Option(metavar="PRECISION", help="fp32, bf16 or int8, for matrix products and convolutions."),
     ] = "fp32",
     threads: ThreadsOption = None,
     compare: Annotated[

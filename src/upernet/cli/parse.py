@@ -107,11 +107,17 @@ def parse(
         ),
     ] = None,
     precision: Annotated[
-        Literal["fp32", "bf16"],
+        Literal["fp32", "bf16", "int8"],
         typer.Option(
-            metavar="PRECISION", help="fp32, or bf16: faster on CPUs that support bfloat16, and slightly less exact."
+            metavar="PRECISION",
+            help="fp32; bf16: faster on CPUs that support bfloat16, and slightly less exact; or int8: faster again on "
+            "x86 CPUs, less exact again, and with --calibration.",
         ),
     ] = "fp32",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --precision int8: folder with a few photos like those to be parsed."),
+    ] = None,
     scales: Annotated[
         Literal["published"] | None,
         typer.Option(
@@ -191,7 +197,8 @@ def parse(
         raise UpernetError("--ray-address needs --engine ray; add it, or leave the address out.")
     reduce = "card" if short_side is None else short_side or None
     counterparts = None if table is None else read_table(table)
-    choice = ModelChoice(model, reduce, precision, scales, taxonomy, counterparts)
+    calibrated_on = None if calibration is None else str(calibration)
+    choice = ModelChoice(model, reduce, precision, calibrated_on, scales, taxonomy, counterparts)
 
     def make_parser() -> tuple[Parser, list[str]]:
         set_threads(threads)

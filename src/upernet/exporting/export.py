@@ -28,8 +28,9 @@ from upernet.exporting.formats import (
 )
 from upernet.exporting.graph import Graph, trace
 from upernet.exporting.operators import Dcnv3
-from upernet.exporting.quantizing import calibration_images, quantize_onnx, quantize_openvino
+from upernet.exporting.quantizing import PHOTOS, quantize_onnx, quantize_openvino
 from upernet.files import atomic_files
+from upernet.inference.calibrating import calibration_images
 from upernet.inference.runtimes import (
     RUNTIMES,
     Description,
@@ -145,7 +146,7 @@ def export(
     card = model.card if card is None and isinstance(model, LoadedUPerNet) else check_card(card)
     if data is not None and (recipe is None or output != "logits"):
         raise UpernetError("data: scoring needs logits and the recipe of the data; name the model or a recipe.")
-    images = [] if calibration is None else calibration_images(Path(calibration), card.short_side)
+    images = [] if calibration is None else calibration_images(calibration, card.short_side, PHOTOS)
     reference = Graph(model, output, card.temperatures).cpu()
     graph = reference if precision != "fp16" else Graph(model, output, card.temperatures, half=True).cpu()
     description = Description(

@@ -14,8 +14,9 @@ from torch.export import Dim, ExportedProgram
 from upernet.errors import UpernetError, shorten
 from upernet.exporting.operators import Dcnv3, Decoder, exportable
 from upernet.inference.runtimes import INPUT, Output, output_names
-from upernet.models import UPerNet, prepare_for_inference
+from upernet.models import UPerNet
 from upernet.models.familiarity import FAMILIARITY
+from upernet.models.fold import folded
 from upernet.taxonomy import LEVEL_KINDS
 
 EXAMPLE = 2, 3, 132, 164
@@ -42,7 +43,7 @@ class Graph(nn.Module):
     ):
         super().__init__()
         was_training = model.training
-        prepared = prepare_for_inference(model)
+        prepared = folded(model)
         constant = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in prepared.parameters()}
         shared = constant | {id(buffer): buffer for buffer in prepared.buffers()}
         self.network = copy.deepcopy(prepared, {} if half else shared)  # pyright: ignore[reportArgumentType]

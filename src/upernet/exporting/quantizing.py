@@ -8,39 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from upernet.errors import UpernetError
-from upernet.inference.inputs import read_photo
-from upernet.inference.resizing import reduced
 from upernet.inference.runtimes import INPUT, METADATA, last_line, optional_package, weights_beside
-from upernet.inference.sources import find_photos
-from upernet.inference.tiling import PIXEL_BUDGET, network_image
 
 PHOTOS = 64
 """Largest number of photos that values are observed on; more hardly change the ranges."""
-
-
-def calibration_images(folder: Path, short_side: int | None) -> list[Tensor]:
-    """Return photos as a `Parser` gives them to the network: uint8 1 x 3 x H x W each.
-
-    Args:
-        folder: Folder with photos, also in folders below it; up to `PHOTOS` of them are used, spread over all.
-        short_side: Longest short side in pixels; None: photos keep their size, up to the parser's budget.
-
-    Raises:
-        upernet.UpernetError: There are no photos, or one cannot be read.
-    """
-    found = find_photos([folder])
-    for _, problem in found.problems:
-        raise problem
-    step = max(1, len(found.photos) / PHOTOS)
-    chosen = [found.photos[int(index * step)] for index in range(min(PHOTOS, len(found.photos)))]
-    photos = (read_photo(path)[0] for path in chosen)
-    views = (reduced(photo, short_side or max(photo.size), PIXEL_BUDGET) for photo in photos)
-    return [network_image(np.asarray(view), "cpu")[None].contiguous() for view in views]
 
 
 def quantize_onnx(source: Path, path: Path, images: Sequence[Tensor]) -> None:

@@ -72,7 +72,9 @@ def _measure(
     target = usable_device(device)
     model = model.eval().to(target)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(target)
-    variants: dict[str, tuple[UPerNet, dict[str, str]]] = {"fast": (prepare_for_inference(model, precision), {})}
+    variants: dict[str, tuple[UPerNet, dict[str, str]]] = {
+        "fast": (prepare_for_inference(model, precision, [images]), {})
+    }
     if compare:
         variants["plain"] = model, PLAIN
     logits: dict[str, dict[str, torch.Tensor]] = {}

@@ -50,6 +50,7 @@ class ModelChoice:
     name: str
     short_side: int | Literal["card"] | None = "card"
     precision: Precision = "fp32"
+    calibration: str | None = None
     scales: Scales | None = None
     taxonomy: str | None = None
     table: Table | None = None
@@ -62,6 +63,7 @@ class ModelChoice:
             place,
             short_side=self.short_side,
             precision=self.precision,
+            calibration=self.calibration,
             scales=self.scales,
         )
         return parser if self.taxonomy is None else parser.show_as(self.taxonomy, self.table)

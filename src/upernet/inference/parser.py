@@ -18,6 +18,7 @@ from upernet.checkpoints import UPerNet as LoadedUPerNet
 from upernet.checkpoints.loading import load_named
 from upernet.devices import usable_device
 from upernet.errors import UpernetError, printable, shorten
+from upernet.inference.calibrating import digest, images_for
 from upernet.inference.inputs import PhotoLike, check_several, is_batch, read_photo
 from upernet.inference.parse import Parse
 from upernet.inference.predictor import Prediction, Predictor
@@ -51,7 +52,10 @@ class Parser:
             because a network recognizes things best at the size that they had in training. None: photos keep their
             size, and large ones are tiled. "card": what the card says. Label maps always have the size of the photo.
         precision: "bf16" multiplies in bfloat16 inside InternImage and the decoder, which is faster on CPUs that
-            support it, and slightly less exact.
+            support it, and slightly less exact. "int8" multiplies there in int8, on any x86 processor with AVX2: faster
+            again, and less exact again.
+        calibration: For int8, a folder with photos like those to be parsed, at least a few; the ranges of numbers are
+            observed on up to 8 of them.
         scales: "published": as the published scores of the model were measured, at several sizes of each photo, whose
             probabilities are averaged; the labels are those of the network, without following the edges of the photo.
             None: one size.
@@ -60,6 +64,7 @@ class Parser:
         UpernetError: The card is not valid or names classes that the model does not have, the device is unavailable or
             does not support `precision`, `short_side` is less than 1, or no scales are published for the model. An
             exported model returns labels instead of logits, or another device or precision than its own is given.
+            int8 lacks `calibration`, another precision has it, or its photos cannot be read.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Parser:
         device: str | torch.device = "cpu",
         short_side: int | Literal["card"] | None = "card",
         precision: Precision = "fp32",
+        calibration: str | os.PathLike[str] | None = None,
         scales: Scales | None = None,
     ):
         has_card = isinstance(model, (LoadedUPerNet, ExportedNetwork))
@@ -83,8 +89,9 @@ class Parser:
         usable = usable_device(device)
         if isinstance(model, ExportedNetwork):
             model.check_use(usable, precision)
-        self._precision = precision
-        self._predictor = Predictor(model, self.card, usable, reduce, precision, testing)
+        images = images_for(precision, calibration, reduce)
+        self._precision, self._calibration = precision, digest(images)
+        self._predictor = Predictor(model, self.card, usable, reduce, precision, images, testing)
         self.mapping: TaxonomyMapping | None = None
         """How parses are shown in another taxonomy; `show_as` sets it. None: they have the classes of the model."""
 
@@ -419,6 +426,7 @@ class Parser:
             "card": self.card.model_dump(mode="json"),
             "short_side": self.short_side,
             "precision": self._precision,
+            "calibration": self._calibration,
             "published": self._predictor.testing is not None,
             "thresholds": [self.thresholds, self.class_thresholds],
             "taxonomy": self.model.taxonomy.to_dict(),
@@ -476,6 +484,7 @@ def load(
     *,
     short_side: int | Literal["card"] | None = "card",
     precision: Precision = "fp32",
+    calibration: str | os.PathLike[str] | None = None,
     scales: Scales | None = None,
 ) -> Parser:
     """Return a `Parser` with a model by name, or with the weights of a checkpoint.
@@ -487,6 +496,7 @@ def load(
         device: as `Parser` takes it.
         short_side: as `Parser` takes it.
         precision: as `Parser` takes it.
+        calibration: as `Parser` takes it.
         scales: as `Parser` takes it.
 
     Raises:
@@ -502,4 +512,6 @@ def load(
         model = load_exported(name_or_path)
     else:
         model = load_named(find_checkpoint(name_or_path), name_or_path)
-    return Parser(model, device=device, short_side=short_side, precision=precision, scales=scales)
+    return Parser(
+        model, device=device, short_side=short_side, precision=precision, calibration=calibration, scales=scales
+    )

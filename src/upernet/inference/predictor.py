@@ -62,6 +62,7 @@ class Predictor:
         device: The device.
         short_side: Short side in pixels to which larger photos are resized; None: they are tiled.
         precision: Precision of the products.
+        calibration: For int8, images uint8 1 x 3 x H x W on which the ranges of numbers are observed.
         testing: The published testing; None: one size, and labels that follow the edges of the photo.
 
     Raises:
@@ -79,11 +80,14 @@ class Predictor:
         device: torch.device,
         short_side: int | None,
         precision: Precision,
+        calibration: Sequence[torch.Tensor],
         testing: PublishedTesting | None,
     ) -> None:
         self.model = model.eval().to(device)
         self.card, self.device, self.short_side, self.testing = card, device, short_side, testing
-        self._network = prepare_for_inference(self.model, precision)
+        self._network = prepare_for_inference(
+            self.model, precision, [self.model.preprocess(image) for image in calibration]
+        )
         self.thresholds: dict[str, float] = dict(card.thresholds)
         self.class_thresholds = {level: dict(values) for level, values in card.class_thresholds.items()}
         for level in self.model.taxonomy.levels:

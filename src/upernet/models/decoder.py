@@ -39,7 +39,7 @@ class Conv3x3BnRelu(ConvBnRelu):
         conv, norm, relu = self.parts
         maps = (input, *others)
         if _is_constant(norm):
-            return upsample_conv3x3(maps, conv.weight, *_scale_and_shift(norm), relu=True)
+            return upsample_conv3x3(maps, conv.weight, *scale_and_shift(norm), relu=True)
         return relu(norm(upsample_conv3x3(maps, conv.weight)))
 
 
@@ -55,7 +55,7 @@ class Lateral(ConvBnRelu):
         """Map N x C x H x W and the coarser N x D x h x w to N x D x H x W."""
         conv, norm, relu = self.parts
         if _is_constant(norm):
-            return lateral(input, conv.weight, *_scale_and_shift(norm), coarse)
+            return lateral(input, conv.weight, *scale_and_shift(norm), coarse)
         x = relu(norm(F.conv2d(input, conv.weight.to(input.dtype))))
         return x + resize_like(coarse, x)
 
@@ -65,7 +65,7 @@ def _is_constant(norm: nn.BatchNorm2d) -> bool:
     return not norm.training and not torch.is_grad_enabled()
 
 
-def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return the scale and shift per channel, D each, to which the batch norm amounts in eval mode."""
     scale = norm.weight * (norm.get_buffer("running_var") + norm.eps).rsqrt()
     return scale, norm.bias - norm.get_buffer("running_mean") * scale

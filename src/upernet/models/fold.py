@@ -1,8 +1,9 @@
-"""Preparation of a network for inference: folded batch norms and, on request, weights in bfloat16."""
+"""Preparation of a network for inference: folded batch norms, packed weights and, on request, bfloat16 or int8."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import chain
 from typing import Literal, TypeVar, cast
 
@@ -11,18 +12,20 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from upernet.errors import UpernetError
+from upernet.models.internimage import can_pack
 from upernet.models.protocol import ConvNormPair
-from upernet.ops import bfloat16_unavailable
+from upernet.ops import bfloat16_unavailable, int8_unavailable
+from upernet.ops.runtime.availability import numba_unavailable
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def prepare_for_inference(model: Network, precision: Precision = "fp32") -> Network:
+def prepare_for_inference(model: Network, precision: Precision = "fp32", calibration: Sequence[Tensor] = ()) -> Network:
     """Return a copy of `model` in eval mode that computes the same faster, up to rounding.
 
-    Batch norms of the backbone are folded into the convolutions before them, whose weights become channels-last on
-    CPUs. The decoder folds its own batch norms. If there is nothing to fold, the model itself is returned.
+    Batch norms of the backbone are folded (see `folded`). On CPUs, blocks of InternImage get packed weights, which
+    torch's compiler and exporter do not use. If there is nothing to do, the model itself is returned.
 
     With `precision="bf16"`, the layers that a module's class names as `bfloat16_layers` multiply in bfloat16, which is
     faster again but changes the results (docs/performance.md has the difference). Everything between those layers and
@@ -30,31 +33,74 @@ def prepare_for_inference(model: Network, precision: Precision = "fp32") -> Netw
     part of the work. A backbone without such layers (timm, EfficientNet-Lite, ResNet) computes in bfloat16 from end to
     end, apart from the statistics of batch norms that could not be folded, and returns float32 maps.
 
+    With `precision="int8"`, the linear layers of InternImage and FlashInternImage, and the 3x3 convolutions and lateral
+    connections of the decoder, multiply in int8; all else, other backbones included, stays in float32. The ranges of
+    the numbers that are rounded to int8 are those of the images of `calibration`. Such a network can neither be
+    compiled nor exported by torch.
+
     The copy shares all other tensors with `model`, which does not change. Prepare again when the weights change, and
     neither train nor save the copy.
 
+    Args:
+        model: The network.
+        precision: What products compute in.
+        calibration: For int8, images as the network takes them, float32 N x 3 x H x W each.
+
     Raises:
-        UpernetError: the precision is unknown, or the model is not on a CPU that multiplies bfloat16.
+        UpernetError: The precision is unknown, the model is not on a CPU that multiplies in it, or int8 is not given
+            images.
     """
-    reduced = precision == "bf16"
-    if reduced:
-        _check_bfloat16(model)
+    if precision == "bf16":
+        _check_cpu(model, precision, bfloat16_unavailable())
+    elif precision == "int8":
+        _check_cpu(model, precision, int8_unavailable())
+        if not calibration:
+            raise UpernetError("precision int8 needs photos to find the ranges of numbers; give some as `calibration`.")
     elif precision != "fp32":
-        raise UpernetError(f"precision {precision!r} is unknown; choose fp32 or bf16.")
-    shared: dict[int, Tensor] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    prepared = copy.deepcopy(model, shared).eval()  # pyright: ignore[reportArgumentType]
-    pairs = foldable_pairs(prepared)
-    if not pairs and not reduced:
-        return model.eval()
-    fold(prepared, pairs)
-    if reduced:
+        raise UpernetError(f"precision {precision!r} is unknown; choose fp32, bf16 or int8.")
+    packable = _runs_packed(model)
+    prepared = folded(model)
+    if precision == "fp32" and not packable:
+        return prepared
+    if prepared is model:
+        prepared = _copy(model)
+    if precision == "bf16":
         backbone = getattr(prepared, "backbone", prepared)
         if not any(_bfloat16_layers(module) for module in backbone.modules()):
             _compute_in_bfloat16(backbone)
+    if precision == "int8":
+        from upernet.models.int8 import replace_by_int8
+
+        replace_by_int8(prepared, calibration)
+    elif packable:
+        from upernet.models.packed_block import pack_blocks
+
+        products = torch.bfloat16 if precision == "bf16" else torch.float32
+        pack_blocks(prepared, lambda _: products)
+    if precision == "bf16":
         for parent in prepared.modules():
             for name in _bfloat16_layers(parent):
                 _round(parent.get_submodule(name), "weight")
     return prepared
+
+
+def folded(model: Network) -> Network:
+    """Return a copy of `model` in eval mode whose batch norms are folded, or the model, if there is nothing to fold.
+
+    Batch norms of the backbone are merged with the convolutions before them, whose weights become channels-last on
+    CPUs. The decoder folds its own batch norms when it runs. The copy shares all other tensors with `model`.
+    """
+    if not foldable_pairs(model):
+        return model.eval()
+    prepared = _copy(model)
+    fold(prepared, foldable_pairs(prepared))
+    return prepared
+
+
+def _copy(model: Network) -> Network:
+    """Return a copy in eval mode that shares the tensors of `model`."""
+    shared: dict[int, Tensor] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, shared).eval()  # pyright: ignore[reportArgumentType]
 
 
 def foldable_pairs(model: nn.Module) -> list[ConvNormPair]:
@@ -89,6 +135,12 @@ def fold(network: nn.Module, pairs: list[ConvNormPair]) -> None:
             setattr(network.get_submodule(parent), name, replacements[module])
 
 
+def _runs_packed(model: nn.Module) -> bool:
+    """Return whether a model has blocks for packed weights, and the processor runs them."""
+    fits = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
+    return fits and any(map(can_pack, model.modules())) and not numba_unavailable("packed.linear_cpu")
+
+
 def _bfloat16_layers(module: nn.Module) -> tuple[str, ...]:
     return getattr(type(module), "bfloat16_layers", ())
 
@@ -119,9 +171,9 @@ def _maps_to_float32(backbone: nn.Module, arguments: tuple[Tensor], maps: list[T
     return [found.float() for found in maps]
 
 
-def _check_bfloat16(model: nn.Module) -> None:
+def _check_cpu(model: nn.Module, precision: str, unavailable: str) -> None:
     devices = {parameter.device.type for parameter in model.parameters()}
     if devices - {"cpu"}:
-        raise UpernetError(f"precision bf16 is for CPUs, not {', '.join(sorted(devices))}; leave it out.")
-    if reason := bfloat16_unavailable():
-        raise UpernetError(f"precision bf16: {reason}; leave it out.")
+        raise UpernetError(f"precision {precision} is for CPUs, not {', '.join(sorted(devices))}; leave it out.")
+    if unavailable:
+        raise UpernetError(f"precision {precision}: {unavailable}; leave it out.")

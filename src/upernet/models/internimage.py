@@ -25,6 +25,7 @@ from upernet.models.internimage_blocks import (
 from upernet.models.layers import Linear
 from upernet.models.protocol import IMAGENET, BackboneSettings, Normalization, OptionValue, Setting
 from upernet.ops import dcnv3, grouped_softmax, linear
+from upernet.ops.eligibility import LANES
 from upernet.settings import Whole, check_settings
 
 
@@ -126,22 +127,34 @@ class DCNv3(DeformableConvolution):
         """Return the output projection of the sampled values."""
         values = self.input_proj(x)
         query = self.dw_conv(x.permute(0, 3, 1, 2))
-        weights = grouped_softmax(self.mask(query), self.groups)
-        size, around = self.kernel_size, self.kernel_size // 2
-        y = dcnv3(
-            values,
-            self.offset(query),
-            weights.to(values.dtype),
-            (size, size),
-            padding=(around, around),
-            groups=self.groups,
-            offset_scale=self.offset_scale,
-        )
+        y = self.sample(values, self.offset(query), grouped_softmax(self.mask(query), self.groups))
         if self.center_feature_scale_proj_weight is not None:
             gate = linear(query, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias)
             gate = gate.sigmoid().repeat_interleave(x.shape[-1] // self.groups, -1)
             y = y * (1 - gate) + values * gate
         return self.output_proj(y)
+
+    def sample(self, values: Tensor, offsets: Tensor, masks: Tensor) -> Tensor:
+        """Return `dcnv3` of values N x H x W x C, with N x H x W x (2 G P) offsets and N x H x W x (G P) masks."""
+        size, around = self.kernel_size, self.kernel_size // 2
+        return dcnv3(
+            values,
+            offsets,
+            masks.to(values.dtype),
+            (size, size),
+            padding=(around, around),
+            groups=self.groups,
+            offset_scale=self.offset_scale,
+        )
+
+
+def can_pack(module: nn.Module) -> bool:
+    """Return whether `PackedBlock` computes a module: a block with DCNv3, no gate, and channels in whole vectors."""
+    if not isinstance(module, Block) or not isinstance(module.dcn, DCNv3):
+        return False
+    first = module.mlp.fc1
+    is_gated = module.dcn.center_feature_scale_proj_weight is not None
+    return not is_gated and first.in_features % LANES == 0 and first.out_features % LANES == 0
 
 
 class InternImageFamily:

@@ -19,7 +19,7 @@ from upernet.ops.guided import Axis, choose_guided_labels, guided_labels
 from upernet.ops.lateral import choose_lateral, lateral
 from upernet.ops.linear import choose_linear, conv1x1, linear
 from upernet.ops.linear.mlp import mlp
-from upernet.ops.runtime.availability import bfloat16_unavailable
+from upernet.ops.runtime.availability import bfloat16_unavailable, int8_unavailable
 from upernet.ops.runtime.bilinear import resize, resize_like
 from upernet.ops.runtime.cores import set_threads, usable_cores
 from upernet.ops.runtime.memory import release_memory
@@ -75,6 +75,7 @@ __all__ = [
     "depthwise_conv2d",
     "grouped_softmax",
     "guided_labels",
+    "int8_unavailable",
     "lateral",
     "linear",
     "mlp",

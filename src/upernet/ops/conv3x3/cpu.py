@@ -13,7 +13,7 @@ from upernet.ops.conv3x3.taps import channel_ranges, coarse_maps
 from upernet.ops.conv3x3.taps_cpu import CoarseConvolution
 from upernet.ops.conv3x3.winograd_cpu import WinogradConvolution, block_rows
 from upernet.ops.eligibility import LANES
-from upernet.ops.runtime.matmul import PackedMatmul
+from upernet.ops.runtime.matmul import PackedMatmul, RowProduct
 from upernet.ops.runtime.memory import empty
 
 
@@ -44,7 +44,7 @@ def convolve(
     fine: Sequence[Tensor],
     weight: PackedMatmul,
     coarse: Sequence[Tensor],
-    taps: Sequence[PackedMatmul],
+    taps: Sequence[RowProduct],
     scale: Tensor,
     shift: Tensor,
     relu: bool,
@@ -73,7 +73,7 @@ def convolve(
     return out
 
 
-def _add_coarse(coarse: Sequence[Tensor], taps: Sequence[PackedMatmul], out: Tensor) -> None:
+def _add_coarse(coarse: Sequence[Tensor], taps: Sequence[RowProduct], out: Tensor) -> None:
     """Add the convolutions of coarse maps, N x h x w x C each, to out N x H x W x D."""
     images, height, width, _ = out.shape
     for image in range(images):

@@ -116,6 +116,11 @@ class PackedWeights:
 
 
 def _winograd(weight: Tensor, channels: list[range]) -> PackedMatmul:
+    return PackedMatmul.from_panels(float_panels(weight, channels), weight.shape[0])
+
+
+def float_panels(weight: Tensor, channels: list[range]) -> Tensor:
+    """Return the panels of the 36 products per tile for the input channels in these ranges, transformed in float64."""
     outputs, depth = weight.shape[0], sum(map(len, channels))
     pair = 2 if weight.dtype == torch.bfloat16 else 1
     panels = weight.new_empty(36, -(-outputs // PANEL), depth // pair, PANEL, pair)
@@ -131,7 +136,7 @@ def _winograd(weight: Tensor, channels: list[range]) -> PackedMatmul:
                 kernel_transform(piece.float(), False, values, 0)
                 panels[:, :, first // 2 : last // 2] = values.unflatten(2, (-1, 2)).transpose(3, 4)
             first = last
-    return PackedMatmul.from_panels(panels, outputs)
+    return panels
 
 
 def _taps(weight: Tensor, channels: range) -> Tensor:

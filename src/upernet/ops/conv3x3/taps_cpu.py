@@ -19,7 +19,7 @@ from torch import Tensor
 
 from upernet.ops.runtime.bilinear import axis
 from upernet.ops.runtime.bilinear_cpu import flat
-from upernet.ops.runtime.matmul import PackedMatmul
+from upernet.ops.runtime.matmul import RowProduct
 from upernet.ops.runtime.memory import ScratchBuffer
 from upernet.ops.runtime.simd import LANES, fill, load, multiply_add, store
 from upernet.ops.runtime.threads import in_team, jit, run, take
@@ -266,7 +266,7 @@ class CoarseConvolution:
         block: rows of the fine map that are computed at a time.
     """
 
-    def __init__(self, x: Tensor, taps: PackedMatmul, height: int, width: int, block: int):
+    def __init__(self, x: Tensor, taps: RowProduct, height: int, width: int, block: int):
         self.x, self.taps, self.height, self.block = x, taps, height, block
         self.done = 0
         self.rows_per_step = min(x.shape[0], -(-GEMM_ROWS // x.shape[1]))

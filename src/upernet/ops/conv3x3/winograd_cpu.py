@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from upernet.ops.conv3x3.winograd_tiles_cpu import input_transform, output_transform
+from upernet.ops.conv3x3.winograd_tiles_cpu import input_transform, multiply_tiles
 from upernet.ops.runtime.bilinear_cpu import upsample
 from upernet.ops.runtime.matmul import PackedMatmul
 from upernet.ops.runtime.memory import ScratchBuffer
@@ -18,7 +18,6 @@ BLOCK_TILES = 256
 """Tiles that are multiplied at a time, or a row of tiles if it is longer. With fewer, reading the weights dominates."""
 
 _tiles = ScratchBuffer()
-_products = ScratchBuffer()
 
 
 def block_rows(height: int, width: int) -> int:
@@ -44,7 +43,6 @@ class WinogradConvolution:
         self.height, self.width = maps[0].shape[:2]
         tiles = block // 4 * -(-self.width // 4)
         self.values = _tiles((tiles, 36, sum(x.shape[2] for x in maps)), weight.dtype)
-        self.products = _products((tiles, 36, weight.outputs), maps[0].dtype)
         self.upsampled = [
             None if x.shape[:2] == maps[0].shape[:2] else x.new_empty(block + 2, self.width, x.shape[2]) for x in maps
         ]
@@ -61,6 +59,6 @@ class WinogradConvolution:
                 first, stop = max(top - 1, 0), min(top + self.block + 1, self.height)
                 upsample(x, self.height, first, upsampled[: stop - first])
                 x = upsampled[: stop - first]
-            input_transform(x, top - first, self.values, channel)
+            input_transform(x, top - first, self.values, channel, self.weight.inverse)
             channel += x.shape[2]
-        output_transform(self.weight(self.values, self.products), out, top, accumulate, scale, shift, relu)
+        multiply_tiles(self.values, self.weight, out, top, accumulate, scale, shift, relu)

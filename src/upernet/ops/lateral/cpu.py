@@ -7,7 +7,7 @@ from torch import Tensor
 
 from upernet.ops.eligibility import LANES
 from upernet.ops.runtime.bilinear_cpu import add_upsampled
-from upernet.ops.runtime.matmul import PackedMatmul
+from upernet.ops.runtime.matmul import PackedMatmul, RowProduct
 from upernet.ops.runtime.memory import ScratchBuffer, empty
 
 PIXELS_PER_STEP = 1024
@@ -18,11 +18,15 @@ _products = ScratchBuffer()
 
 def forward(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
     """Compute `upernet.ops.lateral` without gradients."""
+    return add_to_coarse(PackedMatmul(weight.detach().flatten(1)[None]), x, scale, shift, coarse)
+
+
+def add_to_coarse(matmul: PackedMatmul | RowProduct, x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+    """Compute `upernet.ops.lateral` with a packed weight."""
     x, coarse = (each.detach().permute(0, 2, 3, 1).contiguous() for each in (x, coarse))
     scale, shift = (each.detach().to(x).contiguous() for each in (scale, shift))
     images, height, width, _ = x.shape
-    matmul = PackedMatmul(weight.detach().flatten(1)[None])
-    out = empty(images, height, width, len(weight), dtype=x.dtype)
+    out = empty(images, height, width, matmul.outputs, dtype=x.dtype)
     rows = max(1, PIXELS_PER_STEP // width)
     for image in range(images):
         for top in range(0, height, rows):

@@ -57,6 +57,16 @@ def bfloat16_unavailable() -> str:
     return "" if HAS_BFLOAT16 else "this processor has no AVX-512 instructions for bfloat16"
 
 
+@functools.cache
+def int8_unavailable() -> str:
+    """Check that this CPU has instructions that multiply int8."""
+    if reason := numba_unavailable("runtime.matmul"):
+        return reason
+    from upernet.ops.runtime.matmul import HAS_INT8
+
+    return "" if HAS_INT8 else "this processor has neither VNNI nor AVX2, which multiply int8"
+
+
 def triton_unavailable() -> str:
     """Check that Triton is installed and that the user opted in: its kernels have not been run on a GPU yet."""
     if os.environ.get("UPERNET_TRITON", "").lower() in ("", "0", "false", "no", "off"):

@@ -5,8 +5,9 @@ calls for convolutions, packs the weights again in each call. Here, a packed wei
 outputs wide and K deep, that are read from start to end. A tile of the result, ROWS x PANEL, stays in registers while
 the sum over K runs.
 
-Weights may be bfloat16 where the processor multiplies it. Then so are the rows; sums and results are float32. Numba
-sees pairs of neighbors in K as int32, which is what the instruction takes.
+Weights may be bfloat16 where the processor multiplies it. Then so are the rows; sums and results are float32. They may
+be int8, too. Then the rows are uint8, and sums and results int32. Numba sees pairs or quadruples of neighbors in K as
+int32, which is what the instructions take.
 """
 
 # pyright: reportCallIssue=false
@@ -14,7 +15,7 @@ sees pairs of neighbors in K as int32, which is what the instruction takes.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -30,19 +31,55 @@ from upernet.ops.runtime.simd import LANES, BFloat, Lanes
 from upernet.ops.runtime.threads import in_team, jit, run, take
 
 FEATURES = cast(Any, cpu_target.target_context).codegen().magic_tuple()[2].split(",")
-"""Features of the processor that Numba compiles for: this one, unless NUMBA_CPU_NAME names another."""
+"""Features of the processor that Numba compiles for: this one, unless NUMBA_CPU_FEATURES lists others."""
 WIDE = "+avx512f" in FEATURES
 HAS_BFLOAT16 = WIDE and "+avx512bf16" in FEATURES
 DOT_PRODUCT = "llvm.x86.avx512bf16.dpbf16ps.512"
 """LLVM intrinsic that multiplies LANES pairs of bfloat16 and adds the sums to LANES float32."""
+INT8_WIDTH = 512 if WIDE and "+avx512vnni" in FEATURES else 256
+"""Bits of the vectors that int8 is multiplied in."""
+HAS_VNNI = INT8_WIDTH == 512 or "+avxvnni" in FEATURES or {"+avx512vnni", "+avx512vl"} <= set(FEATURES)
+"""Whether one instruction multiplies four pairs of int8 and adds the products to an int32."""
+HAS_INT8 = HAS_VNNI or "+avx2" in FEATURES
+MAX_INT8 = 127 if HAS_VNNI else 63
+"""Largest magnitude of an int8 weight. AVX2 adds two products in int16, which holds 2 x 255 x 63."""
 VECTORS = 2 if WIDE else 1
 """Vectors of LANES outputs in a panel. ROWS x VECTORS sums fill the registers: 32 of 16 floats, or 16 of 8."""
 ROWS = 8 if WIDE else 6
 FEW_ROWS = 4
 PANEL = VECTORS * LANES
+NEIGHBORS = {torch.bfloat16: 2, torch.int8: 4}
+"""Neighbors in K that one instruction multiplies, for weights of these dtypes; 1 for others."""
 PANELS_PER_UNIT = 4
 ROWS_PER_UNIT = 256
 """Rows and panels that one thread multiplies before it fetches the next unit, so that both stay in its cache."""
+
+
+def _add_int8_products(builder: Any, left: Any, right: Any, total: Any) -> Any:
+    """Add to each int32 of `total` the four products of the uint8 in `left` and the int8 in `right`."""
+    parts = [(left, right, total)]
+    if INT8_WIDTH == 256:
+        halves = [ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(8 * h, 8 * h + 8))) for h in range(2)]
+        parts = [tuple(builder.shuffle_vector(each, each, half) for each in parts[0]) for half in halves]
+    sums = [_add_int8_vector(builder, *part) for part in parts]
+    if INT8_WIDTH == 512:
+        return sums[0]
+    return builder.shuffle_vector(*sums, ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(16))))
+
+
+def _add_int8_vector(builder: Any, left: Any, right: Any, total: Any) -> Any:
+    """Compute `_add_int8_products` for one vector register."""
+
+    def call(name: str, result: Any, *values: Any) -> Any:
+        function = ir.FunctionType(result, [value.type for value in values])
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), values)
+
+    if HAS_VNNI:
+        return call(f"llvm.x86.avx512.vpdpbusd.{INT8_WIDTH}", total.type, total, left, right)
+    bytes_, words = ir.VectorType(ir.IntType(8), 32), ir.VectorType(ir.IntType(16), 16)
+    pairs = call("llvm.x86.avx2.pmadd.ub.sw", words, builder.bitcast(left, bytes_), builder.bitcast(right, bytes_))
+    ones = ir.Constant(words, [1] * 16)
+    return builder.add(total, call("llvm.x86.avx2.pmadd.wd", total.type, pairs, ones))
 
 
 @intrinsic
@@ -86,7 +123,8 @@ def _tile(
         base_array, base_first, base_stride, c_array, c_first, c_stride = sums_and_result
         vector = context.get_value_type(Lanes(c.dtype))
         width = c.dtype.bitwidth // 8
-        in_pairs = a.dtype == types.int32
+        in_quadruples = c.dtype == types.int32
+        in_pairs = a.dtype == types.int32 and not in_quadruples
         factor = ir.VectorType(ir.IntType(32), LANES) if in_pairs else vector
         pairs = ir.VectorType(BFloat(), 2 * LANES)
         integer = a_first.type
@@ -108,6 +146,8 @@ def _tile(
             return values
 
         def multiply_add(left: Any, right: Any, total: Any) -> Any:
+            if in_quadruples:
+                return _add_int8_products(builder, left, right, total)
             if not in_pairs:
                 return builder.fadd(total, builder.fmul(left, right, flags=["contract"]), flags=["contract"])
             function = ir.FunctionType(vector, [vector, pairs, pairs])
@@ -161,8 +201,8 @@ def _tile(
 
 
 @jit
-def _column(rows, a, a_at, a_step, a_next, b, b_at, b_next, depth, base, base_at, base_step, c, c_at, c_step):
-    """Compute `_tile` for any number of rows."""
+def multiply_panel(rows, a, a_at, a_step, a_next, b, b_at, b_next, depth, base, base_at, base_step, c, c_at, c_step):
+    """Multiply any number of rows by a panel of the weight; `_tile` describes the arguments."""
     r = 0
     while r < rows:
         left, start, to = a_at + r * a_step, base_at + r * base_step, c_at + r * c_step
@@ -198,7 +238,7 @@ def _multiply(counter, x, weight, base, out, rows, batch, depth, outputs):
             a, a_step = (r * batch + g) * depth, batch * depth
             c, c_step = (r * batch + g) * outputs + panel * PANEL, batch * outputs
             target, t, t_step = (out, c, c_step) if valid == PANEL else (edge, 0, PANEL)
-            _column(count, x, a, a_step, 1, weight, at * depth, PANEL, depth, base, at, 0, target, t, t_step)
+            multiply_panel(count, x, a, a_step, 1, weight, at * depth, PANEL, depth, base, at, 0, target, t, t_step)
             if valid < PANEL:
                 for i in range(count):
                     for j in range(valid):
@@ -219,7 +259,7 @@ def _multiply_transposed(counter, a, b, base, c, batch, depth, rows, outputs, ac
         to = (g * rows + first) * outputs + panel * PANEL
         base_at, base_step = (to, outputs) if accumulate else (0, 0)
         count = min(ROWS_PER_UNIT, rows - first)
-        _column(count, a, left, 1, rows, b, right, outputs, depth, base, base_at, base_step, c, to, outputs)
+        multiply_panel(count, a, left, 1, rows, b, right, outputs, depth, base, base_at, base_step, c, to, outputs)
 
 
 @jit
@@ -232,24 +272,39 @@ def _multiply_team(openmp, threads, args):
     in_team(openmp, threads, _multiply, args)
 
 
+class RowProduct(Protocol):
+    """Something that multiplies rows by a packed weight, such as a `PackedMatmul` with G = 1."""
+
+    outputs: int
+    dtype: torch.dtype
+    """Dtype of the rows."""
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """Multiply x R x 1 x K into `out` R x 1 x D, both contiguous; return `out`."""
+        ...
+
+
 class PackedMatmul:
     """Matrix products with G weights, G x D x K, that are copied into panels, plus an optional bias G x D.
 
     Raises:
-        ValueError: the weights are bfloat16, and K is odd or the processor does not multiply bfloat16.
+        ValueError: the weights are bfloat16 or int8, and K is not a multiple of 2 or 4, or the processor does not
+            multiply them.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        pair = 2 if weight.dtype == torch.bfloat16 else 1
-        if pair == 2 and (weight.shape[2] % 2 or not HAS_BFLOAT16):
-            raise ValueError(f"bfloat16 products with {weight.shape[2]} terms are not supported here: use float32")
+        pair = NEIGHBORS.get(weight.dtype, 1)
+        supported = {torch.bfloat16: HAS_BFLOAT16, torch.int8: HAS_INT8}.get(weight.dtype, True)
+        if weight.shape[2] % pair or not supported:
+            name = str(weight.dtype).removeprefix("torch.")
+            raise ValueError(f"{name} products with {weight.shape[2]} terms are not supported here: use float32")
         padded = F.pad(weight.detach(), (0, 0, 0, -weight.shape[1] % PANEL))
         panels = padded.unflatten(1, (-1, PANEL)).unflatten(3, (-1, pair))
         self._keep(panels.transpose(2, 3).contiguous(), weight.shape[1], bias)
 
     @classmethod
     def from_panels(cls, panels: Tensor, outputs: int) -> PackedMatmul:
-        """Use weights that are already panels: G x P x K x PANEL x 1, or bfloat16 G x P x (K / 2) x PANEL x 2.
+        """Use weights that are already panels: G x P x (K / n) x PANEL x n, n = 2 for bfloat16, 4 for int8, or 1.
 
         The values of the last panel beyond `outputs` are ignored.
         """
@@ -261,11 +316,15 @@ class PackedMatmul:
         self.panels, self.outputs = panels, outputs
         self.batch, count, rows, _, self.pair = panels.shape
         self.depth = rows * self.pair
-        self.dtype = panels.dtype
+        self.dtype = torch.uint8 if panels.dtype == torch.int8 else panels.dtype
         """Dtype of the rows."""
-        self.result_dtype = torch.float32 if self.pair == 2 else self.dtype
+        self.result_dtype = {torch.bfloat16: torch.float32, torch.int8: torch.int32}.get(panels.dtype, panels.dtype)
         base = panels.new_zeros(self.batch, outputs) if bias is None else bias.detach()
         self.base = F.pad(base.to(self.result_dtype), (0, count * PANEL - outputs))
+        self.factors = panels.new_empty(0, dtype=torch.float64 if self.dtype == torch.float64 else torch.float32)
+        """What int32 results are multiplied by, G x (P PANEL); empty for weights of other dtypes."""
+        self.inverse: Tensor | None = None
+        """What rows are multiplied by before they are rounded to uint8, G."""
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """Multiply x R x G x K into `out` R x G x D of `result_dtype`, both contiguous; return `out`.
@@ -304,11 +363,11 @@ def transposed_matmul(a: Tensor, b: Tensor, out: Tensor, accumulate: bool) -> No
 
 
 def as_numpy(x: Tensor, pair: int = 1) -> np.ndarray:
-    """Flatten a contiguous tensor to NumPy; bfloat16 becomes int16, or int32 with two numbers each if `pair` is 2."""
+    """Flatten a contiguous tensor to NumPy; bfloat16 becomes int16, or int32 that hold `pair` numbers each."""
     flat = x.reshape(-1)
-    if x.dtype != torch.bfloat16:
-        return flat.numpy()
-    return flat.view(torch.int32 if pair == 2 else torch.int16).numpy()
+    if pair > 1:
+        return flat.view(torch.int32).numpy()
+    return flat.view(torch.int16).numpy() if x.dtype == torch.bfloat16 else flat.numpy()
 
 
 def warm_up() -> None:

@@ -22,7 +22,7 @@ EXP_COEFFICIENTS = [1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0]
 
 
 class Lanes(types.Type):
-    """Numba type of a vector of LANES numbers of one floating-point type."""
+    """Numba type of a vector of LANES numbers of one type."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
@@ -74,12 +74,21 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
-    """Assign `array[index : index + LANES] = lanes`; an int16 array receives the nearest bfloat16, ties to even."""
+    """Assign `array[index : index + LANES] = lanes`.
+
+    An int16 array receives the nearest bfloat16, ties to even. A uint8 array receives the nearest integer from 0 to
+    255, ties upward.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         value = args[2]
         if array.dtype == types.int16:
             value = builder.fptrunc(value, ir.VectorType(BFloat(), LANES))
+        elif array.dtype == types.uint8:
+            zero, half, last = (ir.Constant(value.type, [number] * LANES) for number in (0.0, 0.5, 255.0))
+            value = builder.select(builder.fcmp_ordered(">", value, zero), value, zero)  # NaN becomes 0
+            value = builder.select(builder.fcmp_ordered("<", value, last), value, last)
+            value = builder.fptoui(builder.fadd(value, half), ir.VectorType(ir.IntType(8), LANES))
         address = _address(context, builder, array, args[0], args[1], value.type)
         builder.store(value, address).align = array.dtype.bitwidth // 8
         return context.get_dummy_value()
@@ -117,6 +126,37 @@ def add(typing: Any, a: Any, b: Any) -> Any:
         return builder.fadd(args[0], args[1])
 
     return a(a, b), generate
+
+
+@intrinsic
+def multiply(typing: Any, a: Any, b: Any) -> Any:
+    """Return a b per lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fmul(args[0], args[1])
+
+    return a(a, b), generate
+
+
+@intrinsic
+def divide(typing: Any, a: Any, b: Any) -> Any:
+    """Return a / b per lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fdiv(args[0], args[1])
+
+    return a(a, b), generate
+
+
+@intrinsic
+def to_floats(typing: Any, lanes: Any) -> Any:
+    """Return int32 lanes as the nearest float32; floating-point lanes stay as they are."""
+    floats = Lanes(types.float32) if lanes.dtype == types.int32 else lanes
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.sitofp(args[0], context.get_value_type(floats)) if floats != lanes else args[0]
+
+    return floats(lanes), generate
 
 
 @intrinsic

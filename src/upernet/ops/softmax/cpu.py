@@ -19,6 +19,27 @@ RUNS_PER_BLOCK = 64
 
 
 @jit
+def softmax_of_runs(x, at, count, points, block, out, to):
+    """Write the softmax of `count` runs of x from `at` on to out from `to` on; `block` has room for all, in LANES."""
+    for r in range(count):
+        first = at + r * points
+        largest = x[first]
+        for p in range(1, points):
+            largest = max(largest, x[first + p])
+        for p in range(points):
+            block[r * points + p] = x[first + p] - largest
+    for i in range(0, count * points, LANES):
+        store(block, i, exp(load(block, i)))
+    for r in range(count):
+        total = np.float32(0)
+        for p in range(points):
+            total += block[r * points + p]
+        factor = np.float32(1) / total
+        for p in range(points):
+            out[to + r * points + p] = block[r * points + p] * factor
+
+
+@jit
 def _forward(counter, x, out, runs, points):
     block = np.empty(-(-RUNS_PER_BLOCK * points // LANES) * LANES, np.float32)
     while True:
@@ -27,22 +48,7 @@ def _forward(counter, x, out, runs, points):
             return
         for start in range(unit * RUNS_PER_UNIT, min((unit + 1) * RUNS_PER_UNIT, runs), RUNS_PER_BLOCK):
             count = min(RUNS_PER_BLOCK, runs - start)
-            for r in range(count):
-                at = (start + r) * points
-                largest = x[at]
-                for p in range(1, points):
-                    largest = max(largest, x[at + p])
-                for p in range(points):
-                    block[r * points + p] = x[at + p] - largest
-            for i in range(0, count * points, LANES):
-                store(block, i, exp(load(block, i)))
-            for r in range(count):
-                total = np.float32(0)
-                for p in range(points):
-                    total += block[r * points + p]
-                factor = np.float32(1) / total
-                for p in range(points):
-                    out[(start + r) * points + p] = block[r * points + p] * factor
+            softmax_of_runs(x, start * points, count, points, block, out, start * points)
 
 
 @jit
