@@ -112,7 +112,7 @@ def test_wheel_contains_code_and_data(tmp_path: Path):
         names = set(archive.namelist())
         metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
-        assert "upernet = upernet.cli.main:main" in archive.read(entry_points).decode()
+        assert "upernet = upernet.cli.main:run" in archive.read(entry_points).decode()
     expected = {path.relative_to(PACKAGE.parent).as_posix() for path in [*SOURCES, *DATA_FILES]}
     assert {"upernet/py.typed", "upernet/taxonomy/everyday.yaml"} <= expected
     assert expected <= names

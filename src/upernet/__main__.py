@@ -1,6 +1,6 @@
 """`python -m upernet`: the command line."""
 
-from upernet.cli.main import main
+from upernet.cli.main import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -16,6 +16,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Collection, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -52,6 +53,9 @@ LONGEST_STEM = 200
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _START = time.time()
 
+WRITERS = 2
+"""Files of a parse that are written at the same time."""
+
 Writer = Callable[[Path], None]
 
 
@@ -77,8 +81,9 @@ def save(
     files = _files(parse, check_kinds(kinds), alpha)
     place = directory / (name or stem_of(parse.path or ""))
     with hidden_folder(directory) as hidden:
-        for file, write in files.items():
-            _write(hidden / file, write, place / file)
+        with ThreadPoolExecutor(WRITERS) as pool:  # images are compressed without the interpreter's lock
+            for done in [pool.submit(_write, hidden / file, write, place / file) for file, write in files.items()]:
+                done.result()
         return _put(parse, content or parse.to_dict(), hidden, place, claim=name is None)
 
 

@@ -40,7 +40,8 @@ def _hash(counter, words, states):
         if block >= states.shape[0]:
             return
         state = states[block]
-        state[:] = np.uint32(2166136261)
+        for i in range(LINES):
+            state[i] = np.uint32(2166136261)
         stop = min((block + 1) * WORDS, words.size)
         whole = block * WORDS + (stop - block * WORDS) // LINES * LINES
         for start in range(block * WORDS, whole, LINES):

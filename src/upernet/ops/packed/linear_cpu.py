@@ -219,7 +219,8 @@ def _sampling(counter, x, offsets, masks, rows, inputs, points, groups, layer, n
         _multiply_rows(words, count, layer, outputs, sums, edge, results, 0)
         for r in range(count):
             at = r * outputs
-            offsets[2 * runs * (first + r) : 2 * runs * (first + r + 1)] = results[at : at + 2 * runs]
+            for i in range(2 * runs):
+                offsets[2 * runs * (first + r) + i] = results[at + i]
             softmax_of_runs(results, at + 2 * runs, groups, points, block, masks, runs * (first + r))
 
 

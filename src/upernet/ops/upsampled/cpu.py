@@ -131,7 +131,9 @@ def _upsample(counter, logits, rows, columns, spans, groups, names, group_of, ow
     wide, steps = np.zeros(2 * classes * COLUMNS, np.float32), np.zeros(2 * COLUMNS, np.float32)
     shares = np.zeros(COLUMNS, np.float32)
     channels, totals = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    found = np.ones(COLUMNS, np.bool_)
+    found = np.empty(COLUMNS, np.bool_)
+    for x in range(COLUMNS):
+        found[x] = True
     while True:
         unit = take(counter)
         first_span = unit // blocks * SPANS
@@ -139,7 +141,8 @@ def _upsample(counter, logits, rows, columns, spans, groups, names, group_of, ow
             return
         left = unit % blocks * COLUMNS
         right = min(left + COLUMNS, width)
-        shares[: right - left] = share[left:right]
+        for x in range(right - left):
+            shares[x] = share[left + x]
         own_columns = before[left:right], after[left:right], nearest[left:right], shares
         for group in range(len(groups)):
             first, last = groups[group]
@@ -152,7 +155,10 @@ def _upsample(counter, logits, rows, columns, spans, groups, names, group_of, ow
                 upper, lower, _, _ = pair
                 for x in range(0, right - left, LANES):
                     pixels = min(LANES, right - left - x)
-                    if not found[x : x + pixels].any():
+                    some = False
+                    for i in range(pixels):
+                        some |= found[x + i]
+                    if not some:
                         continue
                     _label(wide, upper + x, lower + x, len(values), y_part[y], channels, totals)
                     for i in range(pixels):
@@ -177,7 +183,8 @@ def _add_probabilities(counter, logits, rows, columns, spans, sums, plane, line,
             return
         left = unit % blocks * COLUMNS
         right = min(left + COLUMNS, width)
-        shares[: right - left] = share[left:right]
+        for x in range(right - left):
+            shares[x] = share[left + x]
         own_columns = before[left:right], after[left:right], nearest[left:right], shares
         pair = 0, classes * COLUMNS, np.int64(-1), np.int64(-1)
         for y in range(spans[first_span], spans[min(first_span + SPANS, len(spans) - 1)]):
