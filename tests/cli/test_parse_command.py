@@ -23,7 +23,7 @@ from helpers.interrupts import interruptible
 from helpers.web import running
 from PIL import Image
 
-from upernet.ops import bfloat16_unavailable
+from upernet.ops import bfloat16_unavailable, int8_unavailable
 
 
 @pytest.fixture
@@ -178,6 +178,29 @@ def test_bfloat16(photos: Path, parse: Run) -> None:
     assert parse("in/b.png", "--out", "out", "--precision", "bf16").status == 0
     labels = [np.asarray(Image.open(photos / folder / "b" / "object.png")) for folder in ("exact", "out")]
     assert (labels[0] == labels[1]).mean() > 0.95
+
+
+@pytest.mark.skipif(bool(int8_unavailable()), reason=f"int8: {int8_unavailable()}")
+def test_int8(photos: Path, parse: Run) -> None:
+    assert parse("in/b.png", "--out", "exact").status == 0
+    assert parse("in/b.png", "--out", "out", "--precision", "int8", "--calibration", "in").status == 0
+    labels = [np.asarray(Image.open(photos / folder / "b" / "object.png")) for folder in ("exact", "out")]
+    assert (labels[0] == labels[1]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--precision", "int8"), "int8 needs photos to find the ranges of numbers; give a folder with --calibration."),
+        (("--calibration", "in"), "fp32 needs no photos; leave --calibration out, or choose --precision int8."),
+        (("--precision", "int8", "--calibration", "empty"), "empty: no photos"),
+        (("--precision", "int8", "--calibration", "gone"), "gone: no such"),
+    ],
+)
+def test_int8_and_its_photos_go_together(photos: Path, parse: Run, options: tuple[str, ...], sentence: str) -> None:
+    (photos / "empty").mkdir()
+    done = parse("in/b.png", *options)
+    assert done.status == 2 and sentence in done.stderr and not (photos / "parses").exists()
 
 
 def test_an_unknown_precision(photos: Path, parse: Run) -> None:

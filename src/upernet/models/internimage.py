@@ -6,7 +6,7 @@ Parameters have the names of the published checkpoints.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
@@ -154,7 +154,8 @@ def can_pack(module: nn.Module) -> bool:
         return False
     first = module.mlp.fc1
     is_gated = module.dcn.center_feature_scale_proj_weight is not None
-    return not is_gated and first.in_features % LANES == 0 and first.out_features % LANES == 0
+    is_odd = cast(nn.Conv2d, module.dcn.dw_conv[0]).kernel_size[0] % 2 == 1
+    return not is_gated and is_odd and first.in_features % LANES == 0 and first.out_features % LANES == 0
 
 
 class InternImageFamily:

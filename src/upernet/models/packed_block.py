@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from upernet.models.internimage import DCNv3, can_pack
 from upernet.models.internimage_blocks import Block
-from upernet.ops.packed.linear import Added, PackedLinear, PackedMlp, PackedSampling, Products
+from upernet.ops.packed.linear import Added, PackedLinear, PackedMlp, PackedNorm, PackedSampling, Products
 
 
 class PackedBlock(nn.Module):
     """A `Block` with DCNv3 in four steps: values, offsets and masks, sampling, and the multilayer perceptron.
 
-    Layer norms, the GELU, the softmax, learned scales and residual sums are parts of the linear layers beside them.
+    The depthwise convolution, layer norms, GELUs, the softmax, learned scales and residual sums are parts of the linear
+    layers beside them.
 
     Args:
         block: The block, one that `can_pack` accepts. Weights of linear layers are copied.
@@ -27,14 +28,13 @@ class PackedBlock(nn.Module):
         super().__init__()
         self.block = block
         dcn, mlp = cast(DCNv3, block.dcn), block.mlp
-        self.norm = nn.Identity() if block.post_norm else block.norm1
-        self.depthwise = cast(nn.Conv2d, dcn.dw_conv[0])
+        first_norm = None if block.post_norm else _norm_of(block.norm1)
+        self.norm = None if first_norm is None else PackedNorm(first_norm)
         self.sample = dcn.sample
         self.values = PackedLinear(dcn.input_proj.weight, dcn.input_proj.bias, products(dcn.input_proj))
-        query_norm = cast(nn.Sequential, dcn.dw_conv[1])[1]
-        self.offsets_and_masks = PackedSampling(
-            cast(nn.LayerNorm, query_norm), dcn.offset, dcn.mask, dcn.groups, products(dcn.offset)
-        )
+        depthwise, query_norm = cast(nn.Conv2d, dcn.dw_conv[0]), cast(nn.Sequential, dcn.dw_conv[1])[1]
+        linears = (dcn.offset, dcn.mask, dcn.groups, products(dcn.offset))
+        self.offsets_and_masks = PackedSampling(depthwise, cast(nn.LayerNorm, query_norm), *linears)
         self.output = PackedLinear(dcn.output_proj.weight, dcn.output_proj.bias, products(dcn.output_proj))
         first, second = mlp.fc1, mlp.fc2
         self.mlp = PackedMlp(
@@ -51,10 +51,9 @@ class PackedBlock(nn.Module):
         """Return the output of the block for `x`, N x H x W x C; torch's compiler and exporter get those of `block`."""
         if torch.compiler.is_compiling():
             return self.block(x)
-        y = self.norm(x)
-        values = self.values(y)
-        query = self.depthwise(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = self.output(self.sample(values, *self.offsets_and_masks(query)), added=self.added[0].to(x))
+        y = x if self.norm is None else self.norm(x)
+        y = self.sample(self.values(y), *self.offsets_and_masks(y))
+        x = self.output(y, added=self.added[0].to(x))
         return self.mlp(x, self.added[1].to(x))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from upernet.ops import bfloat16_unavailable, int8_unavailable
-from upernet.ops.packed.linear import Added, PackedLinear, PackedMlp, PackedSampling
+from upernet.ops.packed.linear import Added, PackedLinear, PackedMlp, PackedNorm, PackedSampling
 from upernet.ops.packed.linear_cpu import ROWS_PER_UNIT
 from upernet.ops.packed.ranges import Range
 from upernet.ops.runtime.matmul import MAX_INT8, PackedMatmul
@@ -151,19 +151,29 @@ def test_multilayer_perceptrons(numbers, rows, vectors, hidden, outputs, normali
 
 
 @pytest.mark.parametrize("numbers", NUMBERS)
-@pytest.mark.parametrize(("groups", "points"), [(1, 9), (4, 9), (3, 25), (2, 1)])
-def test_offsets_and_masks(numbers, groups, points):
+@pytest.mark.parametrize(("groups", "points", "side"), [(1, 9, 3), (4, 9, 5), (3, 25, 3), (2, 1, 1)])
+@pytest.mark.parametrize("size", [(2, 7, 11), (1, 1, 1), (1, 2, 40)])
+def test_offsets_and_masks(numbers, groups, points, side, size):
     torch.manual_seed(0)
     channels = 3 * LANES
-    x, before = torch.randn(2, 7, 11, channels), norm(channels)
+    x, after = torch.randn(*size, channels), norm(channels)
+    depthwise = nn.Conv2d(channels, channels, side, padding=side // 2, groups=channels)
     offset, mask = nn.Linear(channels, 2 * groups * points), nn.Linear(channels, groups * points)
     with torch.no_grad():
-        query = F.gelu(before(x))
-        offsets, masks = PackedSampling(before, offset, mask, groups, products(numbers, query))(x)
+        query = F.gelu(after(depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
+        offsets, masks = PackedSampling(depthwise, after, offset, mask, groups, products(numbers, query))(x)
         expected = mask(query).unflatten(-1, (groups, points)).softmax(-1).flatten(-2)
-    assert_near(offsets, offset(query), ROUNDING[numbers])
+        assert_near(offsets, offset(query), ROUNDING[numbers])
     assert_near(masks, expected, 2 * ROUNDING[numbers])
-    torch.testing.assert_close(masks.unflatten(-1, (groups, points)).sum(-1), torch.ones(2, 7, 11, groups))
+    torch.testing.assert_close(masks.unflatten(-1, (groups, points)).sum(-1), torch.ones(*size, groups))
+
+
+@pytest.mark.parametrize(("rows", "channels"), [(1, 16), (63, 48), (200, 112)])
+def test_layer_norms(rows, channels):
+    torch.manual_seed(0)
+    x, made = torch.randn(2, rows, channels) * 5 + 3, norm(channels)
+    with torch.no_grad():
+        torch.testing.assert_close(PackedNorm(made)(x), made(x), rtol=1e-5, atol=1e-5)
 
 
 def test_gelu_is_that_of_torch():

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from upernet.ops.dcnv3.geometry import Geometry
 from upernet.ops.runtime.dtypes import to_working_precision
+from upernet.ops.runtime.memory import empty
 from upernet.ops.runtime.simd import LANES, add, fill, load, multiply_add, store, total
 from upernet.ops.runtime.threads import in_team, jit, run, take
 
@@ -245,7 +246,7 @@ def forward(x: Tensor, offset: Tensor, mask: Tensor, s: Geometry) -> Tensor:
     x, offset, mask = to_working_precision(x.detach(), offset.detach(), mask.detach())
     x = _pad_groups(x, s.groups)
     (n, height, width, padded), (h, w) = x.shape, offset.shape[1:3]
-    out = x.new_empty(n, h, w, padded)
+    out = empty(n, h, w, padded, dtype=x.dtype)
     values = x.flatten(1).numpy()
     run(
         _forward,

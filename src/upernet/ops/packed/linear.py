@@ -111,28 +111,53 @@ class Added:
 
 
 class PackedSampling:
-    """Offsets and masks of DCNv3: layer norm, GELU and two linear layers, whose second has a softmax per group.
+    """Offsets and masks of DCNv3 (InternImage, section 3.1), from a depthwise convolution to the softmax of the masks.
 
     Args:
-        norm: The layer norm of C channels, a multiple of 16.
+        depthwise: A depthwise convolution of C channels, a multiple of 16, with an odd kernel that keeps the size.
+        norm: The layer norm after it, which a GELU follows.
         offset: The linear layer C -> 2 G P.
-        mask: The linear layer C -> G P.
+        mask: The linear layer C -> G P, which a softmax over the P points of each group follows.
         groups: G.
-        products: What the product computes with.
+        products: What the product of the linear layers computes with.
     """
 
-    def __init__(self, norm: nn.LayerNorm, offset: nn.Linear, mask: nn.Linear, groups: int, products: Products):
+    def __init__(
+        self,
+        depthwise: nn.Conv2d,
+        norm: nn.LayerNorm,
+        offset: nn.Linear,
+        mask: nn.Linear,
+        groups: int,
+        products: Products,
+    ):
         weight, bias = torch.cat((offset.weight, mask.weight)), torch.cat((offset.bias, mask.bias))
         self.linear, self.groups, self.numbers = PackedLinear(weight, bias, products, norm), groups, mask.out_features
+        taps = depthwise.weight.detach().flatten(1).T.contiguous()
+        assert depthwise.bias is not None
+        self.kernel = taps.numpy().reshape(-1), depthwise.bias.detach().numpy(), depthwise.kernel_size[0]
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ... x (2 G P) and ... x (G P) of what a depthwise convolution returns, ... x C."""
+        """Return N x H x W x (2 G P) and N x H x W x (G P) for x N x H x W x C."""
         decide("linear", _choice(self.linear.matmul), x)
         offsets = empty(*x.shape[:-1], 2 * self.numbers, dtype=x.dtype)
         masks = empty(*x.shape[:-1], self.numbers, dtype=x.dtype)
         layer, norm = self.linear.layer, self.linear.norm
-        linear_cpu.sampling(_rows(x), layer, norm, _rows(offsets), _rows(masks), self.groups)
+        linear_cpu.sampling(x.contiguous(), self.kernel, norm, layer, _rows(offsets), _rows(masks), self.groups)
         return offsets, masks
+
+
+class PackedNorm:
+    """A layer norm of ... x C, C a multiple of 16, whose result's memory is reused."""
+
+    def __init__(self, norm: nn.LayerNorm):
+        self.norm = _norm(norm)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the normalized rows."""
+        out = empty(*x.shape, dtype=x.dtype)
+        linear_cpu.layer_norm(_rows(x), self.norm, _rows(out))
+        return out
 
 
 def _choice(matmul: PackedMatmul) -> Choice:

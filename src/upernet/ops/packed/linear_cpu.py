@@ -196,8 +196,42 @@ def _mlp(counter, x, out, rows, inputs, outputs, layer, second, norm, norm_after
 
 
 @jit
-def _sampling(counter, x, offsets, masks, rows, inputs, points, groups, layer, norm, rounded_to):
+def _layer_norm(counter, x, out, rows, width, norm):
+    buffer = np.empty(ROWS_PER_UNIT * width, np.float32)
+    while True:
+        first = take(counter) * ROWS_PER_UNIT
+        if first >= rows:
+            return
+        count = min(ROWS_PER_UNIT, rows - first)
+        _normalize_rows(x, first * width, count, width, norm, buffer)
+        for i in range(0, count * width, LANES):
+            store(out, first * width + i, load(buffer, i))
+
+
+@jit
+def _convolve_depthwise(x, first, count, sizes, kernel, target):
+    """Write the depthwise convolution of pixels `first` to `first + count` of x N x H x W x C to `target`."""
+    height, width, channels = sizes
+    weight, bias, side = kernel
+    for r in range(count):
+        pixel = first + r
+        column, row = pixel % width, pixel // width % height
+        top, bottom = max(0, row - side // 2), min(height, row + side // 2 + 1)
+        left, right = max(0, column - side // 2), min(width, column + side // 2 + 1)
+        for c in range(0, channels, LANES):
+            value = load(bias, c)
+            for i in range(top, bottom):
+                at = (pixel + (i - row) * width - column) * channels + c
+                tap = ((i - row + side // 2) * side - column + side // 2) * channels + c
+                for j in range(left, right):
+                    value = multiply_add(load(weight, tap + j * channels), load(x, at + j * channels), value)
+            store(target, r * channels + c, value)
+
+
+@jit
+def _sampling(counter, x, offsets, masks, rows, sizes, kernel, points, groups, layer, norm, rounded_to):
     depth, weight, base, inverse, zero = layer[0], layer[1], layer[2], layer[5], layer[6]
+    inputs = sizes[2]
     runs = groups * points
     outputs = 3 * runs
     query = np.empty(ROWS_PER_UNIT * inputs, np.float32)
@@ -212,7 +246,8 @@ def _sampling(counter, x, offsets, masks, rows, inputs, points, groups, layer, n
         if first >= rows:
             return
         count = min(ROWS_PER_UNIT, rows - first)
-        _normalize_rows(x, first * inputs, count, inputs, norm, query)
+        _convolve_depthwise(x, first, count, sizes, kernel, query)
+        _normalize_rows(query, 0, count, inputs, norm, query)
         for k in range(0, count * inputs, LANES):
             store(query, k, _gelu(load(query, k)))
         _round_rows(query, 0, count, inputs, length, inverse, zero, numbers, edge)
@@ -222,6 +257,11 @@ def _sampling(counter, x, offsets, masks, rows, inputs, points, groups, layer, n
             for i in range(2 * runs):
                 offsets[2 * runs * (first + r) + i] = results[at + i]
             softmax_of_runs(results, at + 2 * runs, groups, points, block, masks, runs * (first + r))
+
+
+@jit
+def _layer_norm_team(openmp, threads, args):
+    in_team(openmp, threads, _layer_norm, args)
 
 
 @jit
@@ -239,6 +279,8 @@ def _sampling_team(openmp, threads, args):
     in_team(openmp, threads, _sampling, args)
 
 
+Kernel = tuple[np.ndarray, np.ndarray, int]
+"""A depthwise convolution: k x k x C weights, C biases and k, which is odd."""
 Norm = tuple[np.ndarray, np.ndarray, np.float32]
 NOTHING = np.empty(0, np.float32)
 NO_NORM: Norm = (NOTHING, NOTHING, np.float32(0))
@@ -302,13 +344,29 @@ def mlp(
     run(_mlp, _mlp_team, units, *maps, *layers, *norms, _added(factors, others), first.rounded_to)
 
 
-def sampling(x: Tensor, layer: Layer, norm: Norm, offsets: Tensor, masks: Tensor, groups: int) -> None:
-    """Write the offsets, R x (2 G P), and the masks, R x (G P), of the rows x R x C of a depthwise convolution."""
-    rows, inputs = x.shape
+def layer_norm(x: Tensor, norm: Norm, out: Tensor) -> None:
+    """Write the layer norm of the rows x R x C, C a multiple of LANES, to `out`, both float32 and contiguous."""
+    units = -(-len(x) // ROWS_PER_UNIT)
+    run(_layer_norm, _layer_norm_team, units, as_numpy(x), as_numpy(out), *x.shape, norm)
+
+
+def sampling(x: Tensor, kernel: Kernel, norm: Norm, layer: Layer, offsets: Tensor, masks: Tensor, groups: int) -> None:
+    """Write offsets and masks of DCNv3 for x N x H x W x C, float32 and contiguous.
+
+    Args:
+        x: The input of the depthwise convolution.
+        kernel: The depthwise convolution.
+        norm: The layer norm after it, which a GELU follows.
+        layer: The linear layer C -> 3 G P.
+        offsets: Receives the first 2 G P outputs, R x (2 G P).
+        masks: Receives the softmax per group of the others, R x (G P).
+        groups: G.
+    """
+    rows = len(masks)
     units = -(-rows // ROWS_PER_UNIT)
-    maps = (as_numpy(x), as_numpy(offsets), as_numpy(masks))
-    sizes = (rows, inputs, masks.shape[1] // groups, groups)
-    run(_sampling, _sampling_team, units, *maps, *sizes, layer.words, norm, layer.rounded_to)
+    maps = (as_numpy(x), as_numpy(offsets), as_numpy(masks), rows, tuple(x.shape[1:]))
+    points = masks.shape[1] // groups
+    run(_sampling, _sampling_team, units, *maps, kernel, points, groups, layer.words, norm, layer.rounded_to)
 
 
 def warm_up() -> None:
