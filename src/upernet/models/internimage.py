@@ -127,25 +127,22 @@ class DCNv3(DeformableConvolution):
         """Return the output projection of the sampled values."""
         values = self.input_proj(x)
         query = self.dw_conv(x.permute(0, 3, 1, 2))
-        y = self.sample(values, self.offset(query), grouped_softmax(self.mask(query), self.groups))
-        if self.center_feature_scale_proj_weight is not None:
-            gate = linear(query, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias)
-            gate = gate.sigmoid().repeat_interleave(x.shape[-1] // self.groups, -1)
-            y = y * (1 - gate) + values * gate
-        return self.output_proj(y)
-
-    def sample(self, values: Tensor, offsets: Tensor, masks: Tensor) -> Tensor:
-        """Return `dcnv3` of values N x H x W x C, with N x H x W x (2 G P) offsets and N x H x W x (G P) masks."""
+        weights = grouped_softmax(self.mask(query), self.groups)
         size, around = self.kernel_size, self.kernel_size // 2
-        return dcnv3(
+        y = dcnv3(
             values,
-            offsets,
-            masks.to(values.dtype),
+            self.offset(query),
+            weights.to(values.dtype),
             (size, size),
             padding=(around, around),
             groups=self.groups,
             offset_scale=self.offset_scale,
         )
+        if self.center_feature_scale_proj_weight is not None:
+            gate = linear(query, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias)
+            gate = gate.sigmoid().repeat_interleave(x.shape[-1] // self.groups, -1)
+            y = y * (1 - gate) + values * gate
+        return self.output_proj(y)
 
 
 def can_pack(module: nn.Module) -> bool:
@@ -154,8 +151,10 @@ def can_pack(module: nn.Module) -> bool:
         return False
     first = module.mlp.fc1
     is_gated = module.dcn.center_feature_scale_proj_weight is not None
-    is_odd = cast(nn.Conv2d, module.dcn.dw_conv[0]).kernel_size[0] % 2 == 1
-    return not is_gated and is_odd and first.in_features % LANES == 0 and first.out_features % LANES == 0
+    is_odd = cast(nn.Conv2d, module.dcn.dw_conv[0]).kernel_size[0] % 2 == module.dcn.kernel_size % 2 == 1
+    if is_gated or not is_odd or first.in_features // module.dcn.groups % LANES:
+        return False
+    return first.in_features % LANES == 0 and first.out_features % LANES == 0
 
 
 class InternImageFamily:

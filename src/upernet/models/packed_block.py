@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from upernet.models.internimage import DCNv3, can_pack
 from upernet.models.internimage_blocks import Block
-from upernet.ops.packed.linear import Added, PackedLinear, PackedMlp, PackedNorm, PackedSampling, Products
+from upernet.ops.dcnv3.geometry import Geometry
+from upernet.ops.packed.block import Branch, PackedInternImageBlock
+from upernet.ops.packed.linear import PackedLinear, PackedMlp, Products
 
 
 class PackedBlock(nn.Module):
-    """A `Block` with DCNv3 in four steps: values, offsets and masks, sampling, and the multilayer perceptron.
-
-    The depthwise convolution, layer norms, GELUs, the softmax, learned scales and residual sums are parts of the linear
-    layers beside them.
+    """A `Block` with DCNv3, computed by `PackedInternImageBlock`.
 
     Args:
         block: The block, one that `can_pack` accepts. Weights of linear layers are copied.
@@ -27,34 +26,34 @@ class PackedBlock(nn.Module):
     def __init__(self, block: Block, products: Callable[[nn.Module], Products]):
         super().__init__()
         self.block = block
-        dcn, mlp = cast(DCNv3, block.dcn), block.mlp
-        first_norm = None if block.post_norm else _norm_of(block.norm1)
-        self.norm = None if first_norm is None else PackedNorm(first_norm)
-        self.sample = dcn.sample
-        self.values = PackedLinear(dcn.input_proj.weight, dcn.input_proj.bias, products(dcn.input_proj))
-        depthwise, query_norm = cast(nn.Conv2d, dcn.dw_conv[0]), cast(nn.Sequential, dcn.dw_conv[1])[1]
-        linears = (dcn.offset, dcn.mask, dcn.groups, products(dcn.offset))
-        self.offsets_and_masks = PackedSampling(depthwise, cast(nn.LayerNorm, query_norm), *linears)
-        self.output = PackedLinear(dcn.output_proj.weight, dcn.output_proj.bias, products(dcn.output_proj))
-        first, second = mlp.fc1, mlp.fc2
-        self.mlp = PackedMlp(
-            *(first.weight, first.bias, second.weight, second.bias),
-            (products(first), products(second)),
-            None if block.post_norm else _norm_of(block.norm2),
+        dcn, first, second = cast(DCNv3, block.dcn), block.mlp.fc1, block.mlp.fc2
+        sampling = torch.cat((dcn.offset.weight, dcn.mask.weight)), torch.cat((dcn.offset.bias, dcn.mask.bias))
+        size, around = dcn.kernel_size, dcn.kernel_size // 2
+        post = block.post_norm
+        self.packed = PackedInternImageBlock(
+            PackedLinear(dcn.input_proj.weight, dcn.input_proj.bias, products(dcn.input_proj)),
+            cast(nn.Conv2d, dcn.dw_conv[0]),
+            cast(nn.LayerNorm, cast(nn.Sequential, dcn.dw_conv[1])[1]),
+            PackedLinear(*sampling, products(dcn.offset)),
+            PackedLinear(dcn.output_proj.weight, dcn.output_proj.bias, products(dcn.output_proj)),
+            Geometry((size, size), (1, 1), (around, around), (1, 1), dcn.groups, dcn.offset_scale, False),
+            PackedMlp(first.weight, first.bias, second.weight, second.bias, (products(first), products(second))),
+            (
+                _branch(block.norm1, block.res_post_norm1, block.gamma1, post),
+                _branch(block.norm2, block.res_post_norm2, block.gamma2, post),
+            ),
         )
-        after = (block.norm1, block.norm2) if block.post_norm else (block.res_post_norm1, block.res_post_norm2)
-        self.added = [
-            Added(_norm_of(norm), gamma) for norm, gamma in zip(after, (block.gamma1, block.gamma2), strict=True)
-        ]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output of the block for `x`, N x H x W x C; torch's compiler and exporter get those of `block`."""
-        if torch.compiler.is_compiling():
-            return self.block(x)
-        y = x if self.norm is None else self.norm(x)
-        y = self.sample(self.values(y), *self.offsets_and_masks(y))
-        x = self.output(y, added=self.added[0].to(x))
-        return self.mlp(x, self.added[1].to(x))
+        return self.block(x) if torch.compiler.is_compiling() else self.packed(x)
+
+
+def _branch(norm: nn.Module, after: nn.Module | None, gamma: Tensor | None, post_norm: bool) -> Branch:
+    """Return what `Block` has around its layers; it leaves `after` out beside a norm after the branch, or `gamma`."""
+    if post_norm:
+        return Branch(None, _norm_of(norm), gamma)
+    return Branch(_norm_of(norm), None if gamma is not None else _norm_of(after), gamma)
 
 
 def _norm_of(sequence: nn.Module | None) -> nn.LayerNorm | None:

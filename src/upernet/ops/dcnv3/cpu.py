@@ -58,7 +58,7 @@ def _axis(location, size):
 
 
 @jit
-def _locate(offset, mask, grid_y, grid_x, y, x, scale, height, width, index, weight):
+def locate(offset, mask, grid_y, grid_x, y, x, scale, height, width, index, weight):
     """Write pixel index and weight of the four corners of each point, both 4 x points."""
     for k in range(offset.shape[0]):
         top, bottom, a, b, _, _ = _axis(y + (grid_y[k] + scale * offset[k].imag), height)
@@ -95,6 +95,29 @@ def _slopes(offset, mask, grid_y, grid_x, y, x, scale, height, width, products, 
 
 
 @jit
+def sample(image, index, weight, pixels, channels, groups, points, out, to):
+    """Write the sums over the points of `pixels` neighboring outputs to `out` from `to` on."""
+    zero = fill(image.dtype.type(0))
+    per_group = channels // groups
+    k = np.uint64(0)  # unsigned, because Numba looks at the sign of each index otherwise
+    for pixel in range(pixels):
+        for channel in range(0, channels, per_group):
+            end = k + np.uint64(points)
+            for c in range(channel, channel + per_group, LANES):
+                upper = zero
+                lower = zero
+                for p in range(k, end):
+                    i0, i1 = np.int64(index[0, p]) * channels + c, np.int64(index[1, p]) * channels + c
+                    i2, i3 = np.int64(index[2, p]) * channels + c, np.int64(index[3, p]) * channels + c
+                    upper = multiply_add(fill(weight[0, p]), load(image, i0), upper)
+                    lower = multiply_add(fill(weight[2, p]), load(image, i2), lower)
+                    upper = multiply_add(fill(weight[1, p]), load(image, i1), upper)
+                    lower = multiply_add(fill(weight[3, p]), load(image, i3), lower)
+                store(out, to + pixel * channels + c, add(upper, lower))
+            k = end
+
+
+@jit
 def _forward(counter, x, offset, mask, grid_y, grid_x, out, sizes, steps, scale):
     """Compute out N h w C from x N x (H W C), offset (complex) and mask (N h w) x G x P, both of any strides.
 
@@ -102,12 +125,10 @@ def _forward(counter, x, offset, mask, grid_y, grid_x, out, sizes, steps, scale)
     """
     n, height, width, h, w, channels, groups, points = sizes
     origin_y, origin_x, stride_y, stride_x = steps
-    per_group = channels // groups
     per_pixel = groups * points
     block = grid_y.shape[0] // per_pixel
     index = np.empty((4, block * per_pixel), np.int32)
     weight = np.empty((4, block * per_pixel), x.dtype)
-    zero = fill(x.dtype.type(0))
     while True:
         row = take(counter)
         if row >= n * h:
@@ -119,23 +140,8 @@ def _forward(counter, x, offset, mask, grid_y, grid_x, out, sizes, steps, scale)
             o = np.ascontiguousarray(offset[row * w + start : row * w + stop]).reshape(-1)
             m = np.ascontiguousarray(mask[row * w + start : row * w + stop]).reshape(-1)
             left = x.dtype.type(origin_x + start * stride_x)
-            _locate(o, m, grid_y, grid_x, y, left, scale, height, width, index, weight)
-            k = np.uint64(0)  # unsigned, because Numba looks at the sign of each index otherwise
-            for pixel in range(row * w + start, row * w + stop):
-                for channel in range(0, channels, per_group):
-                    end = k + np.uint64(points)
-                    for c in range(channel, channel + per_group, LANES):
-                        upper = zero
-                        lower = zero
-                        for p in range(k, end):
-                            i0, i1 = np.int64(index[0, p]) * channels + c, np.int64(index[1, p]) * channels + c
-                            i2, i3 = np.int64(index[2, p]) * channels + c, np.int64(index[3, p]) * channels + c
-                            upper = multiply_add(fill(weight[0, p]), load(image, i0), upper)
-                            lower = multiply_add(fill(weight[2, p]), load(image, i2), lower)
-                            upper = multiply_add(fill(weight[1, p]), load(image, i1), upper)
-                            lower = multiply_add(fill(weight[3, p]), load(image, i3), lower)
-                        store(out, pixel * channels + c, add(upper, lower))
-                    k = end
+            locate(o, m, grid_y, grid_x, y, left, scale, height, width, index, weight)
+            sample(image, index, weight, stop - start, channels, groups, points, out, (row * w + start) * channels)
 
 
 @jit
@@ -164,7 +170,7 @@ def _backward(counter, grad, x, offset, mask, grid_y, grid_x, g_x, g_offset, g_m
                 # the points of one group are scattered over the row: gather them
                 o = np.ascontiguousarray(offset[row, start:stop, group]).reshape(-1)
                 m = np.ascontiguousarray(mask[row, start:stop, group]).reshape(-1)
-                _locate(o, m, grid_y, grid_x, y, left, scale, height, width, index, weight)
+                locate(o, m, grid_y, grid_x, y, left, scale, height, width, index, weight)
                 k = np.uint64(0)
                 for pixel in range(row * w + start, row * w + stop):
                     for p in range(k, k + np.uint64(points)):
@@ -204,7 +210,7 @@ def _backward_team(openmp, threads, args):
 
 
 @functools.lru_cache(maxsize=256)
-def _grid(s: Geometry, groups: int, width: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def grid(s: Geometry, groups: int, width: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Return vertical and horizontal position, without offset, of each point of a block of neighboring outputs."""
     displacements = s.offset_scale * np.array(s.displacements, dtype=np.float64)
     pixels = min(width, max(1, BLOCK_POINTS // (groups * len(displacements))))
@@ -255,7 +261,7 @@ def forward(x: Tensor, offset: Tensor, mask: Tensor, s: Geometry) -> Tensor:
         values,
         _pairs(offset, n * h * w, s.groups),
         _points(mask, n * h * w, s.groups),
-        *_grid(s, s.groups, w, values.dtype),
+        *grid(s, s.groups, w, values.dtype),
         out.numpy().reshape(-1),
         (n, height, width, h, w, padded, s.groups, len(s.displacements)),
         (*s.origin, *s.stride),
@@ -282,7 +288,7 @@ def backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, s: Geometry)
         values,
         _pairs(offset, *by_group),
         _points(mask, *by_group),
-        *_grid(s, 1, w, values.dtype),
+        *grid(s, 1, w, values.dtype),
         g_x.flatten(1).numpy(),
         _pairs(g_offset, *by_group),
         _points(g_mask, *by_group),

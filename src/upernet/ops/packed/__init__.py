@@ -5,17 +5,18 @@ range [low, high] is the integer round(x / step) + zero, where step = (high - lo
 becomes the nearest end of it. Products are summed exactly, in int32, and the sums are converted to float32.
 """
 
+from upernet.ops.packed.block import Branch, PackedInternImageBlock
 from upernet.ops.packed.conv3x3 import Int8Conv3x3, Int8Lateral
-from upernet.ops.packed.linear import Added, PackedLinear, PackedMlp, PackedSampling
+from upernet.ops.packed.linear import PackedLinear, PackedMlp
 from upernet.ops.packed.ranges import Range, TileRange
 
 __all__ = [
-    "Added",
+    "Branch",
     "Int8Conv3x3",
     "Int8Lateral",
+    "PackedInternImageBlock",
     "PackedLinear",
     "PackedMlp",
-    "PackedSampling",
     "Range",
     "TileRange",
 ]

@@ -9,7 +9,6 @@ Arguments of the kernels that are tuples:
 * layer: words per row, panels, base and factors (see `PackedMatmul`), bias, and how inputs are rounded: what they are
   multiplied by, and what is added.
 * norm: weight and bias of a layer norm, both empty for none, and its epsilon.
-* added: a factor per output and a map of the size of the result, both empty for none.
 """
 
 # pyright: reportCallIssue=false
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upernet.ops.dcnv3.cpu import locate, sample
 from upernet.ops.runtime.matmul import PANEL, PackedMatmul, as_numpy, multiply_panel
 from upernet.ops.runtime.simd import (
     LANES,
@@ -118,9 +118,8 @@ def _multiply_rows(words, count, layer, outputs, sums, edge, out, to):
 
 
 @jit
-def _add_rows(rows, count, outputs, norm, added, out, to):
-    """Normalize rows, multiply them by a factor, and write the sums with what they are added to."""
-    factors, others = added
+def _add_rows(rows, count, outputs, norm, factors, others, at, out, to):
+    """Normalize rows, multiply them by factors, and write the sums with rows of `others` from `at` on."""
     if norm[0].size > 0:
         _normalize_rows(rows, 0, count, outputs, norm, rows)
     for r in range(count):
@@ -128,14 +127,13 @@ def _add_rows(rows, count, outputs, norm, added, out, to):
             value = load(rows, r * outputs + c)
             if factors.size > 0:
                 value = multiply(value, load(factors, c))
-            store(out, to + r * outputs + c, add(value, load(others, to + r * outputs + c)))
+            store(out, to + r * outputs + c, add(value, load(others, at + r * outputs + c)))
 
 
 @jit
-def _linear(counter, x, out, rows, inputs, outputs, layer, norm, norm_after, added, rounded_to):
+def _linear(counter, x, out, rows, inputs, outputs, layer, norm, kept, rounded_to):
     depth, weight, base, inverse, zero = layer[0], layer[1], layer[2], layer[5], layer[6]
     normalized = np.empty(ROWS_PER_UNIT * inputs if norm[0].size > 0 else 0, np.float32)
-    results = np.empty(ROWS_PER_UNIT * outputs if added[1].size > 0 else 0, np.float32)
     words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
     numbers = words.view(rounded_to.dtype)
     length = depth * weight.itemsize // rounded_to.itemsize
@@ -148,64 +146,51 @@ def _linear(counter, x, out, rows, inputs, outputs, layer, norm, norm_after, add
         source, at = x, first * inputs
         if norm[0].size > 0:
             _normalize_rows(x, at, count, inputs, norm, normalized)
+            for i in range(0, count * inputs, LANES):
+                store(kept, at + i, load(normalized, i))
             source, at = normalized, 0
         _round_rows(source, at, count, inputs, length, inverse, zero, numbers, edge)
-        if added[1].size > 0:
-            _multiply_rows(words, count, layer, outputs, sums, edge, results, 0)
-            _add_rows(results, count, outputs, norm_after, added, out, first * outputs)
-        else:
-            _multiply_rows(words, count, layer, outputs, sums, edge, out, first * outputs)
+        _multiply_rows(words, count, layer, outputs, sums, edge, out, first * outputs)
 
 
 @jit
-def _mlp(counter, x, out, rows, inputs, outputs, layer, second, norm, norm_after, added, rounded_to):
+def _mlp_rows(x, at, count, inputs, outputs, layer, second, norm, buffers, out, to):
+    """Take rows of x from `at` on through norm, product, GELU and product."""
     depth, weight, base, factors, bias, inverse, zero = layer
     hidden, inverse2, zero2 = second[0], second[5], second[6]
-    normalized = np.empty(ROWS_PER_UNIT * inputs if norm[0].size > 0 else 0, np.float32)
-    results = np.empty(ROWS_PER_UNIT * outputs if added[1].size > 0 else 0, np.float32)
-    words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
-    numbers = words.view(rounded_to.dtype)
-    length = depth * weight.itemsize // rounded_to.itemsize
-    between = np.zeros(ROWS_PER_UNIT * hidden, weight.dtype)
-    rounded = between.view(rounded_to.dtype)
-    width = hidden * weight.itemsize // rounded_to.itemsize
-    sums, edge = np.empty(ROWS_PER_UNIT * PANEL, base.dtype), np.zeros(PANEL, np.float32)
+    normalized, words, numbers, between, rounded, sums, edge = buffers
+    length, width = depth * weight.itemsize // numbers.itemsize, hidden * weight.itemsize // rounded.itemsize
     scale, offset = fill(inverse2), fill(zero2)
-    while True:
-        first = take(counter) * ROWS_PER_UNIT
-        if first >= rows:
-            return
-        count = min(ROWS_PER_UNIT, rows - first)
-        source, start = x, first * inputs
-        if norm[0].size > 0:
-            _normalize_rows(x, start, count, inputs, norm, normalized)
-            source, start = normalized, 0
-        _round_rows(source, start, count, inputs, length, inverse, zero, numbers, edge)
-        for at in range(0, width, PANEL):
-            multiply_panel(count, words, 0, depth, 1, weight, at * depth, PANEL, depth, base, at, 0, sums, 0, PANEL)
-            for r in range(count):
-                for lane in range(0, min(PANEL, width - at), LANES):
-                    value = to_floats(load(sums, r * PANEL + lane))
-                    value = _gelu(multiply_add(value, load(factors, at + lane), load(bias, at + lane)))
-                    store(rounded, width * r + at + lane, multiply_add(value, scale, offset))
-        if added[1].size > 0:
-            _multiply_rows(between, count, second, outputs, sums, edge, results, 0)
-            _add_rows(results, count, outputs, norm_after, added, out, first * outputs)
-        else:
-            _multiply_rows(between, count, second, outputs, sums, edge, out, first * outputs)
+    source, start = x, at
+    if norm[0].size > 0:
+        _normalize_rows(x, at, count, inputs, norm, normalized)
+        source, start = normalized, 0
+    _round_rows(source, start, count, inputs, length, inverse, zero, numbers, edge)
+    for panel in range(0, width, PANEL):
+        multiply_panel(count, words, 0, depth, 1, weight, panel * depth, PANEL, depth, base, panel, 0, sums, 0, PANEL)
+        for r in range(count):
+            for lane in range(0, min(PANEL, width - panel), LANES):
+                value = to_floats(load(sums, r * PANEL + lane))
+                value = _gelu(multiply_add(value, load(factors, panel + lane), load(bias, panel + lane)))
+                store(rounded, width * r + panel + lane, multiply_add(value, scale, offset))
+    _multiply_rows(between, count, second, outputs, sums, edge, out, to)
 
 
 @jit
-def _layer_norm(counter, x, out, rows, width, norm):
-    buffer = np.empty(ROWS_PER_UNIT * width, np.float32)
+def _mlp(counter, x, out, rows, inputs, outputs, layer, second, norm, rounded_to):
+    depth, weight, base = layer[0], layer[1], layer[2]
+    normalized = np.empty(ROWS_PER_UNIT * inputs, np.float32)
+    words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
+    between = np.zeros(ROWS_PER_UNIT * second[0], weight.dtype)
+    sums, edge = np.empty(ROWS_PER_UNIT * PANEL, base.dtype), np.zeros(PANEL, np.float32)
+    numbers, rounded = words.view(rounded_to.dtype), between.view(rounded_to.dtype)
+    buffers = normalized, words, numbers, between, rounded, sums, edge
     while True:
         first = take(counter) * ROWS_PER_UNIT
         if first >= rows:
             return
         count = min(ROWS_PER_UNIT, rows - first)
-        _normalize_rows(x, first * width, count, width, norm, buffer)
-        for i in range(0, count * width, LANES):
-            store(out, first * width + i, load(buffer, i))
+        _mlp_rows(x, first * inputs, count, inputs, outputs, layer, second, norm, buffers, out, first * outputs)
 
 
 @jit
@@ -229,39 +214,64 @@ def _convolve_depthwise(x, first, count, sizes, kernel, target):
 
 
 @jit
-def _sampling(counter, x, offsets, masks, rows, sizes, kernel, points, groups, layer, norm, rounded_to):
-    depth, weight, base, inverse, zero = layer[0], layer[1], layer[2], layer[5], layer[6]
-    inputs = sizes[2]
-    runs = groups * points
-    outputs = 3 * runs
-    query = np.empty(ROWS_PER_UNIT * inputs, np.float32)
-    results = np.empty(ROWS_PER_UNIT * outputs, np.float32)
-    block = np.empty(-(-runs // LANES) * LANES, np.float32)
-    words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
-    numbers = words.view(rounded_to.dtype)
+def _block(counter, x, y, values, out, rows, sizes, sampled, query, output, mlp, rounded_to):
+    """Compute a block of InternImage from its sampled values on, a block of pixels at a time.
+
+    x is the input of the block, y what the depthwise convolution gets, `values` N x (H W C) what is sampled.
+    """
+    height, width, channels = sizes
+    groups, points, scale, grid_y, grid_x = sampled
+    kernel, query_norm, query_layer = query
+    output_layer, output_norm, output_factors = output
+    first_layer, second_layer, mlp_norm, mlp_norm_after, mlp_factors = mlp
+    weight, base = query_layer[1], query_layer[2]
+    depth, runs = query_layer[0], groups * points
     length = depth * weight.itemsize // rounded_to.itemsize
+    rows_of_c, current = np.empty(ROWS_PER_UNIT * channels, np.float32), np.empty(ROWS_PER_UNIT * channels, np.float32)
+    results = np.empty(ROWS_PER_UNIT * max(3 * runs, channels), np.float32)
+    pairs, masks = np.empty(ROWS_PER_UNIT * 2 * runs, np.float32), np.empty(ROWS_PER_UNIT * runs, np.float32)
+    offsets = pairs.view(np.complex64)
+    block = np.empty(-(-runs // LANES) * LANES, np.float32)
+    neighbors = grid_y.size // runs
+    index, shares = np.empty((4, grid_y.size), np.int32), np.empty((4, grid_y.size), np.float32)
+    words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
+    between = np.zeros(ROWS_PER_UNIT * second_layer[0], weight.dtype)
     sums, edge = np.empty(ROWS_PER_UNIT * PANEL, base.dtype), np.zeros(PANEL, np.float32)
+    numbers, rounded = words.view(rounded_to.dtype), between.view(rounded_to.dtype)
+    buffers = rows_of_c, words, numbers, between, rounded, sums, edge
     while True:
         first = take(counter) * ROWS_PER_UNIT
         if first >= rows:
             return
         count = min(ROWS_PER_UNIT, rows - first)
-        _convolve_depthwise(x, first, count, sizes, kernel, query)
-        _normalize_rows(query, 0, count, inputs, norm, query)
-        for k in range(0, count * inputs, LANES):
-            store(query, k, _gelu(load(query, k)))
-        _round_rows(query, 0, count, inputs, length, inverse, zero, numbers, edge)
-        _multiply_rows(words, count, layer, outputs, sums, edge, results, 0)
+
+        _convolve_depthwise(y, first, count, sizes, kernel, rows_of_c)
+        _normalize_rows(rows_of_c, 0, count, channels, query_norm, rows_of_c)
+        for i in range(0, count * channels, LANES):
+            store(rows_of_c, i, _gelu(load(rows_of_c, i)))
+        _round_rows(rows_of_c, 0, count, channels, length, query_layer[5], query_layer[6], numbers, edge)
+        _multiply_rows(words, count, query_layer, 3 * runs, sums, edge, results, 0)
         for r in range(count):
-            at = r * outputs
             for i in range(2 * runs):
-                offsets[2 * runs * (first + r) + i] = results[at + i]
-            softmax_of_runs(results, at + 2 * runs, groups, points, block, masks, runs * (first + r))
+                pairs[2 * runs * r + i] = results[3 * runs * r + i]
+            softmax_of_runs(results, (3 * r + 2) * runs, groups, points, block, masks, runs * r)
 
+        done = 0
+        while done < count:  # the pixels of each row of the map, a few at a time
+            column, row = (first + done) % width, (first + done) // width
+            pixels = min(count - done, min(width - column, neighbors))
+            own = slice(done * runs, (done + pixels) * runs)
+            above, left = np.float32(row % height), np.float32(column)
+            locate(offsets[own], masks[own], grid_y, grid_x, above, left, scale, height, width, index, shares)
+            sample(values[row // height], index, shares, pixels, channels, groups, points, rows_of_c, done * channels)
+            done += pixels
 
-@jit
-def _layer_norm_team(openmp, threads, args):
-    in_team(openmp, threads, _layer_norm, args)
+        _round_rows(rows_of_c, 0, count, channels, length, output_layer[5], output_layer[6], numbers, edge)
+        _multiply_rows(words, count, output_layer, channels, sums, edge, results, 0)
+        _add_rows(results, count, channels, output_norm, output_factors, x, first * channels, current, 0)
+
+        _mlp_rows(current, 0, count, channels, channels, first_layer, second_layer, mlp_norm, buffers, results, 0)
+        _add_rows(results, count, channels, mlp_norm_after, mlp_factors, current, 0, out, first * channels)
 
 
 @jit
@@ -275,8 +285,8 @@ def _mlp_team(openmp, threads, args):
 
 
 @jit
-def _sampling_team(openmp, threads, args):
-    in_team(openmp, threads, _sampling, args)
+def _block_team(openmp, threads, args):
+    in_team(openmp, threads, _block, args)
 
 
 Kernel = tuple[np.ndarray, np.ndarray, int]
@@ -304,69 +314,60 @@ def layer(matmul: PackedMatmul, bias: Tensor, inverse: float = 1.0, zero: float 
     return Layer(words, np.empty(0, kinds[matmul.dtype]))
 
 
-def _added(factors: np.ndarray | None, others: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-    return NOTHING if factors is None else factors, NOTHING if others is None else as_numpy(others)
+def linear(x: Tensor, layer: Layer, out: Tensor, norm: Norm = NO_NORM, kept: Tensor | None = None) -> None:
+    """Write the linear map of the rows x R x C to out R x D, all float32 and contiguous.
 
-
-def linear(
-    x: Tensor, layer: Layer, out: Tensor, norms: tuple[Norm, Norm], factors: np.ndarray | None, others: Tensor | None
-) -> None:
-    """Write the linear map of the rows x R x C to out R x D, both float32 and contiguous.
-
-    Args:
-        x: The rows.
-        layer: The layer.
-        out: The result.
-        norms: Layer norms of the rows and, where something is added, of the result.
-        factors: What the result is multiplied by before it is added, D.
-        others: What it is added to, R x D.
+    With `norm`, the rows are normalized first, and written to `kept`.
     """
     rows, inputs = x.shape
-    units = -(-rows // ROWS_PER_UNIT)
     maps = (as_numpy(x), as_numpy(out), rows, inputs, out.shape[1])
-    run(_linear, _linear_team, units, *maps, layer.words, *norms, _added(factors, others), layer.rounded_to)
+    normalized = NOTHING if kept is None else as_numpy(kept)
+    run(_linear, _linear_team, -(-rows // ROWS_PER_UNIT), *maps, layer.words, norm, normalized, layer.rounded_to)
 
 
-def mlp(
-    x: Tensor,
-    first: Layer,
-    second: Layer,
+def mlp(x: Tensor, first: Layer, second: Layer, out: Tensor) -> None:
+    """Write the second linear map of the GELU of the first one of the rows x R x C to out R x D."""
+    rows, inputs = x.shape
+    maps = (as_numpy(x), as_numpy(out), rows, inputs, out.shape[1])
+    layers = (first.words, second.words, NO_NORM)
+    run(_mlp, _mlp_team, -(-rows // ROWS_PER_UNIT), *maps, *layers, first.rounded_to)
+
+
+def block(
+    maps: tuple[Tensor, Tensor, Tensor],
     out: Tensor,
-    norms: tuple[Norm, Norm],
-    factors: np.ndarray | None,
-    others: Tensor | None,
+    sampled: tuple[int, int, float, np.ndarray, np.ndarray],
+    query: tuple[Kernel, Norm, Layer],
+    output: tuple[Layer, Norm, np.ndarray],
+    mlp: tuple[Layer, Layer, Norm, Norm, np.ndarray],
 ) -> None:
-    """Write the second linear map of the GELU of the first one, like `linear`."""
-    rows, inputs = x.shape
-    units = -(-rows // ROWS_PER_UNIT)
-    maps = (as_numpy(x), as_numpy(out), rows, inputs, out.shape[1])
-    layers = (first.words, second.words)
-    run(_mlp, _mlp_team, units, *maps, *layers, *norms, _added(factors, others), first.rounded_to)
-
-
-def layer_norm(x: Tensor, norm: Norm, out: Tensor) -> None:
-    """Write the layer norm of the rows x R x C, C a multiple of LANES, to `out`, both float32 and contiguous."""
-    units = -(-len(x) // ROWS_PER_UNIT)
-    run(_layer_norm, _layer_norm_team, units, as_numpy(x), as_numpy(out), *x.shape, norm)
-
-
-def sampling(x: Tensor, kernel: Kernel, norm: Norm, layer: Layer, offsets: Tensor, masks: Tensor, groups: int) -> None:
-    """Write offsets and masks of DCNv3 for x N x H x W x C, float32 and contiguous.
+    """Compute a block of InternImage from its sampled values on, N x H x W x C float32 maps.
 
     Args:
-        x: The input of the depthwise convolution.
-        kernel: The depthwise convolution.
-        norm: The layer norm after it, which a GELU follows.
-        layer: The linear layer C -> 3 G P.
-        offsets: Receives the first 2 G P outputs, R x (2 G P).
-        masks: Receives the softmax per group of the others, R x (G P).
-        groups: G.
+        maps: The input of the block, that of the depthwise convolution, and the values that DCNv3 samples.
+        out: The result.
+        sampled: Groups, points, scale of the offsets, and the positions of the points (`upernet.ops.dcnv3.cpu.grid`).
+        query: The depthwise convolution, the layer norm after it, and the linear layer of offsets and masks.
+        output: The linear layer after DCNv3, the layer norm after it, and factors of the result, or none.
+        mlp: The layers, the layer norms before and after them, and factors of the result, or none.
     """
-    rows = len(masks)
-    units = -(-rows // ROWS_PER_UNIT)
-    maps = (as_numpy(x), as_numpy(offsets), as_numpy(masks), rows, tuple(x.shape[1:]))
-    points = masks.shape[1] // groups
-    run(_sampling, _sampling_team, units, *maps, kernel, points, groups, layer.words, norm, layer.rounded_to)
+    x, y, values = maps
+    images, height, width, channels = x.shape
+    groups, points, scale, *grid = sampled
+    kernel, query_norm, query_layer = query
+    first, second, *rest = mlp
+    rows = images * height * width
+    run(
+        _block,
+        _block_team,
+        -(-rows // ROWS_PER_UNIT),
+        *(as_numpy(x), as_numpy(y), values.flatten(1).numpy(), as_numpy(out), rows, (height, width, channels)),
+        (groups, points, np.float32(scale), *grid),
+        (kernel, query_norm, query_layer.words),
+        (output[0].words, *output[1:]),
+        (first.words, second.words, *rest),
+        query_layer.rounded_to,
+    )
 
 
 def warm_up() -> None:
@@ -375,4 +376,4 @@ def warm_up() -> None:
     matmul = PackedMatmul(torch.zeros(1, PANEL, LANES, dtype=torch.float32))
     matmul.factors = torch.ones(1, PANEL, dtype=torch.float32)
     one = layer(matmul, torch.zeros(PANEL, dtype=torch.float32))
-    linear(x, one, torch.zeros(1, PANEL, dtype=torch.float32), (NO_NORM, NO_NORM), None, None)
+    linear(x, one, torch.zeros(1, PANEL, dtype=torch.float32))
