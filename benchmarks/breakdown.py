@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.networks import network
 from benchmarks.side_by_side import command_line, save
 from upernet.models import prepare_for_inference
-from upernet.ops.packed.linear import PackedLinear, PackedMlp, PackedSampling
+from upernet.ops.packed.block import PackedInternImageBlock
 
 SHOWN = 10
 
@@ -22,9 +22,9 @@ def main() -> None:
     arguments = command_line(__doc__)
     size = 64 if arguments.quick else 512
     model, images = prepare_for_inference(network("T", tiny=arguments.quick)), torch.randn(1, 3, size, size)
-    for kind in (PackedLinear, PackedMlp, PackedSampling):  # not operators of torch, which the profiler would see
-        recorded = record_function(f"packed::{kind.__name__}")
-        setattr(kind, "__call__", recorded(kind.__call__))  # noqa: B010
+    # Blocks are not operators of torch, which the profiler would see.
+    recorded = record_function("packed::InternImageBlock")
+    setattr(PackedInternImageBlock, "__call__", recorded(PackedInternImageBlock.__call__))  # noqa: B010
     seconds: Counter[str] = Counter()
     with torch.inference_mode():
         model(images)  # compiles, prepares weights

@@ -160,6 +160,16 @@ def test_a_packed_network_can_be_pickled() -> None:
         assert torch.equal(again(IMAGES)["object"], prepared(IMAGES)["object"])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_prepared_network_runs_where_gradients_are_recorded(precision: Precision) -> None:
+    if precision == "bf16" and (fault := bfloat16_unavailable()):
+        pytest.skip(fault)
+    prepared = prepare_for_inference(network(), precision, [IMAGES])
+    with torch.inference_mode():
+        expected = prepared(IMAGES)["object"]
+    torch.testing.assert_close(prepared(IMAGES)["object"].detach(), expected.clone(), rtol=0.1, atol=0.1)
+
+
 def test_int8_needs_images() -> None:
     with pytest.raises(UpernetError, match="int8 needs photos"):
         prepare_for_inference(network(), "int8")

@@ -21,7 +21,7 @@ from upernet.models.packed_block import PackedBlock
 from upernet.ops import dcnv3, grouped_softmax, lateral, linear, upsample_conv3x3, use_kernel
 from upernet.ops.conv3x3 import taps_cpu, winograd_tiles_cpu
 from upernet.ops.dcnv3 import cpu as dcnv3_cpu
-from upernet.ops.packed import linear_cpu
+from upernet.ops.packed import block_cpu, linear_cpu
 from upernet.ops.packed.linear import PackedLinear, PackedMlp
 from upernet.ops.runtime import bilinear_cpu, matmul
 from upernet.ops.softmax import cpu as softmax_cpu
@@ -46,7 +46,7 @@ machine = llvm.Target.from_triple("aarch64-linux-gnu").create_target_machine(cpu
 for kernel in (
     matmul._multiply, winograd_tiles_cpu._input_transform, winograd_tiles_cpu._multiply_tiles,
     taps_cpu._interpolate_columns, taps_cpu._interpolate_rows, bilinear_cpu._upsample, dcnv3_cpu._forward,
-    softmax_cpu._forward, linear_cpu._linear, linear_cpu._mlp, linear_cpu._block,
+    softmax_cpu._forward, linear_cpu._linear, linear_cpu._mlp, block_cpu._block,
 ):
     for signature, code in kernel.inspect_llvm().items():
         code = "\n".join(line for line in code.splitlines() if not line.startswith("target "))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from upernet.ops.dcnv3.cpu import grid
 from upernet.ops.dcnv3.geometry import Geometry
 from upernet.ops.dispatch import decide
-from upernet.ops.packed import linear_cpu
+from upernet.ops.packed import block_cpu, linear_cpu
 from upernet.ops.packed.linear import PackedLinear, PackedMlp, as_rows, packed
 from upernet.ops.packed.linear_cpu import NO_NORM, NOTHING, Norm
 from upernet.ops.runtime.memory import empty
@@ -71,7 +71,7 @@ class PackedInternImageBlock:
         choice, s = packed(self.values.matmul), self.geometry
         for operator in ("linear", "dcnv3", "mlp"):
             decide(operator, choice, x)
-        x = x.contiguous()
+        x = x.detach().contiguous()
         has_norm = self.norm[0].size > 0
         y = empty(*x.shape, dtype=x.dtype) if has_norm else x
         values, out = empty(*x.shape, dtype=x.dtype), empty(*x.shape, dtype=x.dtype)
@@ -79,7 +79,7 @@ class PackedInternImageBlock:
         linear_cpu.linear(as_rows(x), self.values.layer, as_rows(values), self.norm, kept)
         places = grid(s, s.groups, x.shape[2], np.dtype(np.float32))
         sampled = s.groups, len(s.displacements), s.offset_scale, *places
-        linear_cpu.block((x, y, values), out, sampled, self.query, self.output, self.mlp)
+        block_cpu.block((x, y, values), out, sampled, self.query, self.output, self.mlp)
         return out
 
 

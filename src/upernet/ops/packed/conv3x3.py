@@ -42,14 +42,14 @@ class Int8Conv3x3:
         decide("upsample_conv3x3", CHOICE, *maps, self.weight)
         coarse, channels = coarse_maps(maps, winograd=True), channel_ranges(maps)
         fine = [k for k in range(len(maps)) if k not in coarse]
-        rows = [x.permute(0, 2, 3, 1).contiguous() for x in maps]
+        rows = [x.detach().permute(0, 2, 3, 1).contiguous() for x in maps]
         return convolve(
             [rows[k] for k in fine],
             self._for_tiles([channels[k] for k in fine], [self.tiles[k] for k in fine]),
             [rows[k] for k in coarse],
             [self._for_taps(channels[k], self.maps[k]) for k in coarse],
-            scale.contiguous(),
-            shift.contiguous(),
+            scale.detach().contiguous(),
+            shift.detach().contiguous(),
             relu,
         ).permute(0, 3, 1, 2)
 

@@ -86,8 +86,8 @@ def packed(matmul: PackedMatmul) -> Choice:
 
 
 def as_rows(x: Tensor) -> Tensor:
-    """Return x ... x C as contiguous rows R x C."""
-    return x.reshape(-1, x.shape[-1]).contiguous()
+    """Return x ... x C as contiguous rows R x C, without gradients."""
+    return x.detach().reshape(-1, x.shape[-1]).contiguous()
 
 
 def round_weight(weight: Tensor) -> tuple[Tensor, Tensor]:

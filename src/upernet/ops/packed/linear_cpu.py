@@ -1,8 +1,8 @@
-"""Linear layers on a CPU with Numba, together with what comes before and after them in a network.
+"""Linear layers and multilayer perceptrons with packed weights on a CPU with Numba, and steps of larger kernels.
 
-A thread takes a block of rows, normalizes it, rounds it to the dtype of the product, multiplies it by all panels of the
-weight, converts the sums to float32, and normalizes, scales and adds what follows. Nothing in between leaves the
-thread's cache, not even the hidden layer of a multilayer perceptron.
+A thread takes a block of rows, normalizes it if there is a layer norm, rounds it to the dtype of the product,
+multiplies it by all panels of the weight, and converts the sums to float32. Nothing in between leaves the thread's
+cache, not even the hidden layer of a multilayer perceptron.
 
 Arguments of the kernels that are tuples:
 
@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upernet.ops.dcnv3.cpu import locate, sample
 from upernet.ops.runtime.matmul import PANEL, PackedMatmul, as_numpy, multiply_panel
 from upernet.ops.runtime.simd import (
     LANES,
@@ -40,7 +39,6 @@ from upernet.ops.runtime.simd import (
     total,
 )
 from upernet.ops.runtime.threads import in_team, jit, run, take
-from upernet.ops.softmax.cpu import softmax_of_runs
 
 ROWS_PER_UNIT = 64
 """Rows of a block."""
@@ -52,7 +50,7 @@ TERMS = tuple(np.float32(0.5 * a) for a in (1.061405429, -1.453152027, 1.4214137
 
 
 @jit
-def _gelu(x):
+def gelu(x):
     """Return x times the normal distribution function of x, per lane."""
     one, minus = fill(np.float32(1)), fill(np.float32(-1))
     size = maximum(x, multiply(x, minus))
@@ -65,7 +63,7 @@ def _gelu(x):
 
 
 @jit
-def _normalize_rows(x, at, count, width, norm, target):
+def normalize_rows(x, at, count, width, norm, target):
     """Write the layer norm of `count` rows of x from `at` on to `target`; `width` is a multiple of LANES."""
     weight, bias, epsilon = norm
     for r in range(count):
@@ -85,7 +83,7 @@ def _normalize_rows(x, at, count, width, norm, target):
 
 
 @jit
-def _round_rows(x, at, count, inputs, length, inverse, zero, rows, edge):
+def round_rows(x, at, count, inputs, length, inverse, zero, rows, edge):
     """Write `count` rows of x from `at` on to rows of `length` numbers, rounded; `edge` has room for LANES."""
     factor, offset = fill(inverse), fill(zero)
     whole = inputs // LANES * LANES
@@ -101,7 +99,7 @@ def _round_rows(x, at, count, inputs, length, inverse, zero, rows, edge):
 
 
 @jit
-def _multiply_rows(words, count, layer, outputs, sums, edge, out, to):
+def multiply_rows(words, count, layer, outputs, sums, edge, out, to):
     """Multiply `count` rounded rows by a layer, and write float32 rows to `out` from `to` on."""
     depth, weight, base, factors, bias, _, _ = layer
     for at in range(0, outputs, PANEL):
@@ -115,19 +113,6 @@ def _multiply_rows(words, count, layer, outputs, sums, edge, out, to):
             if not whole:
                 for lane in range(outputs - at):
                     out[to + r * outputs + at + lane] = edge[lane]
-
-
-@jit
-def _add_rows(rows, count, outputs, norm, factors, others, at, out, to):
-    """Normalize rows, multiply them by factors, and write the sums with rows of `others` from `at` on."""
-    if norm[0].size > 0:
-        _normalize_rows(rows, 0, count, outputs, norm, rows)
-    for r in range(count):
-        for c in range(0, outputs, LANES):
-            value = load(rows, r * outputs + c)
-            if factors.size > 0:
-                value = multiply(value, load(factors, c))
-            store(out, to + r * outputs + c, add(value, load(others, at + r * outputs + c)))
 
 
 @jit
@@ -145,16 +130,16 @@ def _linear(counter, x, out, rows, inputs, outputs, layer, norm, kept, rounded_t
         count = min(ROWS_PER_UNIT, rows - first)
         source, at = x, first * inputs
         if norm[0].size > 0:
-            _normalize_rows(x, at, count, inputs, norm, normalized)
+            normalize_rows(x, at, count, inputs, norm, normalized)
             for i in range(0, count * inputs, LANES):
                 store(kept, at + i, load(normalized, i))
             source, at = normalized, 0
-        _round_rows(source, at, count, inputs, length, inverse, zero, numbers, edge)
-        _multiply_rows(words, count, layer, outputs, sums, edge, out, first * outputs)
+        round_rows(source, at, count, inputs, length, inverse, zero, numbers, edge)
+        multiply_rows(words, count, layer, outputs, sums, edge, out, first * outputs)
 
 
 @jit
-def _mlp_rows(x, at, count, inputs, outputs, layer, second, norm, buffers, out, to):
+def mlp_rows(x, at, count, inputs, outputs, layer, second, norm, buffers, out, to):
     """Take rows of x from `at` on through norm, product, GELU and product."""
     depth, weight, base, factors, bias, inverse, zero = layer
     hidden, inverse2, zero2 = second[0], second[5], second[6]
@@ -163,17 +148,17 @@ def _mlp_rows(x, at, count, inputs, outputs, layer, second, norm, buffers, out, 
     scale, offset = fill(inverse2), fill(zero2)
     source, start = x, at
     if norm[0].size > 0:
-        _normalize_rows(x, at, count, inputs, norm, normalized)
+        normalize_rows(x, at, count, inputs, norm, normalized)
         source, start = normalized, 0
-    _round_rows(source, start, count, inputs, length, inverse, zero, numbers, edge)
+    round_rows(source, start, count, inputs, length, inverse, zero, numbers, edge)
     for panel in range(0, width, PANEL):
         multiply_panel(count, words, 0, depth, 1, weight, panel * depth, PANEL, depth, base, panel, 0, sums, 0, PANEL)
         for r in range(count):
             for lane in range(0, min(PANEL, width - panel), LANES):
                 value = to_floats(load(sums, r * PANEL + lane))
-                value = _gelu(multiply_add(value, load(factors, panel + lane), load(bias, panel + lane)))
+                value = gelu(multiply_add(value, load(factors, panel + lane), load(bias, panel + lane)))
                 store(rounded, width * r + panel + lane, multiply_add(value, scale, offset))
-    _multiply_rows(between, count, second, outputs, sums, edge, out, to)
+    multiply_rows(between, count, second, outputs, sums, edge, out, to)
 
 
 @jit
@@ -190,88 +175,7 @@ def _mlp(counter, x, out, rows, inputs, outputs, layer, second, norm, rounded_to
         if first >= rows:
             return
         count = min(ROWS_PER_UNIT, rows - first)
-        _mlp_rows(x, first * inputs, count, inputs, outputs, layer, second, norm, buffers, out, first * outputs)
-
-
-@jit
-def _convolve_depthwise(x, first, count, sizes, kernel, target):
-    """Write the depthwise convolution of pixels `first` to `first + count` of x N x H x W x C to `target`."""
-    height, width, channels = sizes
-    weight, bias, side = kernel
-    for r in range(count):
-        pixel = first + r
-        column, row = pixel % width, pixel // width % height
-        top, bottom = max(0, row - side // 2), min(height, row + side // 2 + 1)
-        left, right = max(0, column - side // 2), min(width, column + side // 2 + 1)
-        for c in range(0, channels, LANES):
-            value = load(bias, c)
-            for i in range(top, bottom):
-                at = (pixel + (i - row) * width - column) * channels + c
-                tap = ((i - row + side // 2) * side - column + side // 2) * channels + c
-                for j in range(left, right):
-                    value = multiply_add(load(weight, tap + j * channels), load(x, at + j * channels), value)
-            store(target, r * channels + c, value)
-
-
-@jit
-def _block(counter, x, y, values, out, rows, sizes, sampled, query, output, mlp, rounded_to):
-    """Compute a block of InternImage from its sampled values on, a block of pixels at a time.
-
-    x is the input of the block, y what the depthwise convolution gets, `values` N x (H W C) what is sampled.
-    """
-    height, width, channels = sizes
-    groups, points, scale, grid_y, grid_x = sampled
-    kernel, query_norm, query_layer = query
-    output_layer, output_norm, output_factors = output
-    first_layer, second_layer, mlp_norm, mlp_norm_after, mlp_factors = mlp
-    weight, base = query_layer[1], query_layer[2]
-    depth, runs = query_layer[0], groups * points
-    length = depth * weight.itemsize // rounded_to.itemsize
-    rows_of_c, current = np.empty(ROWS_PER_UNIT * channels, np.float32), np.empty(ROWS_PER_UNIT * channels, np.float32)
-    results = np.empty(ROWS_PER_UNIT * max(3 * runs, channels), np.float32)
-    pairs, masks = np.empty(ROWS_PER_UNIT * 2 * runs, np.float32), np.empty(ROWS_PER_UNIT * runs, np.float32)
-    offsets = pairs.view(np.complex64)
-    block = np.empty(-(-runs // LANES) * LANES, np.float32)
-    neighbors = grid_y.size // runs
-    index, shares = np.empty((4, grid_y.size), np.int32), np.empty((4, grid_y.size), np.float32)
-    words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
-    between = np.zeros(ROWS_PER_UNIT * second_layer[0], weight.dtype)
-    sums, edge = np.empty(ROWS_PER_UNIT * PANEL, base.dtype), np.zeros(PANEL, np.float32)
-    numbers, rounded = words.view(rounded_to.dtype), between.view(rounded_to.dtype)
-    buffers = rows_of_c, words, numbers, between, rounded, sums, edge
-    while True:
-        first = take(counter) * ROWS_PER_UNIT
-        if first >= rows:
-            return
-        count = min(ROWS_PER_UNIT, rows - first)
-
-        _convolve_depthwise(y, first, count, sizes, kernel, rows_of_c)
-        _normalize_rows(rows_of_c, 0, count, channels, query_norm, rows_of_c)
-        for i in range(0, count * channels, LANES):
-            store(rows_of_c, i, _gelu(load(rows_of_c, i)))
-        _round_rows(rows_of_c, 0, count, channels, length, query_layer[5], query_layer[6], numbers, edge)
-        _multiply_rows(words, count, query_layer, 3 * runs, sums, edge, results, 0)
-        for r in range(count):
-            for i in range(2 * runs):
-                pairs[2 * runs * r + i] = results[3 * runs * r + i]
-            softmax_of_runs(results, (3 * r + 2) * runs, groups, points, block, masks, runs * r)
-
-        done = 0
-        while done < count:  # the pixels of each row of the map, a few at a time
-            column, row = (first + done) % width, (first + done) // width
-            pixels = min(count - done, min(width - column, neighbors))
-            own = slice(done * runs, (done + pixels) * runs)
-            above, left = np.float32(row % height), np.float32(column)
-            locate(offsets[own], masks[own], grid_y, grid_x, above, left, scale, height, width, index, shares)
-            sample(values[row // height], index, shares, pixels, channels, groups, points, rows_of_c, done * channels)
-            done += pixels
-
-        _round_rows(rows_of_c, 0, count, channels, length, output_layer[5], output_layer[6], numbers, edge)
-        _multiply_rows(words, count, output_layer, channels, sums, edge, results, 0)
-        _add_rows(results, count, channels, output_norm, output_factors, x, first * channels, current, 0)
-
-        _mlp_rows(current, 0, count, channels, channels, first_layer, second_layer, mlp_norm, buffers, results, 0)
-        _add_rows(results, count, channels, mlp_norm_after, mlp_factors, current, 0, out, first * channels)
+        mlp_rows(x, first * inputs, count, inputs, outputs, layer, second, norm, buffers, out, first * outputs)
 
 
 @jit
@@ -284,13 +188,6 @@ def _mlp_team(openmp, threads, args):
     in_team(openmp, threads, _mlp, args)
 
 
-@jit
-def _block_team(openmp, threads, args):
-    in_team(openmp, threads, _block, args)
-
-
-Kernel = tuple[np.ndarray, np.ndarray, int]
-"""A depthwise convolution: k x k x C weights, C biases and k, which is odd."""
 Norm = tuple[np.ndarray, np.ndarray, np.float32]
 NOTHING = np.empty(0, np.float32)
 NO_NORM: Norm = (NOTHING, NOTHING, np.float32(0))
@@ -331,43 +228,6 @@ def mlp(x: Tensor, first: Layer, second: Layer, out: Tensor) -> None:
     maps = (as_numpy(x), as_numpy(out), rows, inputs, out.shape[1])
     layers = (first.words, second.words, NO_NORM)
     run(_mlp, _mlp_team, -(-rows // ROWS_PER_UNIT), *maps, *layers, first.rounded_to)
-
-
-def block(
-    maps: tuple[Tensor, Tensor, Tensor],
-    out: Tensor,
-    sampled: tuple[int, int, float, np.ndarray, np.ndarray],
-    query: tuple[Kernel, Norm, Layer],
-    output: tuple[Layer, Norm, np.ndarray],
-    mlp: tuple[Layer, Layer, Norm, Norm, np.ndarray],
-) -> None:
-    """Compute a block of InternImage from its sampled values on, N x H x W x C float32 maps.
-
-    Args:
-        maps: The input of the block, that of the depthwise convolution, and the values that DCNv3 samples.
-        out: The result.
-        sampled: Groups, points, scale of the offsets, and the positions of the points (`upernet.ops.dcnv3.cpu.grid`).
-        query: The depthwise convolution, the layer norm after it, and the linear layer of offsets and masks.
-        output: The linear layer after DCNv3, the layer norm after it, and factors of the result, or none.
-        mlp: The layers, the layer norms before and after them, and factors of the result, or none.
-    """
-    x, y, values = maps
-    images, height, width, channels = x.shape
-    groups, points, scale, *grid = sampled
-    kernel, query_norm, query_layer = query
-    first, second, *rest = mlp
-    rows = images * height * width
-    run(
-        _block,
-        _block_team,
-        -(-rows // ROWS_PER_UNIT),
-        *(as_numpy(x), as_numpy(y), values.flatten(1).numpy(), as_numpy(out), rows, (height, width, channels)),
-        (groups, points, np.float32(scale), *grid),
-        (kernel, query_norm, query_layer.words),
-        (output[0].words, *output[1:]),
-        (first.words, second.words, *rest),
-        query_layer.rounded_to,
-    )
 
 
 def warm_up() -> None:
