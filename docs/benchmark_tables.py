@@ -74,8 +74,8 @@ def models_avx2() -> list[str]:
     return [
         *_whole_networks(result),
         "",
-        f"T at 512 takes {limit['measured_over_roofline']:.2f} times as long as its multiply-adds take at the best rate "
-        f"of torch's own products, {max(limit['multiply_adds_per_second'].values()) / 1e9:.0f} G per second.",
+        f"T at 512 takes {limit['measured_over_roofline']:.2f} times as long as its multiply-adds at the best rate of "
+        f"torch's own products, {max(limit['multiply_adds_per_second'].values()) / 1e9:.0f} G per second.",
     ]
 
 
