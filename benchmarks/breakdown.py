@@ -6,6 +6,7 @@ python -m benchmarks.breakdown [--threads 2] [--repeats 5] [--json OUT]
 from __future__ import annotations
 
 from collections import Counter
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -23,10 +24,9 @@ def main() -> None:
     size = 64 if arguments.quick else 512
     model, images = prepare_for_inference(network("T", tiny=arguments.quick)), torch.randn(1, 3, size, size)
     # Blocks are not operators of torch, which the profiler would see.
-    recorded = record_function("packed::InternImageBlock")
-    setattr(PackedInternImageBlock, "__call__", recorded(PackedInternImageBlock.__call__))  # noqa: B010
+    recorded = record_function("packed::InternImageBlock")(PackedInternImageBlock.__call__)
     seconds: Counter[str] = Counter()
-    with torch.inference_mode():
+    with torch.inference_mode(), patch.object(PackedInternImageBlock, "__call__", recorded):
         model(images)  # compiles, prepares weights
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             for _ in range(arguments.repeats):
