@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(bool(int8_unavailable()), reason=f"Numba: {int8_
 def block(channels=32, groups=2, side=3, offset_scale=1.0, **options):
     """Return a block whose offsets reach over the edges of small maps."""
     torch.manual_seed(0)
-    spec = InternImageSpec(channels=channels, depths=(1, 1, 1, 1), groups=(groups,) * 4, **options)
+    spec = InternImageSpec(channels=channels, depths=(1, 1, 1, 1), groups=(groups, groups, groups, groups), **options)
     made = Block(
         channels,
         DCNv3(channels, groups, offset_scale, side),
@@ -113,6 +113,6 @@ def test_maps_in_other_layouts_and_inputs_stay_as_they_are():
 def test_samples_outside_the_map_are_zero_and_infinite_offsets_do_no_harm():
     made, x = block(), torch.randn(1, 6, 6, 32)
     with torch.no_grad():
-        nn.init.constant_(made.dcn.offset.bias, torch.inf)
+        nn.init.constant_(made.get_parameter("dcn.offset.bias"), torch.inf)
         found = packed(made)(x)
     assert found.isfinite().all()
