@@ -8,8 +8,13 @@ from hypothesis import strategies as st
 from upernet.ops import int8_unavailable, lateral, upsample_conv3x3, use_kernel
 from upernet.ops.packed.conv3x3 import Int8Conv3x3, Int8Lateral
 from upernet.ops.packed.ranges import Range, TileRange, transformed_tiles
+from upernet.ops.runtime.matmul import MAX_INT8
 
 pytestmark = pytest.mark.skipif(bool(int8_unavailable()), reason=f"int8: {int8_unavailable()}")
+
+
+COARSENESS = 127 / MAX_INT8
+"""How much larger the steps of weights are than those of eight bits; without VNNI, weights have seven."""
 
 
 def observed(kind, x):
@@ -49,7 +54,7 @@ def test_convolutions_of_resized_maps(n, size, others, channels, positive, memor
             double = [x.double() for x in maps]
             expected = upsample_conv3x3(double, weight.double(), scale.double(), shift.double(), relu)
     assert found.is_contiguous(memory_format=torch.channels_last) and found.dtype == torch.float32
-    assert mean_error(found, expected) < 0.15  # Winograd's transforms magnify the rounding of eight bits
+    assert mean_error(found, expected) < 0.15 * COARSENESS  # Winograd's transforms magnify the rounding of eight bits
 
 
 def test_rounding_is_small_where_numbers_are_spread_evenly():
@@ -59,7 +64,7 @@ def test_rounding_is_small_where_numbers_are_spread_evenly():
     with torch.no_grad():
         found = int8_conv3x3(weight, maps)(maps, torch.ones(64), torch.zeros(64), False)
         expected = upsample_conv3x3(maps, weight)
-    assert 1e-4 < mean_error(found, expected) < 0.03
+    assert 1e-4 < mean_error(found, expected) < 0.03 * COARSENESS
 
 
 def test_one_convolution_takes_maps_of_all_sizes():
@@ -71,7 +76,7 @@ def test_one_convolution_takes_maps_of_all_sizes():
         conv3x3 = int8_conv3x3(weight, maps)
         for sizes in [((24, 20), (12, 10)), ((8, 8), (7, 8)), ((5, 6), (5, 6)), ((3, 50), (1, 1))]:
             others = [torch.randn(2, 16, *size).clamp(-2, 2) for size in sizes]
-            assert mean_error(conv3x3(others, one, zero, False), upsample_conv3x3(others, weight)) < 0.15
+            assert mean_error(conv3x3(others, one, zero, False), upsample_conv3x3(others, weight)) < 0.15 * COARSENESS
 
 
 @settings(max_examples=15, deadline=None)
@@ -89,7 +94,7 @@ def test_lateral_connections(n, size, coarse, channels):
     with torch.no_grad():
         found = Int8Lateral(weight, observed(Range, x))(x, scale, shift, top)
         expected = lateral(x, weight, scale, shift, top)
-    assert mean_error(found, expected) < 0.03
+    assert mean_error(found, expected) < 0.03 * COARSENESS
 
 
 def test_transformed_tiles_and_weights_give_the_convolution():
