@@ -8,28 +8,27 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.networks import network, official_way
 from benchmarks.side_by_side import command_line, save
 from upernet.models import prepare_for_inference
 
 STATUS = Path("/proc/self/status")
-WAYS = ("official", "fast")
+WAYS = {"official": (nn.Module.eval, official_way), "fast": (prepare_for_inference, nullcontext)}
 
 
 def one_photo(way: str, size: int, threads: int, tiny: bool) -> None:
     """Run one photo in a process of its own, and print the peak memory in KiB."""
     torch.set_num_threads(threads)
-    with torch.inference_mode():
-        if way == "official":
-            with official_way():
-                network("T", tiny)(torch.randn(1, 3, size, size))
-        else:
-            prepare_for_inference(network("T", tiny))(torch.randn(1, 3, size, size))
+    prepare, context = WAYS[way]
+    with context(), torch.inference_mode():
+        prepare(network("T", tiny))(torch.randn(1, 3, size, size))
     match = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
     assert match
     print(match[1])

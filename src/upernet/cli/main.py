@@ -74,7 +74,7 @@ INTERRUPTED = 130
 
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """New objects after which Python looks for garbage. With its default, it looks hundreds of times while torch and Numba
-are imported, which takes a tenth of the time of a short command."""
+are imported."""
 
 app = typer.Typer(
     name="upernet",
@@ -153,14 +153,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run() -> NoReturn:
-    """Run `main` and end the process at once: freeing every object of torch first takes half a second."""
+    """Run `main`, and end the process without freeing every object of torch one by one."""
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     try:
         main()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]  # as Python does at its end: waits for threads,
-    atexit._run_exitfuncs()  # and calls what was registered
+    # As Python does at its end: wait for threads, and call what was registered.
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

@@ -17,7 +17,7 @@ from upernet.inference.sources import find_photos
 from upernet.inference.tiling import PIXEL_BUDGET, network_image
 
 PHOTOS = 8
-"""Largest number of photos that a `Parser` observes; each takes about as long as four parses."""
+"""Largest number of photos that a `Parser` observes."""
 
 
 def images_for(precision: str, folder: str | os.PathLike[str] | None, short_side: int | None) -> list[Tensor]:

@@ -86,7 +86,7 @@ class Predictor:
         self.model = model.eval().to(device)
         self.card, self.device, self.short_side, self.testing = card, device, short_side, testing
         self._network = prepare_for_inference(
-            self.model, precision, [self.model.preprocess(image) for image in calibration]
+            self.model, precision, [self.model.preprocess(image.to(device)) for image in calibration]
         )
         self.thresholds: dict[str, float] = dict(card.thresholds)
         self.class_thresholds = {level: dict(values) for level, values in card.class_thresholds.items()}

@@ -39,7 +39,6 @@ class Replacement(nn.Module):
 class ObservedMap(NamedTuple):
     """One of the maps that a 3x3 convolution takes."""
 
-    channels: int
     range: Range
     tiles: TileRange
 
@@ -53,7 +52,7 @@ class Observer:
 
     Attributes:
         ranges: Linear layer or 1x1 convolution -> the range of its inputs.
-        maps: 3x3 convolution -> its maps.
+        maps: 3x3 convolution whose channels are multiples of 16 -> its maps.
     """
 
     def __init__(self) -> None:
@@ -74,7 +73,9 @@ class Observer:
 
     def _observe(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if isinstance(layer, Conv3x3BnRelu):
-            maps = self.maps.setdefault(layer, [ObservedMap(x.shape[1], Range(), TileRange()) for x in inputs])
+            if any(count % LANES for count in (layer.parts[0].out_channels, *(x.shape[1] for x in inputs))):
+                return
+            maps = self.maps.setdefault(layer, [ObservedMap(Range(), TileRange()) for _ in inputs])
             for x, each in zip(inputs, maps, strict=True):
                 each.range.observe(x)
                 each.tiles.observe(x)
@@ -130,10 +131,8 @@ def _lateral(layer: Lateral, inputs: Range) -> Callable[..., Tensor]:
     return compute
 
 
-def _conv3x3(layer: Conv3x3BnRelu, observed: Sequence[ObservedMap]) -> Callable[..., Tensor] | None:
+def _conv3x3(layer: Conv3x3BnRelu, observed: Sequence[ObservedMap]) -> Callable[..., Tensor]:
     conv, norm, _ = layer.parts
-    if any(count % LANES for count in (conv.out_channels, *(each.channels for each in observed))):
-        return None
     conv3x3 = Int8Conv3x3(conv.weight, [each.range for each in observed], [each.tiles for each in observed])
 
     def compute(*maps: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 There is one folder per operator. In each, `__init__.py` has the signature, the shapes and the errors, and `choose_...`,
 which picks the kernel for given tensors and says why; `reference.py` has the plain version in torch; `cpu.py` and
-`gpu.py` have the kernels. `runtime/` holds what kernels share. `dcnv4` and `mlp` are compositions of other operators,
-without a kernel of their own.
+`gpu.py` have the kernels. `runtime/` holds what kernels share, and `packed/` the layers with packed weights. `dcnv4`
+and `mlp` are compositions of other operators, without a kernel of their own.
 
 The functions `dcnv3`, `dcnv4`, `lateral` and `linear` have the names of their folders: import from a folder with
 `from upernet.ops.dcnv3 import reference`, not as an attribute of `upernet.ops`.

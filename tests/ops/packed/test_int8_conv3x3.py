@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upernet.ops import int8_unavailable, lateral, upsample_conv3x3, use_kernel
+from upernet.ops.conv3x3.packed_weights import float_panels
+from upernet.ops.conv3x3.winograd_tiles_cpu import P, Q
 from upernet.ops.packed.conv3x3 import Int8Conv3x3, Int8Lateral
-from upernet.ops.packed.ranges import Range, TileRange, transformed_tiles
+from upernet.ops.packed.ranges import Range, TileRange
 from upernet.ops.runtime.matmul import MAX_INT8
 
 pytestmark = pytest.mark.skipif(bool(int8_unavailable()), reason=f"int8: {int8_unavailable()}")
@@ -97,11 +100,34 @@ def test_lateral_connections(n, size, coarse, channels):
     assert mean_error(found, expected) < 0.03 * COARSENESS
 
 
+def input_matrix():
+    """Return Winograd's 6 x 6 matrix of the inputs, for the points 0, P, -P, Q, -Q and infinity (arXiv 1509.09308)."""
+    total = P**2 + Q**2
+    rows = [[1.0, 0.0, -total, 0.0, 1.0, 0.0]]
+    for point, other in ((P, Q), (Q, P)):
+        rows += [[0.0, -(other**2) * x, -(other**2), x, 1.0, 0.0] for x in (point, -point)]
+    return torch.tensor([*rows, [0.0, 1.0, 0.0, -total, 0.0, 1.0]], dtype=torch.float64)
+
+
+def transformed_tiles(x):
+    """Return the transformed inputs of x N x C x H x W in tiles of 4 x 4 outputs: N x 36 x C x tiles."""
+    images, channels, height, width = x.shape
+    tiles = F.pad(x, (1, 1 + -width % 4, 1, 1 + -height % 4)).unfold(2, 6, 4).unfold(3, 6, 4)
+    matrix = input_matrix().to(x)
+    transformed = matrix @ tiles @ matrix.T
+    return transformed.flatten(4).permute(0, 4, 1, 2, 3).reshape(images, 36, channels, -1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 12), (7, 18)])
+def test_ranges_of_tiles_are_those_of_the_transformed_inputs(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 32, *size)
+    expected = transformed_tiles(x.double()).abs().amax((0, 2, 3))
+    torch.testing.assert_close(observed(TileRange, x).largest.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_transformed_tiles_and_weights_give_the_convolution():
     """The matrices are those of the transforms in the kernel: with its weights, the products are the convolution's."""
-    from upernet.ops.conv3x3.packed_weights import float_panels
-    from upernet.ops.conv3x3.winograd_tiles_cpu import P, Q
-
     torch.manual_seed(0)
     x, weight = torch.randn(1, 16, 8, 12, dtype=torch.float64), torch.randn(32, 16, 3, 3, dtype=torch.float64)
     panels = float_panels(weight, [range(16)])[..., 0].transpose(2, 3).flatten(1, 2)[:, :32]  # 36 x D x C

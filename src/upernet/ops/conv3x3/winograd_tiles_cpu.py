@@ -24,8 +24,7 @@ SUM = P**2 + Q**2
 MIDDLE = 128
 """The uint8 that stands for zero among the transformed inputs of an int8 convolution."""
 GROUP_BYTES = 2**19
-"""Bytes of the products that are transformed together. They stay in the second cache of most processors; with half or
-four times as many, the time is the same."""
+"""Bytes of the products that are transformed together; they stay in the second cache of most processors."""
 UNITS_PER_THREAD = 4
 """Groups of tiles per thread, at least, so that all threads finish at about the same time."""
 

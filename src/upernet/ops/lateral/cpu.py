@@ -21,7 +21,7 @@ def forward(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, coarse: Ten
     return add_to_coarse(PackedMatmul(weight.detach().flatten(1)[None]), x, scale, shift, coarse)
 
 
-def add_to_coarse(matmul: PackedMatmul | RowProduct, x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
+def add_to_coarse(matmul: RowProduct, x: Tensor, scale: Tensor, shift: Tensor, coarse: Tensor) -> Tensor:
     """Compute `upernet.ops.lateral` with a packed weight."""
     x, coarse = (each.detach().permute(0, 2, 3, 1).contiguous() for each in (x, coarse))
     scale, shift = (each.detach().to(x).contiguous() for each in (scale, shift))

@@ -14,12 +14,14 @@ from upernet.ops.packed.linear_cpu import (
     Layer,
     Norm,
     gelu,
+    hidden_buffers,
     mlp_rows,
     multiply_rows,
     normalize_rows,
+    product_buffers,
     round_rows,
 )
-from upernet.ops.runtime.matmul import PANEL, as_numpy
+from upernet.ops.runtime.matmul import as_numpy
 from upernet.ops.runtime.simd import LANES, add, load, multiply, multiply_add, store
 from upernet.ops.runtime.threads import in_team, jit, run, take
 from upernet.ops.softmax.cpu import softmax_of_runs
@@ -82,11 +84,9 @@ def _block(counter, x, y, values, out, rows, sizes, sampled, query, output, mlp,
     block = np.empty(-(-runs // LANES) * LANES, np.float32)
     neighbors = grid_y.size // runs
     index, shares = np.empty((4, grid_y.size), np.int32), np.empty((4, grid_y.size), np.float32)
-    words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
-    between = np.zeros(ROWS_PER_UNIT * second_layer[0], weight.dtype)
-    sums, edge = np.empty(ROWS_PER_UNIT * PANEL, base.dtype), np.zeros(PANEL, np.float32)
-    numbers, rounded = words.view(rounded_to.dtype), between.view(rounded_to.dtype)
-    buffers = rows_of_c, words, numbers, between, rounded, sums, edge
+    buffers = product_buffers(depth, weight, base, rounded_to)
+    words, numbers, sums, edge = buffers
+    between = hidden_buffers(second_layer[0], weight, rounded_to)
     while True:
         first = take(counter) * ROWS_PER_UNIT
         if first >= rows:
@@ -118,7 +118,11 @@ def _block(counter, x, y, values, out, rows, sizes, sampled, query, output, mlp,
         multiply_rows(words, count, output_layer, channels, sums, edge, results, 0)
         _add_rows(results, count, channels, output_norm, output_factors, x, first * channels, current, 0)
 
-        mlp_rows(current, 0, count, channels, channels, first_layer, second_layer, mlp_norm, buffers, results, 0)
+        source = current
+        if mlp_norm[0].size > 0:
+            normalize_rows(current, 0, count, channels, mlp_norm, rows_of_c)
+            source = rows_of_c
+        mlp_rows(source, 0, count, channels, channels, first_layer, second_layer, buffers, between, results, 0)
         _add_rows(results, count, channels, mlp_norm_after, mlp_factors, current, 0, out, first * channels)
 
 

@@ -35,13 +35,12 @@ class PackedLinear:
         self.bias = F.pad(bias.float(), (0, extra))
         if isinstance(products, torch.dtype):
             self.matmul = PackedMatmul(weight.to(products)[None])
-            self.matmul.factors = self.bias.new_ones(self.outputs + extra)
-            self.layer = linear_cpu.layer(self.matmul, self.bias)
+            self.layer = linear_cpu.layer(self.matmul, torch.ones_like(self.bias), self.bias)
         else:
             rounded, steps = round_weight(F.pad(weight.float(), (0, -self.inputs % 4)))
             self.matmul = PackedMatmul(rounded[None], -products.zero * rounded.sum(1, dtype=torch.int32)[None])
-            self.matmul.factors = F.pad(steps[:, 0] * products.step, (0, extra))
-            self.layer = linear_cpu.layer(self.matmul, self.bias, 1 / products.step, products.zero)
+            factors = F.pad(steps[:, 0] * products.step, (0, extra))
+            self.layer = linear_cpu.layer(self.matmul, factors, self.bias, 1 / products.step, products.zero)
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the linear map of `x`, or write it to `out`, which is contiguous."""

@@ -6,8 +6,8 @@ cache, not even the hidden layer of a multilayer perceptron.
 
 Arguments of the kernels that are tuples:
 
-* layer: words per row, panels, base and factors (see `PackedMatmul`), bias, and how inputs are rounded: what they are
-  multiplied by, and what is added.
+* layer: words per row, panels and base (see `PackedMatmul`), factors and bias of the sums, and how inputs are rounded:
+  what they are multiplied by, and what is added.
 * norm: weight and bias of a layer norm, both empty for none, and its epsilon.
 """
 
@@ -116,13 +116,26 @@ def multiply_rows(words, count, layer, outputs, sums, edge, out, to):
 
 
 @jit
+def product_buffers(depth, weight, base, rounded_to):
+    """Return memory for a block of rows: words, the same as numbers of their dtype, sums with a panel, and an edge."""
+    words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
+    sums, edge = np.empty(ROWS_PER_UNIT * PANEL, base.dtype), np.zeros(PANEL, np.float32)
+    return words, words.view(rounded_to.dtype), sums, edge
+
+
+@jit
+def hidden_buffers(depth, weight, rounded_to):
+    """Return memory for the hidden layer of a block of rows: words, and the same as numbers of their dtype."""
+    words = np.zeros(ROWS_PER_UNIT * depth, weight.dtype)
+    return words, words.view(rounded_to.dtype)
+
+
+@jit
 def _linear(counter, x, out, rows, inputs, outputs, layer, norm, kept, rounded_to):
     depth, weight, base, inverse, zero = layer[0], layer[1], layer[2], layer[5], layer[6]
     normalized = np.empty(ROWS_PER_UNIT * inputs if norm[0].size > 0 else 0, np.float32)
-    words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
-    numbers = words.view(rounded_to.dtype)
+    words, numbers, sums, edge = product_buffers(depth, weight, base, rounded_to)
     length = depth * weight.itemsize // rounded_to.itemsize
-    sums, edge = np.empty(ROWS_PER_UNIT * PANEL, base.dtype), np.zeros(PANEL, np.float32)
     while True:
         first = take(counter) * ROWS_PER_UNIT
         if first >= rows:
@@ -139,18 +152,15 @@ def _linear(counter, x, out, rows, inputs, outputs, layer, norm, kept, rounded_t
 
 
 @jit
-def mlp_rows(x, at, count, inputs, outputs, layer, second, norm, buffers, out, to):
-    """Take rows of x from `at` on through norm, product, GELU and product."""
+def mlp_rows(x, at, count, inputs, outputs, layer, second, buffers, hidden_layer, out, to):
+    """Take rows of x from `at` on through product, GELU and product, in the memory of the buffers."""
     depth, weight, base, factors, bias, inverse, zero = layer
     hidden, inverse2, zero2 = second[0], second[5], second[6]
-    normalized, words, numbers, between, rounded, sums, edge = buffers
+    words, numbers, sums, edge = buffers
+    between, rounded = hidden_layer
     length, width = depth * weight.itemsize // numbers.itemsize, hidden * weight.itemsize // rounded.itemsize
     scale, offset = fill(inverse2), fill(zero2)
-    source, start = x, at
-    if norm[0].size > 0:
-        normalize_rows(x, at, count, inputs, norm, normalized)
-        source, start = normalized, 0
-    round_rows(source, start, count, inputs, length, inverse, zero, numbers, edge)
+    round_rows(x, at, count, inputs, length, inverse, zero, numbers, edge)
     for panel in range(0, width, PANEL):
         multiply_panel(count, words, 0, depth, 1, weight, panel * depth, PANEL, depth, base, panel, 0, sums, 0, PANEL)
         for r in range(count):
@@ -162,20 +172,15 @@ def mlp_rows(x, at, count, inputs, outputs, layer, second, norm, buffers, out, t
 
 
 @jit
-def _mlp(counter, x, out, rows, inputs, outputs, layer, second, norm, rounded_to):
-    depth, weight, base = layer[0], layer[1], layer[2]
-    normalized = np.empty(ROWS_PER_UNIT * inputs, np.float32)
-    words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
-    between = np.zeros(ROWS_PER_UNIT * second[0], weight.dtype)
-    sums, edge = np.empty(ROWS_PER_UNIT * PANEL, base.dtype), np.zeros(PANEL, np.float32)
-    numbers, rounded = words.view(rounded_to.dtype), between.view(rounded_to.dtype)
-    buffers = normalized, words, numbers, between, rounded, sums, edge
+def _mlp(counter, x, out, rows, inputs, outputs, layer, second, rounded_to):
+    buffers = product_buffers(layer[0], layer[1], layer[2], rounded_to)
+    between = hidden_buffers(second[0], layer[1], rounded_to)
     while True:
         first = take(counter) * ROWS_PER_UNIT
         if first >= rows:
             return
         count = min(ROWS_PER_UNIT, rows - first)
-        mlp_rows(x, first * inputs, count, inputs, outputs, layer, second, norm, buffers, out, first * outputs)
+        mlp_rows(x, first * inputs, count, inputs, outputs, layer, second, buffers, between, out, first * outputs)
 
 
 @jit
@@ -202,12 +207,12 @@ class Layer(NamedTuple):
     """An empty array of the dtype that rows are rounded to; int16 stands for bfloat16."""
 
 
-def layer(matmul: PackedMatmul, bias: Tensor, inverse: float = 1.0, zero: float = 0.0) -> Layer:
-    """Return a layer with a packed product, its bias P x PANEL, and factor and summand of its inputs."""
-    base, factors, added = (as_numpy(each) for each in (matmul.base, matmul.factors, bias))
+def layer(matmul: PackedMatmul, factors: Tensor, bias: Tensor, inverse: float = 1.0, zero: float = 0.0) -> Layer:
+    """Return a layer with a packed product, factors and bias of its results, P x PANEL, and those of its inputs."""
+    base, scales, added = (as_numpy(each) for each in (matmul.base, factors, bias))
     panels, depth = as_numpy(matmul.panels, matmul.pair), matmul.depth // matmul.pair
     kinds = {torch.uint8: np.uint8, torch.bfloat16: np.int16, torch.float32: np.float32}
-    words = (depth, panels, base, factors, added, np.float32(inverse), np.float32(zero))
+    words = (depth, panels, base, scales, added, np.float32(inverse), np.float32(zero))
     return Layer(words, np.empty(0, kinds[matmul.dtype]))
 
 
@@ -226,7 +231,7 @@ def mlp(x: Tensor, first: Layer, second: Layer, out: Tensor) -> None:
     """Write the second linear map of the GELU of the first one of the rows x R x C to out R x D."""
     rows, inputs = x.shape
     maps = (as_numpy(x), as_numpy(out), rows, inputs, out.shape[1])
-    layers = (first.words, second.words, NO_NORM)
+    layers = (first.words, second.words)
     run(_mlp, _mlp_team, -(-rows // ROWS_PER_UNIT), *maps, *layers, first.rounded_to)
 
 
@@ -234,6 +239,5 @@ def warm_up() -> None:
     """Compile the kernel of one layer, or load it from Numba's cache, and run it on a row."""
     x = torch.zeros(1, LANES, dtype=torch.float32)
     matmul = PackedMatmul(torch.zeros(1, PANEL, LANES, dtype=torch.float32))
-    matmul.factors = torch.ones(1, PANEL, dtype=torch.float32)
-    one = layer(matmul, torch.zeros(PANEL, dtype=torch.float32))
+    one = layer(matmul, torch.ones(PANEL, dtype=torch.float32), torch.zeros(PANEL, dtype=torch.float32))
     linear(x, one, torch.zeros(1, PANEL, dtype=torch.float32))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from upernet.ops.conv3x3.winograd_tiles_cpu import MIDDLE, P, Q
+from upernet.ops.conv3x3.winograd_tiles_cpu import MIDDLE, input_transform
 
 
 class Range:
@@ -38,30 +37,15 @@ class TileRange:
         self.largest = torch.zeros(36)
 
     def observe(self, x: Tensor) -> None:
-        """Extend the ranges to the tiles of x N x C x H x W."""
-        for image in x:
-            self.largest = torch.maximum(self.largest, transformed_tiles(image[None]).abs().amax((0, 2, 3)))
+        """Extend the ranges to the tiles of x N x C x H x W, float32, with C a multiple of 16."""
+        for image in x.permute(0, 2, 3, 1).contiguous():
+            height, width, channels = image.shape
+            values = torch.empty(-(-width // 4), 36, channels)
+            for top in range(0, height, 4):
+                input_transform(image, top, values, 0)
+                self.largest = torch.maximum(self.largest, values.abs().amax((0, 2)))
 
     @property
     def steps(self) -> Tensor:
         """Difference of the numbers that neighboring integers stand for, 36."""
         return torch.where(self.largest > 0, self.largest, 1.0) / (MIDDLE - 1)
-
-
-def input_matrix() -> Tensor:
-    """Return Winograd's 6 x 6 matrix of the inputs, for the points 0, P, -P, Q, -Q and infinity, in float64."""
-    total = P**2 + Q**2
-    rows = [[1.0, 0.0, -total, 0.0, 1.0, 0.0]]
-    for point, other in ((P, Q), (Q, P)):
-        rows += [[0.0, -(other**2) * x, -(other**2), x, 1.0, 0.0] for x in (point, -point)]
-    return torch.tensor([*rows, [0.0, 1.0, 0.0, -total, 0.0, 1.0]], dtype=torch.float64)
-
-
-def transformed_tiles(x: Tensor) -> Tensor:
-    """Return the transformed inputs of x N x C x H x W in tiles of 4 x 4 outputs: N x 36 x C x tiles."""
-    images, channels, height, width = x.shape
-    padded = F.pad(x, (1, 1 + -width % 4, 1, 1 + -height % 4))
-    tiles = padded.unfold(2, 6, 4).unfold(3, 6, 4)  # N x C x rows x columns x 6 x 6
-    matrix = input_matrix().to(x)
-    transformed = matrix @ tiles @ matrix.T
-    return transformed.flatten(4).permute(0, 4, 1, 2, 3).reshape(images, 36, channels, -1)
