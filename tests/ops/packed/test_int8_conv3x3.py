@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upernet.ops import int8_unavailable, lateral, upsample_conv3x3, use_kernel
-from upernet.ops.conv3x3.packed_weights import float_panels
-from upernet.ops.conv3x3.winograd_tiles_cpu import P, Q
+from upernet.ops.conv3x3.winograd_weights_cpu import tap_panels, transform_panels
+from upernet.ops.conv3x3.winograd_axes_cpu import P, Q
 from upernet.ops.packed.conv3x3 import Int8Conv3x3, Int8Lateral
 from upernet.ops.packed.ranges import Range, TileRange
 from upernet.ops.runtime.matmul import MAX_INT8
@@ -130,7 +130,7 @@ def test_transformed_tiles_and_weights_give_the_convolution():
     """The matrices are those of the transforms in the kernel: with its weights, the products are the convolution's."""
     torch.manual_seed(0)
     x, weight = torch.randn(1, 16, 8, 12, dtype=torch.float64), torch.randn(32, 16, 3, 3, dtype=torch.float64)
-    panels = float_panels(weight, [range(16)])[..., 0].transpose(2, 3).flatten(1, 2)[:, :32]  # 36 x D x C
+    panels = transform_panels(tap_panels(weight)).transpose(2, 3).flatten(1, 2)[:, :32]  # 36 x D x C
     products = torch.einsum("gdc,gct->dgt", panels, transformed_tiles(x)[0])
     points = torch.tensor([0, P, -P, Q, -Q], dtype=torch.float64)
     outputs = torch.stack([points**power for power in range(4)])

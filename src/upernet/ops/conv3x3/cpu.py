@@ -12,6 +12,7 @@ from upernet.ops.conv3x3.reference import apply_epilogue, split_weight, sum_of_c
 from upernet.ops.conv3x3.taps import channel_ranges, coarse_maps
 from upernet.ops.conv3x3.taps_cpu import CoarseConvolution
 from upernet.ops.conv3x3.winograd_cpu import WinogradConvolution, block_rows
+from upernet.ops.conv3x3.winograd_weights_cpu import TapPanels
 from upernet.ops.eligibility import LANES
 from upernet.ops.runtime.matmul import PackedMatmul, RowProduct
 from upernet.ops.runtime.memory import empty
@@ -42,7 +43,7 @@ def forward(
 
 def convolve(
     fine: Sequence[Tensor],
-    weight: PackedMatmul,
+    weight: PackedMatmul | TapPanels,
     coarse: Sequence[Tensor],
     taps: Sequence[RowProduct],
     scale: Tensor,

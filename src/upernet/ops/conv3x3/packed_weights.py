@@ -9,13 +9,14 @@ State of this module: `_cache`, from weight tensors (held weakly) to their packe
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from upernet.ops.conv3x3.winograd_weights_cpu import kernel_transform
+from upernet.ops.conv3x3.winograd_weights_cpu import TapPanels, tap_panels, transform_panels
 from upernet.ops.runtime.matmul import PANEL, PackedMatmul, as_numpy
 from upernet.ops.runtime.memory import on_release
 from upernet.ops.runtime.threads import in_team, jit, run, take
@@ -25,7 +26,7 @@ WORDS = 2**16
 LINES = 64
 """Independent states per block."""
 PIECE = 128
-"""Input channels that are transformed at a time, because bfloat16 weights are converted to float32 first."""
+"""Input channels of bfloat16 weights that are transformed at a time, in float32."""
 PRIME = np.uint32(0x9E3779B1)
 
 
@@ -70,7 +71,7 @@ def fingerprint(x: Tensor) -> bytes:
 class _Forms:
     def __init__(self, fingerprint: bytes):
         self.fingerprint = fingerprint
-        self.matmuls: dict[tuple[object, ...], PackedMatmul] = {}
+        self.matmuls: dict[tuple[object, ...], Any] = {}
 
 
 _cache = WeakTensorKeyDictionary()
@@ -101,43 +102,34 @@ class PackedWeights:
             _cache[weight] = forms
         self._matmuls = forms.matmuls
 
-    def winograd(self, channels: list[range]) -> PackedMatmul:
-        """Return the 36 products per tile for the input channels in these ranges, transformed in float64."""
+    def winograd(self, channels: list[range]) -> PackedMatmul | TapPanels:
+        """Return the 36 products per tile for the input channels in these ranges."""
         return self._packed(("winograd", *channels), lambda: _winograd(self.weight, channels))
 
     def taps(self, channels: range) -> PackedMatmul:
         """Return the product per pixel with the nine taps for these input channels."""
         return self._packed(("taps", channels), lambda: PackedMatmul(_taps(self.weight, channels)))
 
-    def _packed(self, key: tuple[object, ...], pack: Callable[[], PackedMatmul]) -> PackedMatmul:
+    def _packed(self, key: tuple[object, ...], pack: Callable[[], Any]) -> Any:
         matmul = self._matmuls.get(key)
         if matmul is None:
             matmul = self._matmuls[key] = pack()
         return matmul
 
 
-def _winograd(weight: Tensor, channels: list[range]) -> PackedMatmul:
-    return PackedMatmul.from_panels(float_panels(weight, channels), weight.shape[0])
-
-
-def float_panels(weight: Tensor, channels: list[range]) -> Tensor:
-    """Return the panels of the 36 products per tile for the input channels in these ranges, transformed in float64."""
+def _winograd(weight: Tensor, channels: list[range]) -> PackedMatmul | TapPanels:
+    if weight.dtype != torch.bfloat16:
+        return tap_panels(weight, channels)
     outputs, depth = weight.shape[0], sum(map(len, channels))
-    pair = 2 if weight.dtype == torch.bfloat16 else 1
-    panels = weight.new_empty(36, -(-outputs // PANEL), depth // pair, PANEL, pair)
+    panels = weight.new_empty(36, -(-outputs // PANEL), depth // 2, PANEL, 2)
     first = 0
     for chosen in channels:
         for c in range(chosen.start, chosen.stop, PIECE):
-            piece = weight[:, c : min(c + PIECE, chosen.stop)]
-            last = first + piece.shape[1]
-            if pair == 1:
-                kernel_transform(piece, False, panels[..., 0], first)
-            else:
-                values = torch.empty(*panels.shape[:2], piece.shape[1], PANEL, dtype=torch.float32)
-                kernel_transform(piece.float(), False, values, 0)
-                panels[:, :, first // 2 : last // 2] = values.unflatten(2, (-1, 2)).transpose(3, 4)
+            values = transform_panels(tap_panels(weight[:, c : min(c + PIECE, chosen.stop)].float()))
+            last = first + values.shape[2]
+            panels[:, :, first // 2 : last // 2] = values.unflatten(2, (-1, 2)).transpose(3, 4)
             first = last
-    return panels
+    return PackedMatmul.from_panels(panels, outputs)
 
 
 def _taps(weight: Tensor, channels: range) -> Tensor:

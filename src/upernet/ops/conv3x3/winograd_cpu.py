@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from upernet.ops.conv3x3.winograd_tiles_cpu import input_transform, multiply_tiles
+from upernet.ops.conv3x3.winograd_weights_cpu import TapPanels
 from upernet.ops.runtime.bilinear_cpu import upsample
 from upernet.ops.runtime.matmul import PackedMatmul
 from upernet.ops.runtime.memory import ScratchBuffer
@@ -38,7 +39,7 @@ class WinogradConvolution:
         block: rows of the result that are computed at a time.
     """
 
-    def __init__(self, maps: Sequence[Tensor], weight: PackedMatmul, block: int):
+    def __init__(self, maps: Sequence[Tensor], weight: PackedMatmul | TapPanels, block: int):
         self.maps, self.weight, self.block = maps, weight, block
         self.height, self.width = maps[0].shape[:2]
         tiles = block // 4 * -(-self.width // 4)
@@ -59,6 +60,7 @@ class WinogradConvolution:
                 first, stop = max(top - 1, 0), min(top + self.block + 1, self.height)
                 upsample(x, self.height, first, upsampled[: stop - first])
                 x = upsampled[: stop - first]
-            input_transform(x, top - first, self.values, channel, self.weight.inverse)
+            inverse = None if isinstance(self.weight, TapPanels) else self.weight.inverse
+            input_transform(x, top - first, self.values, channel, inverse)
             channel += x.shape[2]
         multiply_tiles(self.values, self.weight, out, top, accumulate, scale, shift, relu)

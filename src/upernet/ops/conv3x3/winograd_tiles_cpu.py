@@ -12,41 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upernet.ops.runtime.matmul import PANEL, ROWS, PackedMatmul, as_numpy, multiply_panel
+from upernet.ops.conv3x3.winograd_axes_cpu import backward_axis, forward_axis, gradient_axis
+from upernet.ops.conv3x3.winograd_weights_cpu import TapPanels, transform_panel
+from upernet.ops.runtime.matmul import PANEL, ROWS, PackedMatmul, as_numpy, memory_of, multiply_panel
 from upernet.ops.runtime.simd import LANES, add, fill, load, multiply, multiply_add, rectify, store, to_floats
 from upernet.ops.runtime.threads import in_team, jit, run, take
 
-# The interpolation points are 0, +-P, +-Q and infinity. P Q = 1 leaves fewer and smaller factors than the usual points
-# 1 and 2, and a fifth of their rounding errors.
-P = 0.5**0.5
-Q = 2.0**0.5
-SUM = P**2 + Q**2
 MIDDLE = 128
 """The uint8 that stands for zero among the transformed inputs of an int8 convolution."""
 GROUP_BYTES = 2**19
 """Bytes of the products that are transformed together; they stay in the second cache of most processors."""
 UNITS_PER_THREAD = 4
 """Groups of tiles per thread, at least, so that all threads finish at about the same time."""
-
-
-@jit
-def _forward_axis(source, at, step, target, to, to_step):
-    """Transform the six inputs of a row or column of a tile."""
-    kind = source.dtype.type
-    p, q = fill(kind(P)), fill(kind(Q))
-    minus_p, minus_q = fill(kind(-P)), fill(kind(-Q))
-    minus_pp, minus_qq = fill(kind(-P * P)), fill(kind(-Q * Q))
-    minus_sum, minus = fill(kind(-SUM)), fill(kind(-1))
-    d0, d1, d2 = load(source, at), load(source, at + step), load(source, at + 2 * step)
-    d3, d4, d5 = load(source, at + 3 * step), load(source, at + 4 * step), load(source, at + 5 * step)
-    even, odd = multiply_add(minus_qq, d2, d4), multiply_add(minus_q, d1, multiply_add(p, d3, fill(kind(0))))
-    store(target, to, multiply_add(minus_sum, d2, add(d0, d4)))
-    store(target, to + to_step, add(even, odd))
-    store(target, to + 2 * to_step, multiply_add(minus, odd, even))
-    even, odd = multiply_add(minus_pp, d2, d4), multiply_add(minus_p, d1, multiply_add(q, d3, fill(kind(0))))
-    store(target, to + 3 * to_step, add(even, odd))
-    store(target, to + 4 * to_step, multiply_add(minus, odd, even))
-    store(target, to + 5 * to_step, multiply_add(minus_sum, d3, add(d1, d5)))
 
 
 @jit
@@ -68,7 +45,7 @@ def _input_transform(
             if inside:
                 at = (y0 * width + x0) * channels + c
                 for j in range(6):
-                    _forward_axis(x, at + j * channels, width * channels, half, j * LANES, 6 * LANES)
+                    forward_axis(x, at + j * channels, width * channels, half, j * LANES, 6 * LANES)
             else:
                 for i in range(6):
                     for j in range(6):
@@ -77,33 +54,17 @@ def _input_transform(
                             value = load(x, ((y0 + i) * width + x0 + j) * channels + c)
                         store(patch, (6 * i + j) * LANES, value)
                 for j in range(6):
-                    _forward_axis(patch, j * LANES, 6 * LANES, half, j * LANES, 6 * LANES)
+                    forward_axis(patch, j * LANES, 6 * LANES, half, j * LANES, 6 * LANES)
             to = tile * row + first_channel + c
             if inverse.size == 0:
                 for i in range(6):
-                    _forward_axis(half, 6 * i * LANES, LANES, values, to + 6 * i * step, step)
+                    forward_axis(half, 6 * i * LANES, LANES, values, to + 6 * i * step, step)
             else:
                 for i in range(6):
-                    _forward_axis(half, 6 * i * LANES, LANES, patch, 6 * i * LANES, LANES)
+                    forward_axis(half, 6 * i * LANES, LANES, patch, 6 * i * LANES, LANES)
                 for g in range(36):
                     factor = fill(inverse[g])
                     store(values, to + g * step, multiply_add(load(patch, g * LANES), factor, middle))
-
-
-@jit
-def _backward_axis(source, at, step, target, to, to_step):
-    """Transform the six products of a row or column of a tile to four outputs."""
-    kind = target.dtype.type
-    p, q, pp, qq = fill(kind(P)), fill(kind(Q)), fill(kind(P**2)), fill(kind(Q**2))
-    ppp, qqq, minus, zero = fill(kind(P**3)), fill(kind(Q**3)), fill(kind(-1)), fill(kind(0))
-    m1, m2 = load(source, at + step), load(source, at + 2 * step)
-    m3, m4 = load(source, at + 3 * step), load(source, at + 4 * step)
-    even_p, odd_p, even_q, odd_q = add(m1, m2), multiply_add(minus, m2, m1), add(m3, m4), multiply_add(minus, m4, m3)
-    store(target, to, add(load(source, at), add(even_p, even_q)))
-    store(target, to + to_step, multiply_add(p, odd_p, multiply_add(q, odd_q, zero)))
-    store(target, to + 2 * to_step, multiply_add(pp, even_p, multiply_add(qq, even_q, zero)))
-    last = multiply_add(qqq, odd_q, load(source, at + 5 * step))
-    store(target, to + 3 * to_step, multiply_add(ppp, odd_p, last))
 
 
 @jit
@@ -112,9 +73,9 @@ def _write_outputs(products, at, step, y0, x0, c, out, sizes, epilogue, half, re
     height, width, channels = sizes
     accumulate, scale, shift, relu = epilogue
     for j in range(6):
-        _backward_axis(products, at + j * step, 6 * step, half, j * LANES, 6 * LANES)
+        backward_axis(products, at + j * step, 6 * step, half, j * LANES, 6 * LANES)
     for i in range(4):
-        _backward_axis(half, 6 * i * LANES, LANES, result, 4 * i * LANES, LANES)
+        backward_axis(half, 6 * i * LANES, LANES, result, 4 * i * LANES, LANES)
     factor, offset = load(scale, c), load(shift, c)
     for i in range(min(4, height - y0)):
         for j in range(min(4, width - x0)):
@@ -139,10 +100,19 @@ def _to_floats(products, numbers, g, group, count, factors, at):
 
 
 @jit
+def _write_tiles(products, first, count, group, panel, columns, top, out, sizes, epilogue, half, result):
+    """Transform the products of tiles `first` to `first + count` with one panel of the weight, and write the outputs."""
+    for tile in range(first, first + count):
+        y0, x0 = top + 4 * (tile // columns), 4 * (tile % columns)
+        for lane in range(0, min(PANEL, sizes[2] - panel * PANEL), LANES):
+            at, c = (tile - first) * PANEL + lane, panel * PANEL + lane
+            _write_outputs(products, at, group * PANEL, y0, x0, c, out, sizes, epilogue, half, result)
+
+
+@jit
 def _multiply_tiles(counter, values, weight, base, factors, depth, group, tiles, columns, top, out, sizes, epilogue):
     """Multiply `group` tiles by one panel of the weight at a time, and transform the products while they are cached."""
-    channels = sizes[2]
-    panels, groups = -(-channels // PANEL), -(-tiles // group)
+    panels, groups = -(-sizes[2] // PANEL), -(-tiles // group)
     products = np.empty(36 * group * PANEL, base.dtype)
     numbers = products.view(out.dtype)
     half, result = np.empty(24 * LANES, out.dtype), np.empty(16 * LANES, out.dtype)
@@ -159,28 +129,31 @@ def _multiply_tiles(counter, values, weight, base, factors, depth, group, tiles,
             )
             if factors.size > 0:
                 _to_floats(products, numbers, g, group, count, factors, at)
-        for tile in range(first, first + count):
-            y0, x0 = top + 4 * (tile // columns), 4 * (tile % columns)
-            for lane in range(0, min(PANEL, channels - panel * PANEL), LANES):
-                at, c = (tile - first) * PANEL + lane, panel * PANEL + lane
-                _write_outputs(numbers, at, group * PANEL, y0, x0, c, out, sizes, epilogue, half, result)
+        _write_tiles(numbers, first, count, group, panel, columns, top, out, sizes, epilogue, half, result)
 
 
 @jit
-def _gradient_axis(source, at, step, target, to, to_step):
-    """Apply the adjoint of `_backward_axis`: from the gradients of four outputs to those of six products."""
-    kind = target.dtype.type
-    p, q, pp, qq = fill(kind(P)), fill(kind(Q)), fill(kind(P**2)), fill(kind(Q**2))
-    ppp, qqq, minus, zero = fill(kind(P**3)), fill(kind(Q**3)), fill(kind(-1)), fill(kind(0))
-    g0, g1, g2, g3 = load(source, at), load(source, at + step), load(source, at + 2 * step), load(source, at + 3 * step)
-    even, odd = multiply_add(pp, g2, g0), multiply_add(ppp, g3, multiply_add(p, g1, zero))
-    store(target, to, g0)
-    store(target, to + to_step, add(even, odd))
-    store(target, to + 2 * to_step, multiply_add(minus, odd, even))
-    even, odd = multiply_add(qq, g2, g0), multiply_add(qqq, g3, multiply_add(q, g1, zero))
-    store(target, to + 3 * to_step, add(even, odd))
-    store(target, to + 4 * to_step, multiply_add(minus, odd, even))
-    store(target, to + 5 * to_step, g3)
+def _multiply_taps(counter, values, taps, depth, group, tiles, share, columns, top, out, sizes, epilogue):
+    """Do what `_multiply_tiles` does, with panels of taps that are transformed once for each `share` of the tiles."""
+    panels, shares = -(-sizes[2] // PANEL), -(-tiles // share)
+    step = (depth + 1) * PANEL
+    weight, products = np.empty(36 * step, taps.dtype), np.empty(36 * group * PANEL, taps.dtype)
+    base = np.zeros(PANEL, taps.dtype)
+    half, result = np.empty(24 * LANES, taps.dtype), np.empty(16 * LANES, taps.dtype)
+    while True:
+        unit = take(counter)
+        if unit >= panels * shares:
+            return
+        panel, start = unit // shares, unit % shares * share
+        transform_panel(taps, 9 * panel * depth * PANEL, depth, weight, 0, step, half)
+        for first in range(start, min(start + share, tiles), group):
+            count = min(group, start + share - first, tiles - first)
+            for g in range(36):
+                a, c = (36 * first + g) * depth, g * group * PANEL
+                multiply_panel(
+                    count, values, a, 36 * depth, 1, weight, g * step, PANEL, depth, base, 0, 0, products, c, PANEL
+                )
+            _write_tiles(products, first, count, group, panel, columns, top, out, sizes, epilogue, half, result)
 
 
 @jit
@@ -202,9 +175,9 @@ def _gradient_transform(counter, grad, height, width, channels, top, columns, ti
                         value = load(grad, ((y0 + i) * width + x0 + j) * channels + c)
                     store(patch, (4 * i + j) * LANES, value)
             for j in range(4):
-                _gradient_axis(patch, j * LANES, 4 * LANES, half, j * LANES, 4 * LANES)
+                gradient_axis(patch, j * LANES, 4 * LANES, half, j * LANES, 4 * LANES)
             for i in range(6):
-                _gradient_axis(half, 4 * i * LANES, LANES, values, tile * row + c + 6 * i * step, step)
+                gradient_axis(half, 4 * i * LANES, LANES, values, tile * row + c + 6 * i * step, step)
 
 
 @jit
@@ -218,14 +191,13 @@ def _multiply_tiles_team(openmp, threads, args):
 
 
 @jit
+def _multiply_taps_team(openmp, threads, args):
+    in_team(openmp, threads, _multiply_taps, args)
+
+
+@jit
 def _gradient_team(openmp, threads, args):
     in_team(openmp, threads, _gradient_transform, args)
-
-
-def memory_of(x: Tensor) -> np.ndarray:
-    """Return all numbers from the first of `x` to its last, in the order of memory."""
-    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return as_numpy(x.as_strided((last + 1,), (1,)))
 
 
 def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int, inverse: Tensor | None = None) -> None:
@@ -250,7 +222,7 @@ def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int, inv
 
 def multiply_tiles(
     values: Tensor,
-    weight: PackedMatmul,
+    weight: PackedMatmul | TapPanels,
     out: Tensor,
     top: int,
     accumulate: bool,
@@ -265,12 +237,25 @@ def multiply_tiles(
     """
     height, width, channels = out.shape
     tiles, panels = len(values), -(-channels // PANEL)
-    most = GROUP_BYTES // (36 * PANEL * weight.result_dtype.itemsize)
+    most = GROUP_BYTES // (36 * PANEL * 4)
     even = tiles * panels // (UNITS_PER_THREAD * torch.get_num_threads())
     group = max(ROWS, min(most, even) // ROWS * ROWS)
+    epilogue = (accumulate, scale.numpy(), shift.numpy(), relu)
+    if isinstance(weight, TapPanels):
+        shares = min(-(-tiles // group), -(-UNITS_PER_THREAD * torch.get_num_threads() // panels))
+        share = -(-tiles // shares)
+        run(
+            _multiply_taps,
+            _multiply_taps_team,
+            panels * shares,
+            *(values.numpy().reshape(-1), weight.taps.numpy().reshape(-1), weight.taps.shape[1]),
+            *(group, tiles, share, -(-width // 4), top),
+            *(out.numpy().reshape(-1), (height, width, channels), epilogue),
+        )
+        return
     left, right = (as_numpy(each, weight.pair) for each in (values, weight.panels))
     base, factors = as_numpy(weight.base), as_numpy(weight.factors)
-    depth, epilogue = weight.depth // weight.pair, (accumulate, scale.numpy(), shift.numpy(), relu)
+    depth = weight.depth // weight.pair
     run(
         _multiply_tiles,
         _multiply_tiles_team,

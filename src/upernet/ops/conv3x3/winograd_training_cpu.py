@@ -13,15 +13,14 @@ from torch import Tensor
 
 from upernet.ops.conv3x3.cpu import convolve
 from upernet.ops.conv3x3.winograd_tiles_cpu import gradient_transform, input_transform
-from upernet.ops.conv3x3.winograd_weights_cpu import kernel_gradient, kernel_transform
-from upernet.ops.runtime.matmul import PANEL, PackedMatmul, transposed_matmul
+from upernet.ops.conv3x3.winograd_weights_cpu import kernel_gradient, tap_panels
+from upernet.ops.runtime.matmul import PANEL, transposed_matmul
 from upernet.ops.runtime.memory import ScratchBuffer
 from upernet.ops.runtime.simd import LANES
 
 GRADIENT_TILES = 512
 """Tiles that are multiplied at a time. With fewer, adding to the sums, 36 per pair of channels, takes longer."""
 
-_panels = ScratchBuffer()
 _sums = ScratchBuffer()
 _inputs = ScratchBuffer()
 _products = ScratchBuffer()
@@ -32,11 +31,9 @@ def convolution(x: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
 
     With `adjoint`, the gradient of the result, N x H x W x D, becomes that of x, N x H x W x C.
     """
-    outputs, depth = weight.shape[:2][:: -1 if adjoint else 1]
-    panels = _panels((36, -(-outputs // PANEL), depth, PANEL, 1), x.dtype)
-    kernel_transform(weight, adjoint, panels[..., 0], 0)
-    one = x.new_ones(outputs)
-    return convolve([x], PackedMatmul.from_panels(panels, outputs), [], [], one, 0 * one, False)
+    taps = tap_panels(weight, adjoint=adjoint)
+    one = x.new_ones(taps.outputs)
+    return convolve([x], taps, [], [], one, 0 * one, False)
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:

@@ -5,19 +5,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
+import torch
 from torch import Tensor
 
-from upernet.ops.conv3x3.winograd_tiles_cpu import P, Q, memory_of
+from upernet.ops.conv3x3.winograd_axes_cpu import P, Q, kernel_axis
+from upernet.ops.runtime.matmul import PANEL, memory_of
 from upernet.ops.runtime.simd import LANES, fill, load, multiply_add, store
 from upernet.ops.runtime.threads import in_team, jit, run, take
 
-ROWS_PER_UNIT = 64
-"""Input channels of a weight that one thread transforms before it fetches the next unit."""
+CHANNELS_PER_UNIT = 32
+"""Input channels of a panel that one thread rearranges before it fetches the next unit, so that they stay in its
+cache."""
 
 
 def _at_points() -> np.ndarray:
-    """Return the 6 x 3 matrix from taps to values at the six points, divided by the divisors of the interpolation."""
+    """Return the 6 x 3 matrix of `kernel_axis`."""
     rows = [
         [x**power / (2 * x**2 * (x**2 - other**2)) for power in range(3)]
         for point, other in ((P, Q), (Q, P))
@@ -30,45 +36,56 @@ AT_POINTS = _at_points()
 
 
 @jit
-def _kernel_transform(counter, weight, first, strides, outputs, channels, transform, panels, width, depth, first_row):
-    """Transform weight D x C x 3 x 3, with any strides, to panels 36 x P x depth x width, from row `first_row` on."""
+def _tap_panels(counter, weight, first, strides, outputs, channels, panels, depth, first_row):
+    """Copy weight D x C x 3 x 3, with any strides, to panels P x depth x 9 x PANEL, from row `first_row` on."""
     by_output, by_channel, by_row, by_column = strides
-    count = -(-outputs // width)
-    taps = np.zeros((3, 3, width), np.float64)
-    half = np.empty((6, 3, width), np.float64)
+    count, blocks = -(-outputs // PANEL), -(-channels // CHANNELS_PER_UNIT)
     while True:
         unit = take(counter)
-        if unit >= count * -(-channels // ROWS_PER_UNIT):
+        if unit >= count * blocks:
             return
-        panel, start = unit % count, unit // count * ROWS_PER_UNIT
-        valid = min(width, outputs - panel * width)
-        for c in range(start, min(start + ROWS_PER_UNIT, channels)):
-            at = first + panel * width * by_output + c * by_channel
-            for lane in range(valid):
+        panel, start = unit // blocks, unit % blocks * CHANNELS_PER_UNIT
+        stop = min(start + CHANNELS_PER_UNIT, channels)
+        for lane in range(PANEL):
+            output = panel * PANEL + lane
+            for c in range(start, stop):
+                at = first + output * by_output + c * by_channel
+                to = (panel * depth + first_row + c) * 9 * PANEL + lane
                 for i in range(3):
                     for j in range(3):
-                        taps[i, j, lane] = weight[at + lane * by_output + i * by_row + j * by_column]
-            for i in range(6):
-                for j in range(3):
-                    for lane in range(width):
-                        half[i, j, lane] = (
-                            transform[i, 0] * taps[0, j, lane]
-                            + transform[i, 1] * taps[1, j, lane]
-                            + transform[i, 2] * taps[2, j, lane]
-                        )
-            for i in range(6):
-                for j in range(6):
-                    to = (((6 * i + j) * count + panel) * depth + first_row + c) * width
-                    for lane in range(width):
-                        panels[to + lane] = (
-                            transform[j, 0] * half[i, 0, lane]
-                            + transform[j, 1] * half[i, 1, lane]
-                            + transform[j, 2] * half[i, 2, lane]
-                        )
+                        value = weight.dtype.type(0)
+                        if output < outputs:
+                            value = weight[at + i * by_row + j * by_column]
+                        panels[to + (3 * i + j) * PANEL] = value
 
 
 @jit
-def _kernel_axis(source, at, step, target, to, to_step, factors):
+def transform_panel(taps, at, depth, target, to, step, half):
+    """Transform a panel of taps, depth x 9 x PANEL, to 36 x depth x PANEL; each of the 36 begins `step` after another.
+
+    `half` has room for 18 vectors.
+    """
+    for k in range(depth):
+        for lane in range(0, PANEL, LANES):
+            for j in range(3):
+                kernel_axis(taps, at + (9 * k + j) * PANEL + lane, 3 * PANEL, half, j * LANES, 3 * LANES)
+            for i in range(6):
+                kernel_axis(half, 3 * i * LANES, LANES, target, to + 6 * i * step + k * PANEL + lane, step)
+
+
+@jit
+def _transform_panels(counter, taps, count, depth, panels):
+    half = np.empty(18 * LANES, taps.dtype)
+    size = depth * PANEL
+    while True:
+        panel = take(counter)
+        if panel >= count:
+            return
+        transform_panel(taps, 9 * panel * size, depth, panels, panel * size, count * size, half)
+
+
+@jit
+def _kernel_axis_adjoint(source, at, step, target, to, to_step, factors):
     """Apply the adjoint with factors 6 x 3: from the six values of a row or column to three taps."""
     for tap in range(3):
         value = fill(target.dtype.type(0))
@@ -88,9 +105,9 @@ def _kernel_gradient(counter, products, outputs, depth, factors, out, channels):
         for c in range(0, channels, LANES):
             at, step = d * depth + c, outputs * depth
             for j in range(6):
-                _kernel_axis(products, at + j * step, 6 * step, half, j * LANES, 6 * LANES, factors)
+                _kernel_axis_adjoint(products, at + j * step, 6 * step, half, j * LANES, 6 * LANES, factors)
             for i in range(3):
-                _kernel_axis(half, 6 * i * LANES, LANES, taps, 3 * i * LANES, LANES, factors)
+                _kernel_axis_adjoint(half, 6 * i * LANES, LANES, taps, 3 * i * LANES, LANES, factors)
             to = (d * channels + c) * 9
             for lane in range(LANES):
                 for tap in range(9):
@@ -98,8 +115,13 @@ def _kernel_gradient(counter, products, outputs, depth, factors, out, channels):
 
 
 @jit
-def _kernel_team(openmp, threads, args):
-    in_team(openmp, threads, _kernel_transform, args)
+def _tap_panels_team(openmp, threads, args):
+    in_team(openmp, threads, _tap_panels, args)
+
+
+@jit
+def _transform_panels_team(openmp, threads, args):
+    in_team(openmp, threads, _transform_panels, args)
 
 
 @jit
@@ -107,29 +129,60 @@ def _kernel_gradient_team(openmp, threads, args):
     in_team(openmp, threads, _kernel_gradient, args)
 
 
-def kernel_transform(weight: Tensor, adjoint: bool, panels: Tensor, first_row: int) -> None:
-    """Transform weight D x C x 3 x 3, in float64, to rows `first_row` to `first_row + C` of panels 36 x P x K x PANEL.
+class TapPanels(NamedTuple):
+    """A weight whose transform is computed for a panel of outputs at a time, whenever the panel is used."""
 
-    With `adjoint`, this transforms the kernel that carries gradients back: rotated by 180 degrees, with C outputs and D
-    inputs.
+    taps: Tensor
+    """P x K x 9 x PANEL, float32 or float64; outputs from `outputs` on are 0."""
+    outputs: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the transformed inputs."""
+        return self.taps.dtype
+
+
+def tap_panels(weight: Tensor, channels: Sequence[range] | None = None, adjoint: bool = False) -> TapPanels:
+    """Rearrange a weight D x C x 3 x 3 in panels of PANEL outputs.
+
+    Args:
+        weight: The weight, float32 or float64.
+        channels: The input channels, in order; all, if it is None.
+        adjoint: Whether to take the kernel that carries gradients back: rotated by 180 degrees, with C outputs and D
+            inputs.
     """
-    by_output, by_channel, by_row, by_column = weight.stride()
-    outputs, channels = weight.shape[:2]
-    first = 0
     if adjoint:
-        outputs, channels, by_output, by_channel = channels, outputs, by_channel, by_output
-        first, by_row, by_column = 2 * (by_row + by_column), -by_row, -by_column
-    strides = (by_output, by_channel, by_row, by_column)
-    _, count, depth, width = panels.shape
-    units = count * -(-channels // ROWS_PER_UNIT)
-    target = (panels.numpy().reshape(-1), width, depth, first_row)
-    run(
-        _kernel_transform, _kernel_team, units, memory_of(weight), first, strides, outputs, channels, AT_POINTS, *target
-    )
+        weight = weight.transpose(0, 1)
+    outputs = weight.shape[0]
+    channels = channels or [range(weight.shape[1])]
+    depth = sum(map(len, channels))
+    panels = weight.new_empty(-(-outputs // PANEL), depth, 9, PANEL)
+    row = 0
+    for chosen in channels:
+        part = weight[:, chosen.start : chosen.stop]
+        by_output, by_channel, by_row, by_column = part.stride()
+        first = 0
+        if adjoint:
+            first, by_row, by_column = 2 * (by_row + by_column), -by_row, -by_column
+        strides = (by_output, by_channel, by_row, by_column)
+        units = len(panels) * -(-len(chosen) // CHANNELS_PER_UNIT)
+        target = (panels.numpy().reshape(-1), depth, row)
+        run(_tap_panels, _tap_panels_team, units, memory_of(part), first, strides, outputs, len(chosen), *target)
+        row += len(chosen)
+    return TapPanels(panels, outputs)
+
+
+def transform_panels(weight: TapPanels) -> Tensor:
+    """Transform all panels of a weight: 36 x P x K x PANEL."""
+    taps, (count, depth) = weight.taps, weight.taps.shape[:2]
+    panels = taps.new_empty(36, count, depth, PANEL)
+    source, target = (each.numpy().reshape(-1) for each in (taps, panels))
+    run(_transform_panels, _transform_panels_team, count, source, count, depth, target)
+    return panels
 
 
 def kernel_gradient(products: Tensor, out: Tensor) -> None:
-    """Apply the adjoint of `kernel_transform`: products 36 x D x K, K at least C -> out D x C x 3 x 3."""
+    """Apply the adjoint of the weight transform: products 36 x D x K, K at least C -> out D x C x 3 x 3."""
     outputs, channels = out.shape[:2]
     target = out.numpy().reshape(-1)
     factors = AT_POINTS.astype(target.dtype)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from upernet.ops.conv3x3.cpu import convolve
-from upernet.ops.conv3x3.packed_weights import float_panels
 from upernet.ops.conv3x3.taps import channel_ranges, coarse_maps
 from upernet.ops.conv3x3.winograd_tiles_cpu import MIDDLE
+from upernet.ops.conv3x3.winograd_weights_cpu import tap_panels, transform_panels
 from upernet.ops.dispatch import Choice, decide
 from upernet.ops.lateral.cpu import add_to_coarse
 from upernet.ops.packed.linear import PackedLinear, round_weight
@@ -92,7 +92,7 @@ def pack_tiles(weight: Tensor, channels: Sequence[range], steps: Tensor) -> Pack
         channels: The input channels, in the order of the tiles.
         steps: Steps of the transformed inputs, 36.
     """
-    panels = float_panels(weight, list(channels))[..., 0]  # 36 x P x K x PANEL
+    panels = transform_panels(tap_panels(weight, channels))  # 36 x P x K x PANEL
     rounded, weight_steps = round_weight(panels.transpose(2, 3))  # 36 x P x PANEL x K
     quadruples = rounded.unflatten(3, (-1, 4)).transpose(2, 3).contiguous()
     matmul = PackedMatmul.from_panels(quadruples, weight.shape[0])

@@ -370,6 +370,12 @@ def as_numpy(x: Tensor, pair: int = 1) -> np.ndarray:
     return flat.view(torch.int16).numpy() if x.dtype == torch.bfloat16 else flat.numpy()
 
 
+def memory_of(x: Tensor) -> np.ndarray:
+    """Return all numbers from the first of `x` to its last, in the order of memory."""
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return as_numpy(x.as_strided((last + 1,), (1,)))
+
+
 def warm_up() -> None:
     """Compile the kernel, or load it from Numba's cache, and run it on one number."""
     one = torch.zeros(1, 1, 1, dtype=torch.float32)
