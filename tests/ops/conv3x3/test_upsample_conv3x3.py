@@ -65,7 +65,8 @@ def test_as_the_plain_way_in_float64(kernel, sizes, n, last, relu, threads):
             y = upsample_conv3x3(maps, weight, scale, shift, relu)
     finally:
         torch.set_num_threads(before)
-    torch.testing.assert_close(y.double(), expected.relu() if relu else expected, rtol=0, atol=5e-5)
+    atol = 2e-4 if kernel == "winograd" else 5e-5  # large tiles
+    torch.testing.assert_close(y.double(), expected.relu() if relu else expected, rtol=0, atol=atol)
 
 
 @pytest.mark.slow
@@ -102,7 +103,7 @@ def test_lateral(size, coarse_size, n, last, pixels, dtype):
 
 
 def test_many_bands_of_coarse_rows(monkeypatch):
-    monkeypatch.setattr(winograd_cpu, "BLOCK_TILES", 3)
+    monkeypatch.setattr(winograd_cpu, "BLOCK_PIXELS", 3 * 6**2)
     monkeypatch.setattr(taps_cpu, "GEMM_ROWS", 2)
     for sizes in ([(61, 9), (31, 5), (16, 3), (8, 2)], [(50, 12), (7, 30), (3, 1), (49, 2)]):
         maps, weight = arguments(sizes, dtype=torch.float64)

@@ -79,8 +79,8 @@ def test_as_torchs_convolution(n, size, channels, memory_format, block, dtype, t
 def test_wide_convolutions_round_little():
     ours, exact = both_ways(*arguments((40, 40), (256, 256)))
     for a, b in zip(ours, exact, strict=True):
-        assert (a - b).square().mean().sqrt() < 3e-6 * b.std()
-        assert (a - b).abs().max() < 3e-5 * b.std()
+        assert (a - b).square().mean().sqrt() < 1e-5 * b.std()
+        assert (a - b).abs().max() < 1e-4 * b.std()
 
 
 def test_strided_maps_weights_and_gradients():

@@ -44,7 +44,7 @@ llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 machine = llvm.Target.from_triple("aarch64-linux-gnu").create_target_machine(cpu="neoverse-n1", opt=3)
 for kernel in (
-    matmul._multiply, winograd_tiles_cpu._input_transform, winograd_tiles_cpu._multiply_tiles,
+    matmul._multiply, winograd_tiles_cpu._input_transform, winograd_tiles_cpu._multiply_taps,
     taps_cpu._interpolate_columns, taps_cpu._interpolate_rows, bilinear_cpu._upsample, dcnv3_cpu._forward,
     softmax_cpu._forward, linear_cpu._linear, linear_cpu._mlp, block_cpu._block,
 ):
@@ -67,7 +67,7 @@ for kernel in (
 EXPECTED = {
     "_multiply": "fmla",
     "_input_transform": "fmla",
-    "_multiply_tiles": "fmla",
+    "_multiply_taps": "fmla",
     "_interpolate_columns": "fmla",
     "_interpolate_rows": "fmla",
     "_upsample": "fmla",

@@ -11,7 +11,7 @@ from upernet.ops.conv3x3.packed_weights import PackedWeights
 from upernet.ops.conv3x3.reference import apply_epilogue, split_weight, sum_of_convolutions
 from upernet.ops.conv3x3.taps import channel_ranges, coarse_maps
 from upernet.ops.conv3x3.taps_cpu import CoarseConvolution
-from upernet.ops.conv3x3.winograd_cpu import WinogradConvolution, block_rows
+from upernet.ops.conv3x3.winograd_cpu import WinogradConvolution, block_rows, tile_side
 from upernet.ops.conv3x3.winograd_weights_cpu import TapPanels
 from upernet.ops.eligibility import LANES
 from upernet.ops.runtime.matmul import PackedMatmul, RowProduct
@@ -62,11 +62,12 @@ def convolve(
         N x H x W x D, where H x W is the size of the first fine map.
     """
     images, height, width, _ = fine[0].shape
-    block = block_rows(height, width)
+    side = tile_side(height, width, weight)
+    block = block_rows(height, width, side)
     out = empty(images, height, width, weight.outputs, dtype=fine[0].dtype)
     for image in range(images):
         parts = [CoarseConvolution(x[image], tap, height, width, block) for x, tap in zip(coarse, taps, strict=True)]
-        convolution = WinogradConvolution([x[image] for x in fine], weight, block)
+        convolution = WinogradConvolution([x[image] for x in fine], weight, side, block)
         for top in range(0, height, block):
             for k, part in enumerate(parts):
                 part.write(out[image], top, accumulate=k > 0)

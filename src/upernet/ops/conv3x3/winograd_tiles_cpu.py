@@ -1,12 +1,15 @@
-"""Tile transforms of Winograd's F(4x4, 3x3) (arXiv 1509.09308, section 4.1) with Numba, LANES channels at a time.
+"""Tile transforms of Winograd's convolution (arXiv 1509.09308, section 4.1) with Numba, LANES channels at a time.
 
-A unit of work is a tile: 4 x 4 outputs, computed from 6 x 6 inputs through 36 products.
+A tile is 4 x 4 outputs, computed from 6 x 6 inputs through 36 products, or 6 x 6 outputs, computed from 8 x 8 inputs
+through 64 products. `size` is 6 or 8.
 """
 
 # pyright: reportCallIssue=false
 # Numba calls an intrinsic with fewer arguments than its definition has.
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -28,59 +31,60 @@ UNITS_PER_THREAD = 4
 
 @jit
 def _input_transform(
-    counter, x, height, width, channels, top, columns, tiles, values, row, step, first_channel, inverse
+    counter, x, height, width, channels, size, top, columns, tiles, values, row, step, first_channel, inverse
 ):
     zero = fill(x.dtype.type(0))
     middle = fill(x.dtype.type(MIDDLE))
-    patch = np.empty(36 * LANES, x.dtype)
-    half = np.empty(36 * LANES, x.dtype)
+    patch = np.empty(size * size * LANES, x.dtype)
+    half = np.empty(size * size * LANES, x.dtype)
     while True:
         tile = take(counter)
         if tile >= tiles:
             return
-        y0 = top + 4 * (tile // columns) - 1
-        x0 = 4 * (tile % columns) - 1
-        inside = min(y0, x0) >= 0 and y0 + 6 <= height and x0 + 6 <= width
+        y0 = top + (size - 2) * (tile // columns) - 1
+        x0 = (size - 2) * (tile % columns) - 1
+        inside = min(y0, x0) >= 0 and y0 + size <= height and x0 + size <= width
         for c in range(0, channels, LANES):
             if inside:
                 at = (y0 * width + x0) * channels + c
-                for j in range(6):
-                    forward_axis(x, at + j * channels, width * channels, half, j * LANES, 6 * LANES)
+                for j in range(size):
+                    forward_axis(size, x, at + j * channels, width * channels, half, j * LANES, size * LANES)
             else:
-                for i in range(6):
-                    for j in range(6):
+                for i in range(size):
+                    for j in range(size):
                         value = zero
                         if 0 <= y0 + i < height and 0 <= x0 + j < width:
                             value = load(x, ((y0 + i) * width + x0 + j) * channels + c)
-                        store(patch, (6 * i + j) * LANES, value)
-                for j in range(6):
-                    forward_axis(patch, j * LANES, 6 * LANES, half, j * LANES, 6 * LANES)
+                        store(patch, (size * i + j) * LANES, value)
+                for j in range(size):
+                    forward_axis(size, patch, j * LANES, size * LANES, half, j * LANES, size * LANES)
             to = tile * row + first_channel + c
             if inverse.size == 0:
-                for i in range(6):
-                    forward_axis(half, 6 * i * LANES, LANES, values, to + 6 * i * step, step)
+                for i in range(size):
+                    forward_axis(size, half, size * i * LANES, LANES, values, to + size * i * step, step)
             else:
-                for i in range(6):
-                    forward_axis(half, 6 * i * LANES, LANES, patch, 6 * i * LANES, LANES)
-                for g in range(36):
+                for i in range(size):
+                    forward_axis(size, half, size * i * LANES, LANES, patch, size * i * LANES, LANES)
+                for g in range(size * size):
                     factor = fill(inverse[g])
                     store(values, to + g * step, multiply_add(load(patch, g * LANES), factor, middle))
 
 
 @jit
-def _write_outputs(products, at, step, y0, x0, c, out, sizes, epilogue, half, result):
-    """Transform 36 products of a tile, LANES channels from `c` on, and write its outputs."""
+def _write_outputs(size, products, at, step, y0, x0, c, out, sizes, epilogue, half, result):
+    """Transform the products of a tile, LANES channels from `c` on, and write its outputs."""
     height, width, channels = sizes
     accumulate, scale, shift, relu = epilogue
-    for j in range(6):
-        backward_axis(products, at + j * step, 6 * step, half, j * LANES, 6 * LANES)
-    for i in range(4):
-        backward_axis(half, 6 * i * LANES, LANES, result, 4 * i * LANES, LANES)
+    side = size - 2
+    for j in range(size):
+        backward_axis(size, products, at + j * step, size * step, half, j * LANES, size * LANES)
+    for i in range(side):
+        backward_axis(size, half, size * i * LANES, LANES, result, side * i * LANES, LANES)
     factor, offset = load(scale, c), load(shift, c)
-    for i in range(min(4, height - y0)):
-        for j in range(min(4, width - x0)):
+    for i in range(min(side, height - y0)):
+        for j in range(min(side, width - x0)):
             to = ((y0 + i) * width + x0 + j) * channels + c
-            value = load(result, (4 * i + j) * LANES)
+            value = load(result, (side * i + j) * LANES)
             if accumulate:
                 value = add(value, load(out, to))
             value = multiply_add(value, factor, offset)
@@ -100,13 +104,13 @@ def _to_floats(products, numbers, g, group, count, factors, at):
 
 
 @jit
-def _write_tiles(products, first, count, group, panel, columns, top, out, sizes, epilogue, half, result):
+def _write_tiles(size, products, first, count, group, panel, columns, top, out, sizes, epilogue, half, result):
     """Transform the products of tiles `first` to `first + count` with one panel of the weight, and write the outputs."""
     for tile in range(first, first + count):
-        y0, x0 = top + 4 * (tile // columns), 4 * (tile % columns)
+        y0, x0 = top + (size - 2) * (tile // columns), (size - 2) * (tile % columns)
         for lane in range(0, min(PANEL, sizes[2] - panel * PANEL), LANES):
             at, c = (tile - first) * PANEL + lane, panel * PANEL + lane
-            _write_outputs(products, at, group * PANEL, y0, x0, c, out, sizes, epilogue, half, result)
+            _write_outputs(size, products, at, group * PANEL, y0, x0, c, out, sizes, epilogue, half, result)
 
 
 @jit
@@ -129,31 +133,31 @@ def _multiply_tiles(counter, values, weight, base, factors, depth, group, tiles,
             )
             if factors.size > 0:
                 _to_floats(products, numbers, g, group, count, factors, at)
-        _write_tiles(numbers, first, count, group, panel, columns, top, out, sizes, epilogue, half, result)
+        _write_tiles(6, numbers, first, count, group, panel, columns, top, out, sizes, epilogue, half, result)
 
 
 @jit
-def _multiply_taps(counter, values, taps, depth, group, tiles, share, columns, top, out, sizes, epilogue):
+def _multiply_taps(counter, values, taps, size, depth, group, tiles, share, columns, top, out, sizes, epilogue):
     """Do what `_multiply_tiles` does, with panels of taps that are transformed once for each `share` of the tiles."""
     panels, shares = -(-sizes[2] // PANEL), -(-tiles // share)
-    step = (depth + 1) * PANEL
-    weight, products = np.empty(36 * step, taps.dtype), np.empty(36 * group * PANEL, taps.dtype)
+    square, step = size * size, (depth + 1) * PANEL
+    weight, products = np.empty(square * step, taps.dtype), np.empty(square * group * PANEL, taps.dtype)
     base = np.zeros(PANEL, taps.dtype)
-    half, result = np.empty(24 * LANES, taps.dtype), np.empty(16 * LANES, taps.dtype)
+    half, result = np.empty(square * LANES, taps.dtype), np.empty(square * LANES, taps.dtype)
     while True:
         unit = take(counter)
         if unit >= panels * shares:
             return
         panel, start = unit // shares, unit % shares * share
-        transform_panel(taps, 9 * panel * depth * PANEL, depth, weight, 0, step, half)
+        transform_panel(size, taps, 9 * panel * depth * PANEL, depth, weight, 0, step, half)
         for first in range(start, min(start + share, tiles), group):
             count = min(group, start + share - first, tiles - first)
-            for g in range(36):
-                a, c = (36 * first + g) * depth, g * group * PANEL
+            for g in range(square):
+                a, c = (square * first + g) * depth, g * group * PANEL
                 multiply_panel(
-                    count, values, a, 36 * depth, 1, weight, g * step, PANEL, depth, base, 0, 0, products, c, PANEL
+                    count, values, a, square * depth, 1, weight, g * step, PANEL, depth, base, 0, 0, products, c, PANEL
                 )
-            _write_tiles(products, first, count, group, panel, columns, top, out, sizes, epilogue, half, result)
+            _write_tiles(size, products, first, count, group, panel, columns, top, out, sizes, epilogue, half, result)
 
 
 @jit
@@ -201,13 +205,15 @@ def _gradient_team(openmp, threads, args):
 
 
 def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int, inverse: Tensor | None = None) -> None:
-    """Transform x H x W x C into channels `first_channel` to `first_channel + C` of values tiles x 36 x K.
+    """Transform x H x W x C into channels `first_channel` to `first_channel + C` of `values`.
 
-    Tiles are in row order, and the first row of tiles computes the outputs at rows `top` to `top + 3` of `x`, which is
-    padded with zeros. `values` is bfloat16 or of the dtype of `x`; its channels are contiguous, while tiles and the 36
-    may have any stride. With `inverse`, 36 factors, `values` is uint8: the product with the factor, plus MIDDLE.
+    Tiles are in row order, and the first row of tiles computes the outputs from row `top` of `x` on, which is padded
+    with zeros. `values` is tiles x 36 x K for tiles of 4 x 4 outputs, and tiles x 64 x K for those of 6 x 6. It is
+    bfloat16 or of the dtype of `x`; its channels are contiguous, while tiles and the 36 or 64 may have any stride. With
+    `inverse`, 36 factors, `values` is uint8: the product with the factor, plus MIDDLE.
     """
     height, width, channels = x.shape
+    size = math.isqrt(values.shape[1])
     inverse = x.new_empty(0) if inverse is None else inverse
     row, step = values.stride()[:2]
     source, target = x.numpy().reshape(-1), memory_of(values)
@@ -215,7 +221,8 @@ def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int, inv
         _input_transform,
         _input_team,
         values.shape[0],
-        *(source, height, width, channels, top, -(-width // 4), values.shape[0], target, row, step, first_channel),
+        *(source, height, width, channels, size, top, -(-width // (size - 2)), values.shape[0]),
+        *(target, row, step, first_channel),
         inverse.numpy(),
     )
 
@@ -230,14 +237,15 @@ def multiply_tiles(
     shift: Tensor,
     relu: bool,
 ) -> None:
-    """Multiply values tiles x 36 x K, and transform the products into out H x W x D from row `top` on.
+    """Multiply `values` of `input_transform`, and transform the products into out H x W x D from row `top` on.
 
     The result is scaled, shifted and rectified if `relu`. With `accumulate`, the values in `out` are added to the
     result of the convolution first.
     """
     height, width, channels = out.shape
     tiles, panels = len(values), -(-channels // PANEL)
-    most = GROUP_BYTES // (36 * PANEL * 4)
+    size = math.isqrt(values.shape[1])
+    most = GROUP_BYTES // (size * size * PANEL * 4)
     even = tiles * panels // (UNITS_PER_THREAD * torch.get_num_threads())
     group = max(ROWS, min(most, even) // ROWS * ROWS)
     epilogue = (accumulate, scale.numpy(), shift.numpy(), relu)
@@ -248,8 +256,8 @@ def multiply_tiles(
             _multiply_taps,
             _multiply_taps_team,
             panels * shares,
-            *(values.numpy().reshape(-1), weight.taps.numpy().reshape(-1), weight.taps.shape[1]),
-            *(group, tiles, share, -(-width // 4), top),
+            *(values.numpy().reshape(-1), weight.taps.numpy().reshape(-1), size, weight.taps.shape[1]),
+            *(group, tiles, share, -(-width // (size - 2)), top),
             *(out.numpy().reshape(-1), (height, width, channels), epilogue),
         )
         return

@@ -23,7 +23,7 @@ cache."""
 
 
 def _at_points() -> np.ndarray:
-    """Return the 6 x 3 matrix of `kernel_axis`."""
+    """Return the 6 x 3 matrix of `kernel_axis` for six products."""
     rows = [
         [x**power / (2 * x**2 * (x**2 - other**2)) for power in range(3)]
         for point, other in ((P, Q), (Q, P))
@@ -60,17 +60,17 @@ def _tap_panels(counter, weight, first, strides, outputs, channels, panels, dept
 
 
 @jit
-def transform_panel(taps, at, depth, target, to, step, half):
-    """Transform a panel of taps, depth x 9 x PANEL, to 36 x depth x PANEL; each of the 36 begins `step` after another.
+def transform_panel(size, taps, at, depth, target, to, step, half):
+    """Transform a panel of taps, depth x 9 x PANEL, for `size` x `size` products: that many matrices depth x PANEL.
 
-    `half` has room for 18 vectors.
+    Each begins `step` numbers after the one before it. `half` has room for 3 x `size` vectors.
     """
     for k in range(depth):
         for lane in range(0, PANEL, LANES):
             for j in range(3):
-                kernel_axis(taps, at + (9 * k + j) * PANEL + lane, 3 * PANEL, half, j * LANES, 3 * LANES)
-            for i in range(6):
-                kernel_axis(half, 3 * i * LANES, LANES, target, to + 6 * i * step + k * PANEL + lane, step)
+                kernel_axis(size, taps, at + (9 * k + j) * PANEL + lane, 3 * PANEL, half, j * LANES, 3 * LANES)
+            for i in range(size):
+                kernel_axis(size, half, 3 * i * LANES, LANES, target, to + size * i * step + k * PANEL + lane, step)
 
 
 @jit
@@ -81,7 +81,7 @@ def _transform_panels(counter, taps, count, depth, panels):
         panel = take(counter)
         if panel >= count:
             return
-        transform_panel(taps, 9 * panel * size, depth, panels, panel * size, count * size, half)
+        transform_panel(6, taps, 9 * panel * size, depth, panels, panel * size, count * size, half)
 
 
 @jit
@@ -173,7 +173,7 @@ def tap_panels(weight: Tensor, channels: Sequence[range] | None = None, adjoint:
 
 
 def transform_panels(weight: TapPanels) -> Tensor:
-    """Transform all panels of a weight: 36 x P x K x PANEL."""
+    """Transform all panels of a weight for 6 x 6 products: 36 x P x K x PANEL."""
     taps, (count, depth) = weight.taps, weight.taps.shape[:2]
     panels = taps.new_empty(36, count, depth, PANEL)
     source, target = (each.numpy().reshape(-1) for each in (taps, panels))

@@ -202,9 +202,14 @@ def _tile(
 
 @jit
 def multiply_panel(rows, a, a_at, a_step, a_next, b, b_at, b_next, depth, base, base_at, base_step, c, c_at, c_step):
-    """Multiply any number of rows by a panel of the weight; `_tile` describes the arguments."""
+    """Multiply any number of rows by a panel of the weight; `_tile` describes the arguments.
+
+    The last rows may be computed twice, unless `base` differs by row, as it does where `c` is `base`.
+    """
     r = 0
     while r < rows:
+        if base_step == 0 and FEW_ROWS <= rows < r + FEW_ROWS:
+            r = rows - FEW_ROWS  # one row alone takes half as long as eight
         left, start, to = a_at + r * a_step, base_at + r * base_step, c_at + r * c_step
         if r + ROWS <= rows:
             _tile(ROWS, a, left, a_step, a_next, b, b_at, b_next, depth, base, start, base_step, c, to, c_step)
