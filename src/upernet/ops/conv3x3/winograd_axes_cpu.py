@@ -1,4 +1,4 @@
-"""The one-dimensional transforms of Winograd's F(4, 3) and F(6, 3) (arXiv 1509.09308, section 4.1), LANES channels each.
+"""One-dimensional transforms of Winograd's F(4, 3) and F(6, 3) (arXiv 1509.09308, section 4.1), LANES channels each.
 
 A function reads vectors `at`, `at + step`, ... of `source`, and writes vectors `to`, `to + to_step`, ... of `target`. A
 two-dimensional transform takes the columns first, and the rows of the result after that.

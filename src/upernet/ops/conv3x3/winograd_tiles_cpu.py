@@ -105,7 +105,7 @@ def _to_floats(products, numbers, g, group, count, factors, at):
 
 @jit
 def _write_tiles(size, products, first, count, group, panel, columns, top, out, sizes, epilogue, half, result):
-    """Transform the products of tiles `first` to `first + count` with one panel of the weight, and write the outputs."""
+    """Transform the products of `count` tiles from `first` on with one panel of the weight, and write the outputs."""
     for tile in range(first, first + count):
         y0, x0 = top + (size - 2) * (tile // columns), (size - 2) * (tile % columns)
         for lane in range(0, min(PANEL, sizes[2] - panel * PANEL), LANES):
