@@ -27,6 +27,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from torch import Tensor
 
+from upernet.ops.runtime.memory import empty
 from upernet.ops.runtime.simd import LANES, BFloat, Lanes
 from upernet.ops.runtime.threads import in_team, jit, run, take
 
@@ -304,8 +305,9 @@ class PackedMatmul:
             name = str(weight.dtype).removeprefix("torch.")
             raise ValueError(f"{name} products with {weight.shape[2]} terms are not supported here: use float32")
         padded = F.pad(weight.detach(), (0, 0, 0, -weight.shape[1] % PANEL))
-        panels = padded.unflatten(1, (-1, PANEL)).unflatten(3, (-1, pair))
-        self._keep(panels.transpose(2, 3).contiguous(), weight.shape[1], bias)
+        panels = padded.unflatten(1, (-1, PANEL)).unflatten(3, (-1, pair)).transpose(2, 3)
+        # Large pages save most of the search for the addresses of a weight that exceeds the cache.
+        self._keep(empty(*panels.shape, dtype=panels.dtype).copy_(panels), weight.shape[1], bias)
 
     @classmethod
     def from_panels(cls, panels: Tensor, outputs: int) -> PackedMatmul:
