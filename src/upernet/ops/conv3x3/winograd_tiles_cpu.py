@@ -14,7 +14,7 @@ from torch import Tensor
 
 from upernet.ops.runtime.matmul import PANEL, ROWS, PackedMatmul, as_numpy, multiply_panel
 from upernet.ops.runtime.simd import LANES, add, fill, load, multiply, multiply_add, rectify, store, to_floats
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 # The interpolation points are 0, +-P, +-Q and infinity. P Q = 1 leaves fewer and smaller factors than the usual points
 # 1 and 2, and a fifth of their rounding errors.
@@ -49,7 +49,7 @@ def _forward_axis(source, at, step, target, to, to_step):
     store(target, to + 5 * to_step, multiply_add(minus_sum, d3, add(d1, d5)))
 
 
-@jit
+@kernel
 def _input_transform(
     counter, x, height, width, channels, top, columns, tiles, values, row, step, first_channel, inverse
 ):
@@ -138,7 +138,7 @@ def _to_floats(products, numbers, g, group, count, factors, at):
             store(numbers, to, multiply(to_floats(load(products, to)), factor))
 
 
-@jit
+@kernel
 def _multiply_tiles(counter, values, weight, base, factors, depth, group, tiles, columns, top, out, sizes, epilogue):
     """Multiply `group` tiles by one panel of the weight at a time, and transform the products while they are cached."""
     channels = sizes[2]
@@ -183,7 +183,7 @@ def _gradient_axis(source, at, step, target, to, to_step):
     store(target, to + 5 * to_step, g3)
 
 
-@jit
+@kernel
 def _gradient_transform(counter, grad, height, width, channels, top, columns, tiles, values, row, step):
     zero = fill(grad.dtype.type(0))
     patch = np.empty(16 * LANES, grad.dtype)
@@ -207,21 +207,6 @@ def _gradient_transform(counter, grad, height, width, channels, top, columns, ti
                 _gradient_axis(half, 4 * i * LANES, LANES, values, tile * row + c + 6 * i * step, step)
 
 
-@jit
-def _input_team(openmp, threads, args):
-    in_team(openmp, threads, _input_transform, args)
-
-
-@jit
-def _multiply_tiles_team(openmp, threads, args):
-    in_team(openmp, threads, _multiply_tiles, args)
-
-
-@jit
-def _gradient_team(openmp, threads, args):
-    in_team(openmp, threads, _gradient_transform, args)
-
-
 def memory_of(x: Tensor) -> np.ndarray:
     """Return all numbers from the first of `x` to its last, in the order of memory."""
     last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
@@ -241,7 +226,6 @@ def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int, inv
     source, target = x.numpy().reshape(-1), memory_of(values)
     run(
         _input_transform,
-        _input_team,
         values.shape[0],
         *(source, height, width, channels, top, -(-width // 4), values.shape[0], target, row, step, first_channel),
         inverse.numpy(),
@@ -273,7 +257,6 @@ def multiply_tiles(
     depth, epilogue = weight.depth // weight.pair, (accumulate, scale.numpy(), shift.numpy(), relu)
     run(
         _multiply_tiles,
-        _multiply_tiles_team,
         panels * -(-tiles // group),
         *(left, right, base, factors, depth, group, tiles, -(-width // 4), top),
         *(out.numpy().reshape(-1), (height, width, channels), epilogue),
@@ -286,4 +269,4 @@ def gradient_transform(grad: Tensor, top: int, values: Tensor) -> None:
     row, step = values.stride()[:2]
     sizes = (height, width, channels, top, -(-width // 4), values.shape[0])
     source, target = grad.numpy().reshape(-1), memory_of(values)
-    run(_gradient_transform, _gradient_team, values.shape[0], source, *sizes, target, row, step)
+    run(_gradient_transform, values.shape[0], source, *sizes, target, row, step)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from upernet.ops.conv3x3.winograd_tiles_cpu import P, Q, memory_of
 from upernet.ops.runtime.simd import LANES, fill, load, multiply_add, store
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 ROWS_PER_UNIT = 64
 """Input channels of a weight that one thread transforms before it fetches the next unit."""
@@ -29,7 +29,7 @@ def _at_points() -> np.ndarray:
 AT_POINTS = _at_points()
 
 
-@jit
+@kernel
 def _kernel_transform(counter, weight, first, strides, outputs, channels, transform, panels, width, depth, first_row):
     """Transform weight D x C x 3 x 3, with any strides, to panels 36 x P x depth x width, from row `first_row` on."""
     by_output, by_channel, by_row, by_column = strides
@@ -77,7 +77,7 @@ def _kernel_axis(source, at, step, target, to, to_step, factors):
         store(target, to + tap * to_step, value)
 
 
-@jit
+@kernel
 def _kernel_gradient(counter, products, outputs, depth, factors, out, channels):
     half = np.empty(18 * LANES, out.dtype)
     taps = np.empty(9 * LANES, out.dtype)
@@ -97,16 +97,6 @@ def _kernel_gradient(counter, products, outputs, depth, factors, out, channels):
                     out[to + 9 * lane + tap] = taps[tap * LANES + lane]
 
 
-@jit
-def _kernel_team(openmp, threads, args):
-    in_team(openmp, threads, _kernel_transform, args)
-
-
-@jit
-def _kernel_gradient_team(openmp, threads, args):
-    in_team(openmp, threads, _kernel_gradient, args)
-
-
 def kernel_transform(weight: Tensor, adjoint: bool, panels: Tensor, first_row: int) -> None:
     """Transform weight D x C x 3 x 3, in float64, to rows `first_row` to `first_row + C` of panels 36 x P x K x PANEL.
 
@@ -123,9 +113,7 @@ def kernel_transform(weight: Tensor, adjoint: bool, panels: Tensor, first_row: i
     _, count, depth, width = panels.shape
     units = count * -(-channels // ROWS_PER_UNIT)
     target = (panels.numpy().reshape(-1), width, depth, first_row)
-    run(
-        _kernel_transform, _kernel_team, units, memory_of(weight), first, strides, outputs, channels, AT_POINTS, *target
-    )
+    run(_kernel_transform, units, memory_of(weight), first, strides, outputs, channels, AT_POINTS, *target)
 
 
 def kernel_gradient(products: Tensor, out: Tensor) -> None:
@@ -134,4 +122,4 @@ def kernel_gradient(products: Tensor, out: Tensor) -> None:
     target = out.numpy().reshape(-1)
     factors = AT_POINTS.astype(target.dtype)
     sizes = (outputs, products.shape[2], factors, target, channels)
-    run(_kernel_gradient, _kernel_gradient_team, outputs, products.numpy().reshape(-1), *sizes)
+    run(_kernel_gradient, outputs, products.numpy().reshape(-1), *sizes)
