@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from upernet.ops.conv3x3.winograd_weights_cpu import TapPanels, tap_panels, transform_panels
 from upernet.ops.runtime.matmul import PANEL, PackedMatmul, as_numpy
 from upernet.ops.runtime.memory import on_release
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import kernel, run, take
 
 WORDS = 2**16
 """32-bit words that one thread hashes at a time."""
@@ -30,7 +30,7 @@ PIECE = 128
 PRIME = np.uint32(0x9E3779B1)
 
 
-@jit
+@kernel
 def _hash(counter, words, states):
     """Hash every 64th word of each block of WORDS into one of 64 states; no step loses a bit of the state or the word.
 
@@ -55,16 +55,11 @@ def _hash(counter, words, states):
             state[i - whole] = mixed ^ (mixed >> np.uint32(15))
 
 
-@jit
-def _hash_team(openmp, threads, args):
-    in_team(openmp, threads, _hash, args)
-
-
 def fingerprint(x: Tensor) -> bytes:
     """Return a hash that changes with any single change of `x`, and with several but for a chance of about 2^-32."""
     words = as_numpy(x.contiguous()).view(np.uint32)
     states = np.empty((-(-words.size // WORDS), LINES), np.uint32)
-    run(_hash, _hash_team, len(states), words, states)
+    run(_hash, len(states), words, states)
     return states.tobytes()
 
 

@@ -22,7 +22,7 @@ from upernet.ops.runtime.bilinear_cpu import flat
 from upernet.ops.runtime.matmul import RowProduct
 from upernet.ops.runtime.memory import ScratchBuffer
 from upernet.ops.runtime.simd import LANES, fill, load, multiply_add, store
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 GEMM_ROWS = 256
 """Pixels of a coarse map that are multiplied at a time, at least: with fewer, reading the weights takes longer."""
@@ -52,7 +52,7 @@ def _weighted_sum_of_6(source, at, weights, c):
     return multiply_add(g, load(source, at[5] + c), multiply_add(f, load(source, at[4] + c), total))
 
 
-@jit
+@kernel
 def _interpolate_columns(
     counter, taps, coarse_width, rows, ring, ring_rows, first_row, width, channels, below, above, part
 ):
@@ -79,7 +79,7 @@ def _interpolate_columns(
             to += channels
 
 
-@jit
+@kernel
 def _interpolate_rows(counter, ring, ring_rows, out, rows, first_row, height, row_size, accumulate, below, above, part):
     one = fill(part.dtype.type(1))
     while True:
@@ -106,7 +106,7 @@ def _interpolate_rows(counter, ring, ring_rows, out, rows, first_row, height, ro
                 store(out, y * row_size + c, _weighted_sum_of_6(ring, at, weights, c))
 
 
-@jit
+@kernel
 def _interpolate_rows_adjoint(counter, grad, images, height, row_size, rows, coarse, below, above, part):
     one = part.dtype.type(1)
     zero = fill(part.dtype.type(0))
@@ -131,7 +131,7 @@ def _interpolate_rows_adjoint(counter, grad, images, height, row_size, rows, coa
                     store(rows, to + c, multiply_add(factor, load(grad, at + c), load(rows, to + c)))
 
 
-@jit
+@kernel
 def _interpolate_columns_adjoint(counter, rows, count, width, channels, taps, coarse, below, above, part):
     one = part.dtype.type(1)
     zero = fill(part.dtype.type(0))
@@ -155,26 +155,6 @@ def _interpolate_columns_adjoint(counter, rows, count, width, channels, taps, co
                     store(taps, high + c, multiply_add(for_high, value, load(taps, high + c)))
 
 
-@jit
-def _interpolate_columns_team(openmp, threads, args):
-    in_team(openmp, threads, _interpolate_columns, args)
-
-
-@jit
-def _interpolate_rows_team(openmp, threads, args):
-    in_team(openmp, threads, _interpolate_rows, args)
-
-
-@jit
-def _interpolate_rows_adjoint_team(openmp, threads, args):
-    in_team(openmp, threads, _interpolate_rows_adjoint, args)
-
-
-@jit
-def _interpolate_columns_adjoint_team(openmp, threads, args):
-    in_team(openmp, threads, _interpolate_columns_adjoint, args)
-
-
 def interpolate_columns(taps: Tensor, ring: Tensor, first_row: int) -> None:
     """Interpolate along x: row r of taps R x w x (9 D) -> row `(first_row + r) % S` of ring S x 3 x W x D."""
     rows, coarse_width = taps.shape[:2]
@@ -183,7 +163,6 @@ def interpolate_columns(taps: Tensor, ring: Tensor, first_row: int) -> None:
     sizes = (ring_rows, first_row, width, channels)
     run(
         _interpolate_columns,
-        _interpolate_columns_team,
         3 * rows,
         flat(taps),
         coarse_width,
@@ -204,7 +183,7 @@ def interpolate_rows(
     height, width, channels = out.shape
     y_axis = axis(coarse_height, height, out.dtype)
     sizes = (rows, first_row, height, width * channels, accumulate)
-    run(_interpolate_rows, _interpolate_rows_team, rows, flat(ring), ring.shape[0], flat(out), *sizes, *y_axis)
+    run(_interpolate_rows, rows, flat(ring), ring.shape[0], flat(out), *sizes, *y_axis)
 
 
 def upsample_taps(products: Sequence[Tensor], height: int, width: int) -> Tensor:
@@ -230,7 +209,6 @@ def upsample_taps_gradient(grad: Tensor, coarse_height: int, coarse_width: int) 
     sizes = (images, height, width * channels)
     run(
         _interpolate_rows_adjoint,
-        _interpolate_rows_adjoint_team,
         count,
         flat(grad),
         *sizes,
@@ -242,7 +220,6 @@ def upsample_taps_gradient(grad: Tensor, coarse_height: int, coarse_width: int) 
     sizes = (count, width, channels)
     run(
         _interpolate_columns_adjoint,
-        _interpolate_columns_adjoint_team,
         count,
         flat(rows),
         *sizes,

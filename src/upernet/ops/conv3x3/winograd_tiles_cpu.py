@@ -19,7 +19,7 @@ from upernet.ops.conv3x3.winograd_axes_cpu import backward_axis, forward_axis, g
 from upernet.ops.conv3x3.winograd_weights_cpu import TapPanels, transform_panel
 from upernet.ops.runtime.matmul import PANEL, ROWS, PackedMatmul, as_numpy, memory_of, multiply_panel
 from upernet.ops.runtime.simd import LANES, add, fill, load, multiply, multiply_add, rectify, store, to_floats
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 MIDDLE = 128
 """The uint8 that stands for zero among the transformed inputs of an int8 convolution."""
@@ -29,7 +29,7 @@ UNITS_PER_THREAD = 4
 """Groups of tiles per thread, at least, so that all threads finish at about the same time."""
 
 
-@jit
+@kernel
 def _input_transform(
     counter, x, height, width, channels, size, top, columns, tiles, values, row, step, first_channel, inverse
 ):
@@ -113,7 +113,7 @@ def _write_tiles(size, products, first, count, group, panel, columns, top, out, 
             _write_outputs(size, products, at, group * PANEL, y0, x0, c, out, sizes, epilogue, half, result)
 
 
-@jit
+@kernel
 def _multiply_tiles(counter, values, weight, base, factors, depth, group, tiles, columns, top, out, sizes, epilogue):
     """Multiply `group` tiles by one panel of the weight at a time, and transform the products while they are cached."""
     panels, groups = -(-sizes[2] // PANEL), -(-tiles // group)
@@ -136,7 +136,7 @@ def _multiply_tiles(counter, values, weight, base, factors, depth, group, tiles,
         _write_tiles(6, numbers, first, count, group, panel, columns, top, out, sizes, epilogue, half, result)
 
 
-@jit
+@kernel
 def _multiply_taps(counter, values, taps, size, depth, group, tiles, share, columns, top, out, sizes, epilogue):
     """Do what `_multiply_tiles` does, with panels of taps that are transformed once for each `share` of the tiles."""
     panels, shares = -(-sizes[2] // PANEL), -(-tiles // share)
@@ -160,7 +160,7 @@ def _multiply_taps(counter, values, taps, size, depth, group, tiles, share, colu
             _write_tiles(size, products, first, count, group, panel, columns, top, out, sizes, epilogue, half, result)
 
 
-@jit
+@kernel
 def _gradient_transform(counter, grad, height, width, channels, top, columns, tiles, values, row, step):
     zero = fill(grad.dtype.type(0))
     patch = np.empty(16 * LANES, grad.dtype)
@@ -184,26 +184,6 @@ def _gradient_transform(counter, grad, height, width, channels, top, columns, ti
                 gradient_axis(half, 4 * i * LANES, LANES, values, tile * row + c + 6 * i * step, step)
 
 
-@jit
-def _input_team(openmp, threads, args):
-    in_team(openmp, threads, _input_transform, args)
-
-
-@jit
-def _multiply_tiles_team(openmp, threads, args):
-    in_team(openmp, threads, _multiply_tiles, args)
-
-
-@jit
-def _multiply_taps_team(openmp, threads, args):
-    in_team(openmp, threads, _multiply_taps, args)
-
-
-@jit
-def _gradient_team(openmp, threads, args):
-    in_team(openmp, threads, _gradient_transform, args)
-
-
 def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int, inverse: Tensor | None = None) -> None:
     """Transform x H x W x C into channels `first_channel` to `first_channel + C` of `values`.
 
@@ -219,7 +199,6 @@ def input_transform(x: Tensor, top: int, values: Tensor, first_channel: int, inv
     source, target = x.numpy().reshape(-1), memory_of(values)
     run(
         _input_transform,
-        _input_team,
         values.shape[0],
         *(source, height, width, channels, size, top, -(-width // (size - 2)), values.shape[0]),
         *(target, row, step, first_channel),
@@ -254,7 +233,6 @@ def multiply_tiles(
         share = -(-tiles // shares)
         run(
             _multiply_taps,
-            _multiply_taps_team,
             panels * shares,
             *(values.numpy().reshape(-1), weight.taps.numpy().reshape(-1), size, weight.taps.shape[1]),
             *(group, tiles, share, -(-width // (size - 2)), top),
@@ -266,7 +244,6 @@ def multiply_tiles(
     depth = weight.depth // weight.pair
     run(
         _multiply_tiles,
-        _multiply_tiles_team,
         panels * -(-tiles // group),
         *(left, right, base, factors, depth, group, tiles, -(-width // 4), top),
         *(out.numpy().reshape(-1), (height, width, channels), epilogue),
@@ -279,4 +256,4 @@ def gradient_transform(grad: Tensor, top: int, values: Tensor) -> None:
     row, step = values.stride()[:2]
     sizes = (height, width, channels, top, -(-width // 4), values.shape[0])
     source, target = grad.numpy().reshape(-1), memory_of(values)
-    run(_gradient_transform, _gradient_team, values.shape[0], source, *sizes, target, row, step)
+    run(_gradient_transform, values.shape[0], source, *sizes, target, row, step)

@@ -15,7 +15,7 @@ from torch import Tensor
 from upernet.ops.conv3x3.winograd_axes_cpu import P, Q, kernel_axis
 from upernet.ops.runtime.matmul import PANEL, memory_of
 from upernet.ops.runtime.simd import LANES, fill, load, multiply_add, store
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 CHANNELS_PER_UNIT = 32
 """Input channels of a panel that one thread rearranges before it fetches the next unit, so that they stay in its
@@ -35,7 +35,7 @@ def _at_points() -> np.ndarray:
 AT_POINTS = _at_points()
 
 
-@jit
+@kernel
 def _tap_panels(counter, weight, first, strides, outputs, channels, panels, depth, first_row):
     """Copy weight D x C x 3 x 3, with any strides, to panels P x depth x 9 x PANEL, from row `first_row` on."""
     by_output, by_channel, by_row, by_column = strides
@@ -73,7 +73,7 @@ def transform_panel(size, taps, at, depth, target, to, step, half):
                 kernel_axis(size, half, 3 * i * LANES, LANES, target, to + size * i * step + k * PANEL + lane, step)
 
 
-@jit
+@kernel
 def _transform_panels(counter, taps, count, depth, panels):
     half = np.empty(18 * LANES, taps.dtype)
     size = depth * PANEL
@@ -94,7 +94,7 @@ def _kernel_axis_adjoint(source, at, step, target, to, to_step, factors):
         store(target, to + tap * to_step, value)
 
 
-@jit
+@kernel
 def _kernel_gradient(counter, products, outputs, depth, factors, out, channels):
     half = np.empty(18 * LANES, out.dtype)
     taps = np.empty(9 * LANES, out.dtype)
@@ -112,21 +112,6 @@ def _kernel_gradient(counter, products, outputs, depth, factors, out, channels):
             for lane in range(LANES):
                 for tap in range(9):
                     out[to + 9 * lane + tap] = taps[tap * LANES + lane]
-
-
-@jit
-def _tap_panels_team(openmp, threads, args):
-    in_team(openmp, threads, _tap_panels, args)
-
-
-@jit
-def _transform_panels_team(openmp, threads, args):
-    in_team(openmp, threads, _transform_panels, args)
-
-
-@jit
-def _kernel_gradient_team(openmp, threads, args):
-    in_team(openmp, threads, _kernel_gradient, args)
 
 
 class TapPanels(NamedTuple):
@@ -167,7 +152,7 @@ def tap_panels(weight: Tensor, channels: Sequence[range] | None = None, adjoint:
         strides = (by_output, by_channel, by_row, by_column)
         units = len(panels) * -(-len(chosen) // CHANNELS_PER_UNIT)
         target = (panels.numpy().reshape(-1), depth, row)
-        run(_tap_panels, _tap_panels_team, units, memory_of(part), first, strides, outputs, len(chosen), *target)
+        run(_tap_panels, units, memory_of(part), first, strides, outputs, len(chosen), *target)
         row += len(chosen)
     return TapPanels(panels, outputs)
 
@@ -177,7 +162,7 @@ def transform_panels(weight: TapPanels) -> Tensor:
     taps, (count, depth) = weight.taps, weight.taps.shape[:2]
     panels = taps.new_empty(36, count, depth, PANEL)
     source, target = (each.numpy().reshape(-1) for each in (taps, panels))
-    run(_transform_panels, _transform_panels_team, count, source, count, depth, target)
+    run(_transform_panels, count, source, count, depth, target)
     return panels
 
 
@@ -187,4 +172,4 @@ def kernel_gradient(products: Tensor, out: Tensor) -> None:
     target = out.numpy().reshape(-1)
     factors = AT_POINTS.astype(target.dtype)
     sizes = (outputs, products.shape[2], factors, target, channels)
-    run(_kernel_gradient, _kernel_gradient_team, outputs, products.numpy().reshape(-1), *sizes)
+    run(_kernel_gradient, outputs, products.numpy().reshape(-1), *sizes)

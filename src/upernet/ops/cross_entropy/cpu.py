@@ -16,7 +16,7 @@ from torch import Tensor
 
 from upernet.ops.runtime.bilinear import axis
 from upernet.ops.runtime.simd import LANES, add, exp, fill, largest, load, maximum, multiply_add, store, total
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 LEAST = -1e30
 """Logit of a channel that pads the last vector."""
@@ -52,7 +52,7 @@ def _spread(row, part, grad, at, above, below, width, classes, padded):
             grad[j + c] += part * row[of + c]
 
 
-@jit
+@kernel
 def _forward(counter, images, size, coarse, x, target, tables, y_axis, x_axis, losses, grad):
     height, width = size
     weights, members, counted, set_weights = tables
@@ -135,11 +135,6 @@ def _forward(counter, images, size, coarse, x, target, tables, y_axis, x_axis, l
         losses[image] = loss
 
 
-@jit
-def _forward_team(openmp, threads, args):
-    in_team(openmp, threads, _forward, args)
-
-
 def forward(
     logits: Tensor,
     target: Tensor,
@@ -161,7 +156,7 @@ def forward(
     flat = target.detach().contiguous().numpy().reshape(-1)
     shapes = (size, (*coarse, classes))
     x = rows.numpy().reshape(-1)
-    run(_forward, _forward_team, images, images, *shapes, x, flat, tables, *axes, losses, grad.numpy().reshape(-1))
+    run(_forward, images, images, *shapes, x, flat, tables, *axes, losses, grad.numpy().reshape(-1))
     return rows.new_tensor(float(losses.sum())), grad.permute(0, 3, 1, 2)
 
 

@@ -27,7 +27,7 @@ from upernet.ops.dcnv3.geometry import Geometry
 from upernet.ops.runtime.dtypes import to_working_precision
 from upernet.ops.runtime.memory import empty
 from upernet.ops.runtime.simd import LANES, add, fill, load, multiply_add, store, total
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 BLOCK_POINTS = 1024
 """Points in a block: 32 KiB of indices and weights in float32 fit into a core's L2 cache together with the pixels."""
@@ -120,7 +120,7 @@ def sample(image, index, weight, pixels, channels, groups, points, out, to):
             k = end
 
 
-@jit
+@kernel
 def _forward(counter, x, offset, mask, grid_y, grid_x, out, sizes, steps, scale):
     """Compute out N h w C from x N x (H W C), offset (complex) and mask (N h w) x G x P, both of any strides.
 
@@ -147,7 +147,7 @@ def _forward(counter, x, offset, mask, grid_y, grid_x, out, sizes, steps, scale)
             sample(image, index, weight, stop - start, channels, groups, points, out, (row * w + start) * channels)
 
 
-@jit
+@kernel
 def _backward(counter, grad, x, offset, mask, grid_y, grid_x, g_x, g_offset, g_mask, sizes, steps, scale):
     """Write all gradients; a unit of work is a group of an image, whose channels of g_x belong to no other unit."""
     n, height, width, h, w, channels, groups, points = sizes
@@ -202,16 +202,6 @@ def _backward(counter, grad, x, offset, mask, grid_y, grid_x, g_x, g_offset, g_m
                 g_mask[row, start:stop, group] = g_m.reshape(stop - start, points)
 
 
-@jit
-def _forward_team(openmp, threads, args):
-    in_team(openmp, threads, _forward, args)
-
-
-@jit
-def _backward_team(openmp, threads, args):
-    in_team(openmp, threads, _backward, args)
-
-
 @functools.lru_cache(maxsize=256)
 def grid(s: Geometry, groups: int, width: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Return vertical and horizontal position, without offset, of each point of a block of neighboring outputs."""
@@ -259,7 +249,6 @@ def forward(x: Tensor, offset: Tensor, mask: Tensor, s: Geometry) -> Tensor:
     values = x.flatten(1).numpy()
     run(
         _forward,
-        _forward_team,
         n * h,
         values,
         _pairs(offset, n * h * w, s.groups),
@@ -285,7 +274,6 @@ def backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, s: Geometry)
     by_group = (n * h, w, s.groups)
     run(
         _backward,
-        _backward_team,
         n * s.groups,
         grad.numpy().reshape(-1),
         values,

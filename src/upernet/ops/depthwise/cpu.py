@@ -15,7 +15,7 @@ from torch import Tensor
 
 from upernet.ops.runtime.memory import ScratchBuffer
 from upernet.ops.runtime.simd import LANES, add, load, multiply_add, store
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 SIZE = 5
 """Height and width of the filters."""
@@ -55,7 +55,7 @@ def _border(grad, at, x, start, first, last, stride, padding, width, channels, s
                 store(sums, to + k * channels, multiply_add(g, load(x, i), load(sums, to + k * channels)))
 
 
-@jit
+@kernel
 def _weight_gradient(counter, units, bands, grad, out_size, x, in_size, channels, stride, padding, sums):
     out_height, out_width = out_size
     height, width = in_size
@@ -88,11 +88,6 @@ def _weight_gradient(counter, units, bands, grad, out_size, x, in_size, channels
                     _border(grad, row + c, x, start, outer, out_width, stride, padding, width, channels, sums, to)
 
 
-@jit
-def _weight_gradient_team(openmp, threads, args):
-    in_team(openmp, threads, _weight_gradient, args)
-
-
 def weight_gradient(grad: Tensor, x: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
     """Return the gradients of the weight, C x 1 x 5 x 5, and of the bias, C.
 
@@ -108,7 +103,7 @@ def weight_gradient(grad: Tensor, x: Tensor, stride: int, padding: int) -> tuple
     sums = _sums((units, SIZE * SIZE + 1, channels), torch.float32)
     rows = [each.detach().permute(0, 2, 3, 1).contiguous().numpy().reshape(-1) for each in (grad, x)]
     shapes = (out_size, rows[1], (in_size[0], in_size[1]), channels, stride, padding)
-    run(_weight_gradient, _weight_gradient_team, units, units, bands, rows[0], *shapes, sums.numpy().reshape(-1))
+    run(_weight_gradient, units, units, bands, rows[0], *shapes, sums.numpy().reshape(-1))
     total = sums.sum(dim=0)
     return total[:-1].t().reshape(channels, 1, SIZE, SIZE).contiguous(), total[-1].clone()
 

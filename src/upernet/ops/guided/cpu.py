@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import kernel, run, take
 
 if TYPE_CHECKING:
     from upernet.ops.guided import Axis
 
 
-@jit
+@kernel
 def _guide(counter, probabilities, winners, colors, photo, rows, columns, which, names, fall, labels, confidence):
     above, below, y_part = rows
     before, after, x_part = columns
@@ -74,11 +74,6 @@ def _guide(counter, probabilities, winners, colors, photo, rows, columns, which,
             confidence[y, x] = best / total
 
 
-@jit
-def _guide_team(openmp, threads, args):
-    in_team(openmp, threads, _guide, args)
-
-
 def guide(
     probabilities: Tensor,
     winners: Tensor,
@@ -96,7 +91,7 @@ def guide(
     arrays = [tensor.numpy() for tensor in (probabilities, winners, colors, photo)]
     axes = [tuple(tensor.numpy() for tensor in axis) for axis in (rows, columns)]
     rest = (which.numpy(), names.numpy(), np.float32(1 / (6 * sigma**2)))
-    run(_guide, _guide_team, len(labels), *arrays, *axes, *rest, labels.numpy(), confidence.numpy())
+    run(_guide, len(labels), *arrays, *axes, *rest, labels.numpy(), confidence.numpy())
 
 
 def warm_up() -> None:

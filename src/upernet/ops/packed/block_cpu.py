@@ -23,7 +23,7 @@ from upernet.ops.packed.linear_cpu import (
 )
 from upernet.ops.runtime.matmul import as_numpy
 from upernet.ops.runtime.simd import LANES, add, load, multiply, multiply_add, store
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 from upernet.ops.softmax.cpu import softmax_of_runs
 
 Kernel = tuple[np.ndarray, np.ndarray, int]
@@ -63,7 +63,7 @@ def _add_rows(rows, count, outputs, norm, factors, others, at, out, to):
             store(out, to + r * outputs + c, add(value, load(others, at + r * outputs + c)))
 
 
-@jit
+@kernel
 def _block(counter, x, y, values, out, rows, step, sizes, sampled, query, output, mlp, rounded_to):
     """Compute a block of InternImage from its sampled values on, a block of pixels at a time.
 
@@ -126,11 +126,6 @@ def _block(counter, x, y, values, out, rows, step, sizes, sampled, query, output
         _add_rows(results, count, channels, mlp_norm_after, mlp_factors, current, 0, out, first * channels)
 
 
-@jit
-def _block_team(openmp, threads, args):
-    in_team(openmp, threads, _block, args)
-
-
 def block(
     maps: tuple[Tensor, Tensor, Tensor],
     out: Tensor,
@@ -158,7 +153,6 @@ def block(
     step = rows_per_unit(rows, channels)
     run(
         _block,
-        _block_team,
         -(-rows // step),
         *(as_numpy(x), as_numpy(y), values.flatten(1).numpy(), as_numpy(out), rows, step, (height, width, channels)),
         (groups, points, np.float32(scale), *grid),

@@ -38,7 +38,7 @@ from upernet.ops.runtime.simd import (
     to_floats,
     total,
 )
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 ROWS_PER_UNIT = 64
 """Rows of a block, at most, unless they are wide."""
@@ -133,7 +133,7 @@ def hidden_buffers(step, depth, weight, rounded_to):
     return words, words.view(rounded_to.dtype)
 
 
-@jit
+@kernel
 def _linear(counter, x, out, rows, step, inputs, outputs, layer, norm, kept, rounded_to):
     depth, weight, base, inverse, zero = layer[0], layer[1], layer[2], layer[5], layer[6]
     normalized = np.empty(step * inputs if norm[0].size > 0 else 0, np.float32)
@@ -174,7 +174,7 @@ def mlp_rows(x, at, count, inputs, outputs, layer, second, buffers, hidden_layer
     multiply_rows(between, count, second, outputs, sums, edge, out, to)
 
 
-@jit
+@kernel
 def _mlp(counter, x, out, rows, step, inputs, outputs, layer, second, rounded_to):
     buffers = product_buffers(step, layer[0], layer[1], layer[2], rounded_to)
     between = hidden_buffers(step, second[0], layer[1], rounded_to)
@@ -184,16 +184,6 @@ def _mlp(counter, x, out, rows, step, inputs, outputs, layer, second, rounded_to
             return
         count = min(step, rows - first)
         mlp_rows(x, first * inputs, count, inputs, outputs, layer, second, buffers, between, out, first * outputs)
-
-
-@jit
-def _linear_team(openmp, threads, args):
-    in_team(openmp, threads, _linear, args)
-
-
-@jit
-def _mlp_team(openmp, threads, args):
-    in_team(openmp, threads, _mlp, args)
 
 
 Norm = tuple[np.ndarray, np.ndarray, np.float32]
@@ -236,7 +226,7 @@ def linear(x: Tensor, layer: Layer, out: Tensor, norm: Norm = NO_NORM, kept: Ten
     step = rows_per_unit(rows, inputs)
     maps = (as_numpy(x), as_numpy(out), rows, step, inputs, out.shape[1])
     normalized = NOTHING if kept is None else as_numpy(kept)
-    run(_linear, _linear_team, -(-rows // step), *maps, layer.words, norm, normalized, layer.rounded_to)
+    run(_linear, -(-rows // step), *maps, layer.words, norm, normalized, layer.rounded_to)
 
 
 def mlp(x: Tensor, first: Layer, second: Layer, out: Tensor) -> None:
@@ -245,7 +235,7 @@ def mlp(x: Tensor, first: Layer, second: Layer, out: Tensor) -> None:
     step = rows_per_unit(rows, inputs)
     maps = (as_numpy(x), as_numpy(out), rows, step, inputs, out.shape[1])
     layers = (first.words, second.words)
-    run(_mlp, _mlp_team, -(-rows // step), *maps, *layers, first.rounded_to)
+    run(_mlp, -(-rows // step), *maps, *layers, first.rounded_to)
 
 
 def warm_up() -> None:

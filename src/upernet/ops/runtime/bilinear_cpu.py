@@ -10,10 +10,10 @@ from torch import Tensor
 
 from upernet.ops.runtime.bilinear import axis
 from upernet.ops.runtime.simd import LANES, add, fill, load, multiply_add, rectify, store
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import kernel, run, take
 
 
-@jit
+@kernel
 def _upsample(
     counter, x, coarse_width, out, rows, first_row, width, channels, base, based, scale, shift, y_axis, x_axis
 ):
@@ -43,11 +43,6 @@ def _upsample(
                 store(out, to + c, value)
 
 
-@jit
-def _upsample_team(openmp, threads, args):
-    in_team(openmp, threads, _upsample, args)
-
-
 def flat(x: Tensor) -> np.ndarray:
     """Return the values of a contiguous CPU tensor as a one-dimensional array that shares its memory."""
     return x.numpy().reshape(-1)
@@ -67,4 +62,4 @@ def add_upsampled(
     sizes = (rows, first_row, width, channels)
     added = (flat(base), base.numel() > 0, scale.numpy(), shift.numpy())
     axes = (tuple(axis(x.shape[0], height, x.dtype)), tuple(axis(x.shape[1], width, x.dtype)))
-    run(_upsample, _upsample_team, rows, flat(x), x.shape[1], flat(out), *sizes, *added, *axes)
+    run(_upsample, rows, flat(x), x.shape[1], flat(out), *sizes, *added, *axes)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from upernet.ops.runtime.memory import empty
 from upernet.ops.runtime.simd import LANES, BFloat, Lanes
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 FEATURES = cast(Any, cpu_target.target_context).codegen().magic_tuple()[2].split(",")
 """Features of the processor that Numba compiles for: this one, unless NUMBA_CPU_FEATURES lists others."""
@@ -223,7 +223,7 @@ def multiply_panel(rows, a, a_at, a_step, a_next, b, b_at, b_next, depth, base, 
             r += 1
 
 
-@jit
+@kernel
 def _multiply(counter, x, weight, base, out, rows, batch, depth, outputs):
     """Multiply x R x G x K by weight G x panels x K x PANEL, add base G x (panels PANEL), write out R x G x D."""
     panels = -(-outputs // PANEL)
@@ -251,7 +251,7 @@ def _multiply(counter, x, weight, base, out, rows, batch, depth, outputs):
                         out[c + i * c_step + j] = edge[i * PANEL + j]
 
 
-@jit
+@kernel
 def _multiply_transposed(counter, a, b, base, c, batch, depth, rows, outputs, accumulate):
     """Compute c = a^T b + base: a G x T x R, b G x T x D, c G x R x D; `base` is c to accumulate, or zeros."""
     panels = outputs // PANEL
@@ -266,16 +266,6 @@ def _multiply_transposed(counter, a, b, base, c, batch, depth, rows, outputs, ac
         base_at, base_step = (to, outputs) if accumulate else (0, 0)
         count = min(ROWS_PER_UNIT, rows - first)
         multiply_panel(count, a, left, 1, rows, b, right, outputs, depth, base, base_at, base_step, c, to, outputs)
-
-
-@jit
-def _multiply_transposed_team(openmp, threads, args):
-    in_team(openmp, threads, _multiply_transposed, args)
-
-
-@jit
-def _multiply_team(openmp, threads, args):
-    in_team(openmp, threads, _multiply, args)
 
 
 class RowProduct(Protocol):
@@ -349,7 +339,7 @@ class PackedMatmul:
         units = self.batch * -(-self.outputs // (PANEL * PANELS_PER_UNIT)) * -(-len(x) // ROWS_PER_UNIT)
         flat = (as_numpy(each, self.pair) for each in (x.detach(), self.panels))
         sums = (as_numpy(each) for each in (self.base, out.detach()))
-        run(_multiply, _multiply_team, units, *flat, *sums, len(x), self.batch, self.depth // self.pair, self.outputs)
+        run(_multiply, units, *flat, *sums, len(x), self.batch, self.depth // self.pair, self.outputs)
         return out
 
 
@@ -366,7 +356,7 @@ def transposed_matmul(a: Tensor, b: Tensor, out: Tensor, accumulate: bool) -> No
     base = sums if accumulate else np.zeros(PANEL, sums.dtype)
     units = batch * (outputs // PANEL) * -(-rows // ROWS_PER_UNIT)
     sizes = (batch, a.shape[1], rows, outputs, accumulate)
-    run(_multiply_transposed, _multiply_transposed_team, units, left, right, base, sums, *sizes)
+    run(_multiply_transposed, units, left, right, base, sums, *sizes)
 
 
 def as_numpy(x: Tensor, pair: int = 1) -> np.ndarray:

@@ -11,8 +11,8 @@ A kernel takes an int64 array that holds one zero as its first argument, and fet
 until none is left. It returns nothing, raises nothing, and writes the result of each unit to a place of its own, so
 results do not depend on the number of threads.
 
-Each kernel has a function `_NAME_team` beside it that does nothing but `in_team(openmp, threads, kernel, args)`: Numba
-caches compiled code on disk by function, so a generic one would be compiled again in each process.
+The functions that a kernel calls are compiled as parts of it: optimized and translated to machine code once, together
+with everything that calls them, and cached on disk with the kernel.
 
 State of this module: the pool of Python threads, made once per process.
 """
@@ -20,9 +20,12 @@ State of this module: the pool of Python threads, made once per process.
 from __future__ import annotations
 
 import functools
+import gc
+import inspect
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numba
@@ -31,12 +34,16 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core.caching import FunctionCache
+from numba.core.codegen import CPUCodeLibrary
+from numba.core.compiler import Flags, compile_internal
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic, lower_builtin, type_callable
 
 from upernet.ops.runtime.openmp import parallel
 from upernet.ops.runtime.waiting import adapt_waiting
 
-MAX_NESTED = 8  # kernels that call each other; each is compiled and cached by itself
+OPTIONS = {"nopython": True, "nogil": True, "error_model": "numpy"}
 
 
 @functools.cache
@@ -48,16 +55,68 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
+class _Part(CPUCodeLibrary):
+    """Code that is optimized and translated to machine code only as a part of the kernels that contain it."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Compile a function for arguments of these types, as a part of kernels."""
+    target: Any = cpu_target.target_context
+    flags = cpu_target.options.parse_as_flags(Flags(), OPTIONS)
+    collecting = gc.isenabled()
+    flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+    library = _Part(target.codegen(), function.__qualname__)
+    gc.disable()  # collections would take a third of the time, and find nothing
+    try:
+        return compile_internal(cpu_target.typing_context, target, library, function, arguments, None, flags, {})
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def jit(function: Callable[..., Any]) -> Any:
-    """Compile a kernel with `numba.njit`, without the GIL, and cache it on disk if any location is writable.
+    """Let kernels, and functions like this one, call a function, which becomes a part of them."""
+
+    @type_callable(function)
+    def type_of_call(typing: Any) -> Any:
+        def result(*arguments: Any) -> Any:
+            return _compiled(function, arguments).signature
+
+        result.pysig = inspect.signature(function)
+        return result
+
+    @lower_builtin(function, types.VarArg(types.Any))
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        part = _compiled(function, signature.args)
+        context.active_code_library.add_linking_library(part.library)
+        return context.call_internal(builder, part.fndesc, part.signature, args)
+
+    return function
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a kernel for `run`, without the GIL, and cache it on disk if any location is writable.
 
     Numba tries NUMBA_CACHE_DIR, then `__pycache__` beside the source, then the user's cache directory.
     """
-    compile_ = functools.partial(numba.njit, nogil=True, error_model="numpy")
-    try:
-        return compile_(cache=True)(function)
-    except RuntimeError:  # no writable location
-        return compile_()(function)
+    body = jit(function)
+
+    def in_threads(openmp, threads, args):
+        in_team(openmp, threads, body, args)
+
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):  # what is compiled has a name of its own
+        setattr(in_threads, name, getattr(function, name))
+    compiled = numba.jit(**OPTIONS, no_cfunc_wrapper=True)(in_threads)
+    with suppress(RuntimeError):  # no writable location
+        compiled._cache = FunctionCache(function)  # its file and its code, not those of `in_threads`
+    return compiled
 
 
 @intrinsic
@@ -72,38 +131,44 @@ def take(typing: Any, counter: Any) -> Any:
 
 
 @intrinsic
-def in_team(typing: Any, openmp: Any, threads: Any, kernel: Any, args: Any) -> Any:
-    """Call kernel(*args) once in each of `threads` threads; `openmp` is the address of GOMP_parallel."""
+def in_team(typing: Any, openmp: Any, threads: Any, function: Any, args: Any) -> Any:
+    """Call function(*args) once in each of `threads` threads.
+
+    `openmp` is the address of GOMP_parallel; if it is 0, the function is called once, in this thread.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        call = kernel.get_call_type(context.typing_context, args.types, {})
-        compiled = kernel.dispatcher.get_compile_result(call)
-        context.active_code_library.add_linking_library(compiled.library)
+        part = _compiled(function.typing_key, args.types)
+        context.active_code_library.add_linking_library(part.library)
 
         pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
         shared = cgutils.alloca_once_value(builder, values[3])
         body = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [pointer]), builder.function.name + ".thread")
         body.linkage = "internal"
+        body.attributes.add("noinline")  # it is called in two places
         inner = ir.IRBuilder(body.append_basic_block())
         arguments = cgutils.unpack_tuple(inner, inner.load(inner.bitcast(body.args[0], shared.type)))
-        context.call_internal_no_propagate(inner, compiled.fndesc, call, arguments)
+        context.call_internal_no_propagate(inner, part.fndesc, part.signature, arguments)
         inner.ret_void()
 
         region = ir.FunctionType(ir.VoidType(), [body.type, pointer, integer, integer])
-        flags = ir.Constant(integer, 0)
-        address = builder.inttoptr(values[0], region.as_pointer())
-        builder.call(address, [body, builder.bitcast(shared, pointer), values[1], flags])
+        data, flags = builder.bitcast(shared, pointer), ir.Constant(integer, 0)
+        with builder.if_else(cgutils.is_not_null(builder, values[0])) as (team, alone):
+            with team:
+                address = builder.inttoptr(values[0], region.as_pointer())
+                builder.call(address, [body, data, values[1], flags])
+            with alone:
+                builder.call(body, [data])
         return context.get_dummy_value()
 
-    return types.none(types.intp, types.int32, kernel, args), generate
+    return types.none(types.intp, types.int32, function, args), generate
 
 
-def run(kernel: Any, team: Any, units: int, *args: Any) -> None:
+def run(kernel: Any, units: int, *args: Any) -> None:
     """Run `units` units of work of kernel(counter, *args) on `torch.get_num_threads()` threads.
 
     Args:
         kernel: the compiled kernel.
-        team: the function beside it that calls `in_team(openmp, threads, kernel, args)`.
         units: how many units of work there are.
         args: the kernel's arguments after the counter.
     """
@@ -111,22 +176,20 @@ def run(kernel: Any, team: Any, units: int, *args: Any) -> None:
     args = (np.zeros(1, np.int64), *args)
     threads = min(torch.get_num_threads(), units)
     if threads <= 1:
-        _call(kernel, *args)
+        _call(kernel, 0, 1, args)
     elif address := parallel():
-        _call(team, address, threads, args)
+        _call(kernel, address, threads, args)
     else:
-        helpers = [_pool().submit(_call, kernel, *args) for _ in range(threads - 1)]
-        _call(kernel, *args)
+        helpers = [_pool().submit(_call, kernel, 0, 1, args) for _ in range(threads - 1)]
+        _call(kernel, 0, 1, args)
         for helper in helpers:
             if not helper.cancel():  # a helper that has not begun has nothing left to do
                 helper.result()
 
 
-def _call(function: Any, *args: Any) -> None:
+def _call(kernel: Any, openmp: int, threads: int, args: tuple[Any, ...]) -> None:
     """Call a kernel even if the disk is full: Numba compiles it and keeps the result, but fails to write its cache."""
-    for _ in range(MAX_NESTED):
-        try:
-            return function(*args)
-        except OSError:  # nothing has run yet; next time, the function is found compiled
-            continue
-    function(*args)
+    try:
+        kernel(openmp, threads, args)
+    except OSError:  # nothing has run yet; now, the kernel is found compiled
+        kernel(openmp, threads, args)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from upernet.ops.runtime.simd import LANES, exp, load, store
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 RUNS_PER_UNIT = 2048
 """Runs that one thread processes before it fetches the next unit."""
@@ -39,7 +39,7 @@ def softmax_of_runs(x, at, count, points, block, out, to):
             out[to + r * points + p] = block[r * points + p] * factor
 
 
-@jit
+@kernel
 def _forward(counter, x, out, runs, points):
     block = np.empty(-(-RUNS_PER_BLOCK * points // LANES) * LANES, np.float32)
     while True:
@@ -51,7 +51,7 @@ def _forward(counter, x, out, runs, points):
             softmax_of_runs(x, start * points, count, points, block, out, start * points)
 
 
-@jit
+@kernel
 def _backward(counter, grad, out, result, runs, points):
     while True:
         unit = take(counter)
@@ -65,33 +65,23 @@ def _backward(counter, grad, out, result, runs, points):
                 result[i] = out[i] * (grad[i] - total)
 
 
-@jit
-def _forward_team(openmp, threads, args):
-    in_team(openmp, threads, _forward, args)
-
-
-@jit
-def _backward_team(openmp, threads, args):
-    in_team(openmp, threads, _backward, args)
-
-
-def _run(kernel, team, tensors: tuple[Tensor, ...], groups: int) -> Tensor:
+def _run(kernel, tensors: tuple[Tensor, ...], groups: int) -> Tensor:
     result = tensors[0].new_empty(tensors[0].shape)
     points = result.shape[-1] // groups
     runs = result.numel() // points
     flat = [tensor.detach().contiguous().numpy().reshape(-1) for tensor in tensors]
-    run(kernel, team, -(-runs // RUNS_PER_UNIT), *flat, result.numpy().reshape(-1), runs, points)
+    run(kernel, -(-runs // RUNS_PER_UNIT), *flat, result.numpy().reshape(-1), runs, points)
     return result
 
 
 def forward(x: Tensor, groups: int) -> Tensor:
     """Compute `upernet.ops.grouped_softmax`."""
-    return _run(_forward, _forward_team, (x,), groups)
+    return _run(_forward, (x,), groups)
 
 
 def backward(grad: Tensor, out: Tensor, groups: int) -> Tensor:
     """Return the gradient of x from that of the result and from the result."""
-    return _run(_backward, _backward_team, (grad, out), groups)
+    return _run(_backward, (grad, out), groups)
 
 
 def warm_up() -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import kernel, run, take
 
 if TYPE_CHECKING:
     from upernet.ops.thresholds import Owners
 
 
-@jit
+@kernel
 def _apply(counter, labels, confidence, thresholds, below, owners, judged):
     height, width = labels.shape
     while True:
@@ -32,18 +32,13 @@ def _apply(counter, labels, confidence, thresholds, below, owners, judged):
                 labels[y, x] = below
 
 
-@jit
-def _apply_team(openmp, threads, args):
-    in_team(openmp, threads, _apply, args)
-
-
 def apply(labels: Tensor, confidence: Tensor, thresholds: Tensor, below: int, owners: Owners | None) -> None:
     """Compute what `upernet.ops.thresholds.reference.apply` does."""
     whose, judged = np.zeros((0, 0), np.int16), np.ones(1, np.bool_)
     if owners is not None:
         whose, judged = owners.labels.numpy(), owners.judged.numpy()
     arrays = labels.numpy(), confidence.numpy(), thresholds.numpy()
-    run(_apply, _apply_team, len(labels), *arrays, np.int16(below), whose, judged)
+    run(_apply, len(labels), *arrays, np.int16(below), whose, judged)
 
 
 def warm_up() -> None:

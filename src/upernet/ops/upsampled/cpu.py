@@ -21,7 +21,7 @@ from torch import Tensor
 
 from upernet.ops.eligibility import LANES
 from upernet.ops.runtime.simd import add, exp, fill, load, multiply_add, select_larger, store
-from upernet.ops.runtime.threads import in_team, jit, run, take
+from upernet.ops.runtime.threads import jit, kernel, run, take
 
 if TYPE_CHECKING:
     from upernet.ops.guided import Axis
@@ -121,7 +121,7 @@ def _find(group, group_of, owners, found):
     return some
 
 
-@jit
+@kernel
 def _upsample(counter, logits, rows, columns, spans, groups, names, group_of, owners, labels, confidence):
     above, below, y_part = rows
     before, after, nearest, share = columns
@@ -167,7 +167,7 @@ def _upsample(counter, logits, rows, columns, spans, groups, names, group_of, ow
                             confidence[y, left + x + i] = np.float32(1) / totals[i]
 
 
-@jit
+@kernel
 def _add_probabilities(counter, logits, rows, columns, spans, sums, plane, line, width):
     above, below, y_part = rows
     before, after, nearest, share = columns
@@ -207,16 +207,6 @@ def _add_probabilities(counter, logits, rows, columns, spans, sums, plane, line,
                             sums[k * plane + at + i] += totals[i] * exponentials[k * LANES + i]
 
 
-@jit
-def _add_probabilities_team(openmp, threads, args):
-    in_team(openmp, threads, _add_probabilities, args)
-
-
-@jit
-def _upsample_team(openmp, threads, args):
-    in_team(openmp, threads, _upsample, args)
-
-
 def upsample(
     logits: Tensor,
     rows: Axis,
@@ -241,7 +231,7 @@ def upsample(
     units, *places = _places(rows, columns)
     whose = np.zeros((0, 0), np.int16) if owners is None else owners.numpy()
     args = (np.array(ends), names, group_of, whose, labels.numpy(), confidence.numpy())
-    run(_upsample, _upsample_team, units, logits.numpy(), *places, *args)
+    run(_upsample, units, logits.numpy(), *places, *args)
 
 
 def add_probabilities(logits: Tensor, rows: Axis, columns: Axis, sums: Tensor) -> None:
@@ -251,7 +241,7 @@ def add_probabilities(logits: Tensor, rows: Axis, columns: Axis, sums: Tensor) -
     length = (classes - 1) * plane + (height - 1) * line + width
     units, *places = _places(rows, columns)
     sums = sums.as_strided((length,), (1,))
-    run(_add_probabilities, _add_probabilities_team, units, logits.numpy(), *places, sums.numpy(), plane, line, width)
+    run(_add_probabilities, units, logits.numpy(), *places, sums.numpy(), plane, line, width)
 
 
 def _places(rows: Axis, columns: Axis) -> tuple[int, Any, Any, Any]:
