@@ -26,14 +26,11 @@ from upernet.ops.runtime.matmul import PANEL, PackedMatmul, as_numpy, multiply_p
 from upernet.ops.runtime.simd import (
     LANES,
     add,
-    divide,
-    exp,
     fill,
     load,
-    maximum,
     multiply,
     multiply_add,
-    rectify,
+    select_larger,
     store,
     to_floats,
     total,
@@ -46,23 +43,28 @@ WIDE_ROWS = 512
 """Numbers per row from which a block has twice as many rows: the weights of such layers exceed the cache, and each
 block reads them again."""
 
-# The error function for x >= 0 (Abramowitz and Stegun, 7.1.26): 1 - (a polynomial in t) e^(-x^2), t = 1 / (1 + P x),
-# with an error of at most 1.5e-7.
-P = np.float32(0.3275911 * 0.5**0.5)
-TERMS = tuple(np.float32(0.5 * a) for a in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592))
+# The normal distribution function is 1/2 + x g(x^2). For |x| <= FLAT, the polynomial in u = 2 x^2 / FLAT^2 - 1 with the
+# coefficients TERMS, the highest power first, differs from g by at most 1e-7 / |x|. At the ends, the function becomes 1
+# or 0, and it stays so beyond them.
+FLAT = 5.25
+TERMS = tuple(
+    np.float32(term)
+    for term in (-5.574531e-4, 1.4764001e-3, -1.345026e-3, 1.8181682e-3, -5.089198e-3, 9.11961e-3, -1.2976302e-2)
+    + (1.8304514e-2, -2.4987832e-2, 3.2068428e-2, -3.976957e-2, 4.964361e-2, -6.712662e-2, 1.3465936e-1)
+)
 
 
 @jit
 def gelu(x):
     """Return x times the normal distribution function of x, per lane."""
-    one, minus = fill(np.float32(1)), fill(np.float32(-1))
-    size = maximum(x, multiply(x, minus))
-    t = divide(one, multiply_add(fill(P), size, one))
+    low, high = fill(np.float32(-FLAT)), fill(np.float32(FLAT))
+    size = select_larger(low, x, low, x)
+    size = select_larger(size, high, high, size)
+    u = multiply_add(multiply(size, size), fill(np.float32(2 / FLAT**2)), fill(np.float32(-1)))
     polynomial = fill(TERMS[0])
-    for a in TERMS[1:]:
-        polynomial = multiply_add(polynomial, t, fill(a))
-    tail = multiply(multiply(polynomial, t), exp(multiply(multiply(x, x), fill(np.float32(-0.5)))))
-    return multiply_add(multiply(size, tail), minus, rectify(x))
+    for term in TERMS[1:]:
+        polynomial = multiply_add(polynomial, u, fill(term))
+    return multiply(x, multiply_add(size, polynomial, fill(np.float32(0.5))))
 
 
 @jit

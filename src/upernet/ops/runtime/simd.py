@@ -139,16 +139,6 @@ def multiply(typing: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
-def divide(typing: Any, a: Any, b: Any) -> Any:
-    """Return a / b per lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fdiv(args[0], args[1])
-
-    return a(a, b), generate
-
-
-@intrinsic
 def to_floats(typing: Any, lanes: Any) -> Any:
     """Return int32 lanes as the nearest float32; floating-point lanes stay as they are."""
     floats = Lanes(types.float32) if lanes.dtype == types.int32 else lanes
