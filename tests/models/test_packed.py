@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -79,6 +81,19 @@ def test_packed_blocks_compute_the_same(style: str) -> None:
         assert found.shape == expected.shape and found.dtype == torch.float32
         assert relative_error(found, expected) < 1e-4
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_packed_weights_replace_the_weights_of_linear_layers(precision: Precision) -> None:
+    if precision == "bf16" and (fault := bfloat16_unavailable()):
+        pytest.skip(fault)
+    model = network()
+    weights = [weakref.ref(layer.weight) for layer in model.backbone.modules() if isinstance(layer, nn.Linear)]
+    prepared = prepare_for_inference(model, precision, [IMAGES])
+    del model
+    gc.collect()
+    assert len(weights) == 6 * 6 and not any(weight() is not None for weight in weights)
+    assert blocks(prepared) == 6
 
 
 @pytest.mark.skipif(bool(bfloat16_unavailable()), reason=f"bfloat16: {bfloat16_unavailable()}")

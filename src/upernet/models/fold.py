@@ -24,8 +24,9 @@ Network = TypeVar("Network", bound=nn.Module)
 def prepare_for_inference(model: Network, precision: Precision = "fp32", calibration: Sequence[Tensor] = ()) -> Network:
     """Return a copy of `model` in eval mode that computes the same faster, up to rounding.
 
-    Batch norms of the backbone are folded (see `folded`). On CPUs, blocks of InternImage get packed weights, which
-    torch's compiler and exporter do not use. If there is nothing to do, the model itself is returned.
+    Batch norms of the backbone are folded (see `folded`). On CPUs, blocks of InternImage get packed weights, and become
+    one operator each for torch's compiler and exporter. A program that is exported from such a network needs this
+    package and the same kind of processor. If there is nothing to do, the model itself is returned.
 
     With `precision="bf16"`, the layers that a module's class names as `bfloat16_layers` multiply in bfloat16, which is
     faster again but changes the results (docs/performance.md has the difference). Everything between those layers and

@@ -19,6 +19,7 @@ from upernet.ops.guided import Axis, choose_guided_labels, guided_labels
 from upernet.ops.lateral import choose_lateral, lateral
 from upernet.ops.linear import choose_linear, conv1x1, linear
 from upernet.ops.linear.mlp import mlp
+from upernet.ops.packed.block import BlockWeights, internimage_block
 from upernet.ops.runtime.availability import bfloat16_unavailable, int8_unavailable
 from upernet.ops.runtime.bilinear import resize, resize_like
 from upernet.ops.runtime.cores import set_threads, usable_cores
@@ -54,6 +55,7 @@ __all__ = [
     "OPERATORS",
     "PLAIN",
     "Axis",
+    "BlockWeights",
     "Choice",
     "Decision",
     "OwnedChannels",
@@ -76,6 +78,7 @@ __all__ = [
     "grouped_softmax",
     "guided_labels",
     "int8_unavailable",
+    "internimage_block",
     "lateral",
     "linear",
     "mlp",

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upernet.ops import int8_unavailable, lateral, upsample_conv3x3, use_kernel
-from upernet.ops.conv3x3.winograd_weights_cpu import tap_panels, transform_panels
 from upernet.ops.conv3x3.winograd_axes_cpu import P, Q
+from upernet.ops.conv3x3.winograd_weights_cpu import tap_panels, transform_panels
 from upernet.ops.packed.conv3x3 import Int8Conv3x3, Int8Lateral
 from upernet.ops.packed.ranges import Range, TileRange
 from upernet.ops.runtime.matmul import MAX_INT8

@@ -101,7 +101,7 @@ def _to_floats(products, numbers, g, group, count, factors, at):
 
 @jit
 def _write_tiles(products, first, count, group, panel, columns, top, out, sizes, epilogue, half, result):
-    """Transform the products of tiles `first` to `first + count` with one panel of the weight, and write the outputs."""
+    """Transform the products of tiles `first` to `first + count` with one panel of the weight; write the outputs."""
     for tile in range(first, first + count):
         y0, x0 = top + 4 * (tile // columns), 4 * (tile % columns)
         for lane in range(0, min(PANEL, sizes[2] - panel * PANEL), LANES):
