@@ -78,6 +78,10 @@ def prepare_for_inference(model: Network, precision: Precision = "fp32", calibra
 
         products = torch.bfloat16 if precision == "bf16" else torch.float32
         pack_blocks(prepared, lambda _: products)
+        if precision == "fp32":
+            from upernet.models.packed_conv3x3 import pack_convolutions
+
+            pack_convolutions(prepared)
     if precision == "bf16":
         for parent in prepared.modules():
             for name in _bfloat16_layers(parent):

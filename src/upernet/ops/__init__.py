@@ -10,6 +10,7 @@ The functions `dcnv3`, `dcnv4`, `lateral` and `linear` have the names of their f
 """
 
 from upernet.ops.conv3x3 import choose_upsample_conv3x3, upsample_conv3x3
+from upernet.ops.conv3x3.packed import packed_conv3x3
 from upernet.ops.cross_entropy import choose_resized_cross_entropy, resized_cross_entropy
 from upernet.ops.dcnv3 import choose_dcnv3, dcnv3
 from upernet.ops.dcnv4 import dcnv4
@@ -82,6 +83,7 @@ __all__ = [
     "lateral",
     "linear",
     "mlp",
+    "packed_conv3x3",
     "recorded_decisions",
     "release_memory",
     "resize",

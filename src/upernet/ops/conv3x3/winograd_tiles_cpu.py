@@ -133,7 +133,9 @@ def _multiply_tiles(counter, values, weight, base, factors, depth, group, tiles,
 
 
 @jit
-def _multiply_taps(counter, values, taps, depth, group, tiles, share, columns, top, out, sizes, epilogue):
+def _multiply_taps(
+    counter, values, taps, channels, ranges, depth, group, tiles, share, columns, top, out, sizes, epilogue
+):
     """Do what `_multiply_tiles` does, with panels of taps that are transformed once for each `share` of the tiles."""
     panels, shares = -(-sizes[2] // PANEL), -(-tiles // share)
     step = (depth + 1) * PANEL
@@ -145,7 +147,7 @@ def _multiply_taps(counter, values, taps, depth, group, tiles, share, columns, t
         if unit >= panels * shares:
             return
         panel, start = unit // shares, unit % shares * share
-        transform_panel(taps, 9 * panel * depth * PANEL, depth, weight, 0, step, half)
+        transform_panel(taps, panel, channels, ranges, weight, 0, step, half)
         for first in range(start, min(start + share, tiles), group):
             count = min(group, start + share - first, tiles - first)
             for g in range(36):
@@ -248,8 +250,8 @@ def multiply_tiles(
             _multiply_taps,
             _multiply_taps_team,
             panels * shares,
-            *(values.numpy().reshape(-1), weight.taps.numpy().reshape(-1), weight.taps.shape[1]),
-            *(group, tiles, share, -(-width // 4), top),
+            *(values.numpy().reshape(-1), weight.panels.numpy().reshape(-1), weight.panels.shape[2], weight.ranges),
+            *(weight.depth, group, tiles, share, -(-width // 4), top),
             *(out.numpy().reshape(-1), (height, width, channels), epilogue),
         )
         return

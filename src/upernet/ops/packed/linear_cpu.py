@@ -224,8 +224,9 @@ def layer(tensors: Sequence[Tensor], rounding: Sequence[float]) -> Layer:
     *_, depth, width, pair = panels.shape
     if width != PANEL or (panels.dtype == torch.bfloat16 and not HAS_BFLOAT16):
         raise ValueError("weights were packed for another kind of processor: prepare the network on this one")
-    words = (depth, as_numpy(panels, pair), *(each.numpy() for each in sums), *map(np.float32, rounding))
-    return Layer(words, ROUNDED_TO[panels.dtype])
+    base, factors, bias = (each.numpy() for each in sums)
+    inverse, zero = map(np.float32, rounding)
+    return Layer((depth, as_numpy(panels, pair), base, factors, bias, inverse, zero), ROUNDED_TO[panels.dtype])
 
 
 def linear(x: Tensor, layer: Layer, out: Tensor, norm: Norm = NO_NORM, kept: Tensor | None = None) -> None:
