@@ -24,9 +24,10 @@ Network = TypeVar("Network", bound=nn.Module)
 def prepare_for_inference(model: Network, precision: Precision = "fp32", calibration: Sequence[Tensor] = ()) -> Network:
     """Return a copy of `model` in eval mode that computes the same faster, up to rounding.
 
-    Batch norms of the backbone are folded (see `folded`). On CPUs, blocks of InternImage get packed weights, and become
-    one operator each for torch's compiler and exporter. A program that is exported from such a network needs this
-    package and the same kind of processor. If there is nothing to do, the model itself is returned.
+    Batch norms of the backbone are folded (see `folded`). On CPUs, the weights of InternImage's blocks, and with
+    it those of the decoder's 3x3 convolutions in float32, are packed. These layers compute without gradients, and each
+    is one operator for torch's compiler and exporter; a program that is exported from such a network needs this package
+    and the same kind of processor. If there is nothing to do, the model itself is returned.
 
     With `precision="bf16"`, the layers that a module's class names as `bfloat16_layers` multiply in bfloat16, which is
     faster again but changes the results (docs/performance.md has the difference). Everything between those layers and
@@ -39,8 +40,8 @@ def prepare_for_inference(model: Network, precision: Precision = "fp32", calibra
     the numbers that are rounded to int8 are those of the images of `calibration`. Such a network can neither be
     compiled nor exported by torch.
 
-    The copy shares all other tensors with `model`, which does not change. Prepare again when the weights change, and
-    neither train nor save the copy.
+    The copy holds packed weights in place of plain ones and shares all other tensors with `model`, which does not
+    change. Prepare again when the weights change, and neither train nor save the copy.
 
     Args:
         model: The network.
