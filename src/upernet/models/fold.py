@@ -24,10 +24,11 @@ Network = TypeVar("Network", bound=nn.Module)
 def prepare_for_inference(model: Network, precision: Precision = "fp32", calibration: Sequence[Tensor] = ()) -> Network:
     """Return a copy of `model` in eval mode that computes the same faster, up to rounding.
 
-    Batch norms of the backbone are folded (see `folded`). On CPUs, the weights of InternImage's blocks, and with
-    it those of the decoder's 3x3 convolutions in float32, are packed. These layers compute without gradients and
-    have no other kernel for `use_kernel` to choose. Each is one operator for torch's compiler and exporter; a program
-    that is exported from such a network needs this package and the same kind of processor. If there is nothing to do, the model itself is returned.
+    Batch norms of the backbone are folded (see `folded`). On CPUs, the weights of InternImage's blocks are packed, and
+    in float32 those of the 3x3 convolutions of a decoder on top of them. Packed layers compute without gradients, and
+    `use_kernel` does not affect them. Each is one operator for torch's compiler and exporter; a program that is
+    exported from such a network needs this package and the same kind of processor. If there is nothing to do, the model
+    itself is returned.
 
     With `precision="bf16"`, the layers that a module's class names as `bfloat16_layers` multiply in bfloat16, which is
     faster again but changes the results (docs/performance.md has the difference). Everything between those layers and
