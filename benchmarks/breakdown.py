@@ -6,15 +6,13 @@ python -m benchmarks.breakdown [--threads 2] [--repeats 5] [--json OUT]
 from __future__ import annotations
 
 from collections import Counter
-from unittest.mock import patch
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.networks import network
 from benchmarks.side_by_side import command_line, save
 from upernet.models import prepare_for_inference
-from upernet.ops.packed.block import PackedInternImageBlock
 
 SHOWN = 10
 
@@ -23,10 +21,8 @@ def main() -> None:
     arguments = command_line(__doc__)
     size = 64 if arguments.quick else 512
     model, images = prepare_for_inference(network("T", tiny=arguments.quick)), torch.randn(1, 3, size, size)
-    # Blocks are not operators of torch, which the profiler would see.
-    recorded = record_function("packed::InternImageBlock")(PackedInternImageBlock.__call__)
     seconds: Counter[str] = Counter()
-    with torch.inference_mode(), patch.object(PackedInternImageBlock, "__call__", recorded):
+    with torch.inference_mode():
         model(images)  # compiles, prepares weights
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             for _ in range(arguments.repeats):

@@ -112,7 +112,7 @@ def test_models(run: Any):
 @pytest.mark.slow
 def test_breakdown(run: Any):
     seconds = run("breakdown")["seconds"]
-    assert {"upsample_conv3x3", "InternImageBlock", "all others"} <= set(seconds)
+    assert {"packed_conv3x3", "internimage_block", "all others"} <= set(seconds)
     assert all(value > 0 for value in seconds.values())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -12,10 +14,12 @@ from torch import Tensor, nn
 
 from upernet.errors import UpernetError
 from upernet.models import Precision, UPerNet, prepare_for_inference
+from upernet.models.decoder import Conv3x3BnRelu
 from upernet.models.int8 import Replacement
 from upernet.models.internimage import DCNv3
 from upernet.models.internimage_blocks import DeformableConvolution
 from upernet.models.packed_block import PackedBlock
+from upernet.models.packed_conv3x3 import PackedConv3x3BnRelu
 from upernet.ops import bfloat16_unavailable, int8_unavailable, recorded_decisions
 from upernet.ops.runtime.matmul import MAX_INT8
 from upernet.recipe import ModelSpec
@@ -35,11 +39,13 @@ STYLES: dict[str, dict[str, object]] = {
 PACKED = [style for style in STYLES if style != "h"]
 
 
-def network(style: str = "t", backbone: str = "internimage_t", channels: int = 16) -> UPerNet:
+def network(
+    style: str = "t", backbone: str = "internimage_t", channels: int = 16, decoder_channels: int = 64
+) -> UPerNet:
     """Return a small network whose offsets, masks, norms and scales differ from those of a new one."""
     torch.manual_seed(0)
     options = {"channels": channels, "depths": (1, 2, 2, 1), "groups": (1, 2, 4, 8), **STYLES[style]}
-    spec = ModelSpec(backbone=backbone, backbone_options=options, decoder_channels=64)
+    spec = ModelSpec(backbone=backbone, backbone_options=options, decoder_channels=decoder_channels)
     model = UPerNet(spec, load_taxonomy("camvid")).eval()
     with torch.no_grad():
         for module in model.modules():
@@ -79,6 +85,43 @@ def test_packed_blocks_compute_the_same(style: str) -> None:
         assert found.shape == expected.shape and found.dtype == torch.float32
         assert relative_error(found, expected) < 1e-4
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_packed_convolutions_compute_the_same() -> None:
+    model = network()
+    prepared = prepare_for_inference(model)
+    assert sum(isinstance(module, PackedConv3x3BnRelu) for module in prepared.modules()) == 7
+    with torch.inference_mode():
+        for size in [(1, 1), (33, 40), (200, 96)]:
+            images = torch.randn(1, 3, *size)
+            assert relative_error(prepared(images)["object"], model(images)["object"]) < 1e-3
+
+
+def test_narrow_convolutions_stay_as_they_are() -> None:
+    prepared = prepare_for_inference(network(decoder_channels=32))
+    assert blocks(prepared) == 6
+    assert prepared.fusion is not None and type(prepared.fusion.conv) is Conv3x3BnRelu
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_packed_weights_replace_the_weights_of_layers(precision: Precision) -> None:
+    if precision == "bf16" and (fault := bfloat16_unavailable()):
+        pytest.skip(fault)
+    model = network()
+    replaced: tuple[type[nn.Module], ...] = (nn.Linear, Conv3x3BnRelu) if precision == "fp32" else (nn.Linear,)
+    weights = [
+        weakref.ref(parameter)
+        for layer in model.modules()
+        if isinstance(layer, replaced)
+        for parameter in layer.parameters()
+        if parameter.dim() > 1
+    ]
+    prepared = prepare_for_inference(model, precision, [IMAGES])
+    del model
+    gc.collect()
+    assert len(weights) == 6 * 6 + (7 if precision == "fp32" else 0)
+    assert not any(weight() is not None for weight in weights)
+    assert blocks(prepared) == 6
 
 
 @pytest.mark.skipif(bool(bfloat16_unavailable()), reason=f"bfloat16: {bfloat16_unavailable()}")

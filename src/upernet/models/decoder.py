@@ -27,12 +27,18 @@ class ConvBnRelu(nn.Sequential):
 
 
 class Conv3x3BnRelu(ConvBnRelu):
-    """A 3x3 convolution of maps that are resized to the first one and concatenated, a batch norm and a ReLU."""
+    """A 3x3 convolution of maps that are resized to the first one and concatenated, a batch norm and a ReLU.
+
+    Args:
+        map_channels: Channels of each map.
+        out_channels: Channels of the result.
+    """
 
     bfloat16_layers: ClassVar[tuple[str, ...]] = ("0",)
 
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, 3)
+    def __init__(self, map_channels: Sequence[int], out_channels: int):
+        super().__init__(sum(map_channels), out_channels, 3)
+        self.map_channels = tuple(map_channels)
 
     def forward(self, input: Tensor, *others: Tensor) -> Tensor:
         """Map features N x C_k x h_k x w_k to N x D x h_1 x w_1."""
@@ -95,7 +101,7 @@ class PyramidPooling(nn.Module):
         self.pool_scales, self.precise = tuple(pool_scales), precise
         width = pool_channels or channels
         self.pooled = nn.ModuleList(ConvBnRelu(in_channels, width, 1) for _ in self.pool_scales)
-        self.bottleneck = Conv3x3BnRelu(in_channels + len(self.pool_scales) * width, channels)
+        self.bottleneck = Conv3x3BnRelu((in_channels, *(width for _ in self.pool_scales)), channels)
 
     def forward(self, c5: Tensor) -> Tensor:
         """Map C5, N x C x H/32 x W/32, to N x D x H/32 x W/32."""
@@ -119,7 +125,7 @@ class FeaturePyramid(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int):
         super().__init__()
         self.lateral = nn.ModuleList(Lateral(c, channels) for c in in_channels)
-        self.output = nn.ModuleList(Conv3x3BnRelu(channels, channels) for _ in in_channels)
+        self.output = nn.ModuleList(Conv3x3BnRelu((channels,), channels) for _ in in_channels)
 
     def forward(self, features: Sequence[Tensor], p5: Tensor) -> list[Tensor]:
         """Map [C2, C3, C4] and P5 to [P2, P3, P4, P5], with D channels, at strides 4, 8, 16, 32."""
@@ -135,7 +141,7 @@ class Fusion(nn.Module):
 
     def __init__(self, channels: int, levels: int = 4):
         super().__init__()
-        self.conv = Conv3x3BnRelu(levels * channels, channels)
+        self.conv = Conv3x3BnRelu(levels * (channels,), channels)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """Map P2..P5 to the fused map, N x D x H/4 x W/4."""

@@ -24,8 +24,11 @@ Network = TypeVar("Network", bound=nn.Module)
 def prepare_for_inference(model: Network, precision: Precision = "fp32", calibration: Sequence[Tensor] = ()) -> Network:
     """Return a copy of `model` in eval mode that computes the same faster, up to rounding.
 
-    Batch norms of the backbone are folded (see `folded`). On CPUs, blocks of InternImage get packed weights, which
-    torch's compiler and exporter do not use. If there is nothing to do, the model itself is returned.
+    Batch norms of the backbone are folded (see `folded`). On CPUs, the weights of InternImage's blocks are packed, and
+    in float32 those of the 3x3 convolutions of a decoder on top of them. Packed layers compute without gradients, and
+    `use_kernel` does not affect them. Each is one operator for torch's compiler and exporter; a program that is
+    exported from such a network needs this package and the same kind of processor. If there is nothing to do, the model
+    itself is returned.
 
     With `precision="bf16"`, the layers that a module's class names as `bfloat16_layers` multiply in bfloat16, which is
     faster again but changes the results (docs/performance.md has the difference). Everything between those layers and
@@ -38,8 +41,8 @@ def prepare_for_inference(model: Network, precision: Precision = "fp32", calibra
     the numbers that are rounded to int8 are those of the images of `calibration`. Such a network can neither be
     compiled nor exported by torch.
 
-    The copy shares all other tensors with `model`, which does not change. Prepare again when the weights change, and
-    neither train nor save the copy.
+    The copy holds packed weights in place of plain ones and shares all other tensors with `model`, which does not
+    change. Prepare again when the weights change, and neither train nor save the copy.
 
     Args:
         model: The network.
@@ -77,6 +80,10 @@ def prepare_for_inference(model: Network, precision: Precision = "fp32", calibra
 
         products = torch.bfloat16 if precision == "bf16" else torch.float32
         pack_blocks(prepared, lambda _: products)
+        if precision == "fp32":
+            from upernet.models.packed_conv3x3 import pack_convolutions
+
+            pack_convolutions(prepared)
     if precision == "bf16":
         for parent in prepared.modules():
             for name in _bfloat16_layers(parent):

@@ -23,7 +23,7 @@ class ImageHead(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float, kernel_size: int = 3):
         super().__init__()
-        conv = Conv3x3BnRelu(in_channels, channels) if kernel_size == 3 else ConvBnRelu(in_channels, channels, 1)
+        conv = Conv3x3BnRelu((in_channels,), channels) if kernel_size == 3 else ConvBnRelu(in_channels, channels, 1)
         self.conv = conv if channels else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels or in_channels, num_logits)
@@ -41,7 +41,7 @@ class PixelHead(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, num_logits: int, dropout: float):
         super().__init__()
-        self.conv = Conv3x3BnRelu(in_channels, channels) if channels else nn.Identity()
+        self.conv = Conv3x3BnRelu((in_channels,), channels) if channels else nn.Identity()
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = Classifier(channels or in_channels, num_logits)
 
@@ -64,7 +64,7 @@ class TextureHead(nn.Module):
         super().__init__()
         self.stride, self.windows = spec.stride, spec.windows
         widths = [sum(in_channels)] + [spec.channels] * spec.depth
-        self.convs = nn.Sequential(*(Conv3x3BnRelu(a, b) for a, b in pairwise(widths)))
+        self.convs = nn.Sequential(*(Conv3x3BnRelu((a,), b) for a, b in pairwise(widths)))
         described = (1 + len(self.windows)) * spec.channels
         self.mixed = ConvBnRelu(described, spec.channels, 1) if self.windows else nn.Identity()
         self.classifier = Classifier(spec.channels, num_logits)

@@ -10,6 +10,7 @@ The functions `dcnv3`, `dcnv4`, `lateral` and `linear` have the names of their f
 """
 
 from upernet.ops.conv3x3 import choose_upsample_conv3x3, upsample_conv3x3
+from upernet.ops.conv3x3.packed import packed_conv3x3
 from upernet.ops.cross_entropy import choose_resized_cross_entropy, resized_cross_entropy
 from upernet.ops.dcnv3 import choose_dcnv3, dcnv3
 from upernet.ops.dcnv4 import dcnv4
@@ -19,6 +20,7 @@ from upernet.ops.guided import Axis, choose_guided_labels, guided_labels
 from upernet.ops.lateral import choose_lateral, lateral
 from upernet.ops.linear import choose_linear, conv1x1, linear
 from upernet.ops.linear.mlp import mlp
+from upernet.ops.packed.block import BlockWeights, internimage_block
 from upernet.ops.runtime.availability import bfloat16_unavailable, int8_unavailable
 from upernet.ops.runtime.bilinear import resize, resize_like
 from upernet.ops.runtime.cores import set_threads, usable_cores
@@ -54,6 +56,7 @@ __all__ = [
     "OPERATORS",
     "PLAIN",
     "Axis",
+    "BlockWeights",
     "Choice",
     "Decision",
     "OwnedChannels",
@@ -76,9 +79,11 @@ __all__ = [
     "grouped_softmax",
     "guided_labels",
     "int8_unavailable",
+    "internimage_block",
     "lateral",
     "linear",
     "mlp",
+    "packed_conv3x3",
     "recorded_decisions",
     "release_memory",
     "resize",

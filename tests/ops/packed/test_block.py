@@ -11,7 +11,7 @@ from torch import nn
 from upernet.models.internimage import DCNv3, InternImageSpec
 from upernet.models.internimage_blocks import Block, Mlp
 from upernet.models.packed_block import PackedBlock
-from upernet.ops import PLAIN, bfloat16_unavailable, int8_unavailable, use_kernel
+from upernet.ops import PLAIN, bfloat16_unavailable, int8_unavailable, internimage_block, use_kernel
 from upernet.ops.packed.linear_cpu import ROWS_PER_UNIT
 
 pytestmark = pytest.mark.skipif(bool(int8_unavailable()), reason=f"Numba: {int8_unavailable()}")
@@ -116,3 +116,27 @@ def test_samples_outside_the_map_are_zero_and_infinite_offsets_do_no_harm():
         nn.init.constant_(made.get_parameter("dcn.offset.bias"), torch.inf)
         found = packed(made)(x)
     assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_scale": None}, {"post_norm": True}])
+def test_the_operator_is_one_for_torch(options):
+    weights = packed(block(**options)).weights
+    torch.library.opcheck(
+        torch.ops.upernet.internimage_block,
+        (torch.randn(2, 5, 7, 32), *weights),
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+    )
+
+
+def test_maps_must_fit_the_weights():
+    weights = packed(block()).weights
+    for x in (torch.randn(1, 4, 4, 16), torch.randn(4, 4, 32), torch.randn(1, 4, 4, 32).double()):
+        with pytest.raises(ValueError, match="are not float32 N x H x W x 32"):
+            internimage_block(x, weights)
+
+
+def test_weights_must_fit_the_processor():
+    weights = packed(block()).weights
+    halves = [each[..., :8, :] if each.dim() == 5 else each for each in weights.layers]
+    with pytest.raises(ValueError, match="another kind of processor"):
+        internimage_block(torch.randn(1, 4, 4, 32), weights._replace(layers=halves))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,27 +19,59 @@ from upernet.ops.runtime.matmul import PackedMatmul, RowProduct
 from upernet.ops.runtime.memory import empty
 
 
+class Weights(Protocol):
+    """A packed weight D x C x 3 x 3: `PackedWeights` or `TapPanels`."""
+
+    def winograd(self, channels: Sequence[range]) -> PackedMatmul | TapPanels:
+        """Return the 36 products per tile for the input channels in these ranges."""
+        ...
+
+    def taps(self, channels: range) -> RowProduct:
+        """Return the product per pixel with the nine taps for these input channels."""
+        ...
+
+
 def forward(
     maps: Sequence[Tensor], weight: Tensor, scale: Tensor | None, shift: Tensor | None, relu: bool, winograd: bool
 ) -> Tensor:
     """Compute `upernet.ops.upsample_conv3x3` without gradients, by the kernel `winograd` or else `direct`."""
-    coarse, channels = coarse_maps(maps, winograd), channel_ranges(maps)
-    fine = [k for k in range(len(maps)) if k not in coarse]
     packed = PackedWeights(weight)
-    rows = [x.detach().permute(0, 2, 3, 1).contiguous() for x in maps]
-    fine_rows, coarse_rows = [rows[k] for k in fine], [rows[k] for k in coarse]
-    taps = [packed.taps(channels[k]) for k in coarse]
     if winograd:
         one = maps[0].new_ones(weight.shape[0])
         scale = one if scale is None else scale.detach().to(one).contiguous()
         shift = 0 * one if shift is None else shift.detach().to(one).contiguous()
-        transformed = packed.winograd([channels[k] for k in fine])
-        return convolve(fine_rows, transformed, coarse_rows, taps, scale, shift, relu).permute(0, 3, 1, 2)
-    weights = split_weight(weight.detach(), maps)
-    out = sum_of_convolutions([x.permute(0, 3, 1, 2) for x in fine_rows], [weights[k] for k in fine])
+        return convolve_packed(maps, packed, scale, shift, relu)
+    fine, coarse = _fine_and_coarse(maps, winograd=False)
+    channels, weights = channel_ranges(maps), split_weight(weight.detach(), maps)
+    rows = _channels_last(maps)
+    out = sum_of_convolutions([rows[k].permute(0, 3, 1, 2) for k in fine], [weights[k] for k in fine])
     out = out.permute(0, 2, 3, 1).contiguous()
-    _add_coarse(coarse_rows, taps, out)
+    _add_coarse([rows[k] for k in coarse], [packed.taps(channels[k]) for k in coarse], out)
     return apply_epilogue(out.permute(0, 3, 1, 2), scale, shift, relu)
+
+
+def convolve_packed(maps: Sequence[Tensor], weight: Weights, scale: Tensor, shift: Tensor, relu: bool) -> Tensor:
+    """Compute `upernet.ops.upsample_conv3x3` without gradients, by the kernel `winograd`."""
+    (fine, coarse), channels, rows = _fine_and_coarse(maps, winograd=True), channel_ranges(maps), _channels_last(maps)
+    return convolve(
+        [rows[k] for k in fine],
+        weight.winograd([channels[k] for k in fine]),
+        [rows[k] for k in coarse],
+        [weight.taps(channels[k]) for k in coarse],
+        scale,
+        shift,
+        relu,
+    ).permute(0, 3, 1, 2)
+
+
+def _fine_and_coarse(maps: Sequence[Tensor], winograd: bool) -> tuple[list[int], list[int]]:
+    """Return which maps are computed at the resolution of the first one, and which at their own."""
+    coarse = coarse_maps(maps, winograd)
+    return [k for k in range(len(maps)) if k not in coarse], coarse
+
+
+def _channels_last(maps: Sequence[Tensor]) -> list[Tensor]:
+    return [x.detach().permute(0, 2, 3, 1).contiguous() for x in maps]
 
 
 def convolve(

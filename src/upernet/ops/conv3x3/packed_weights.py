@@ -8,7 +8,7 @@ State of this module: `_cache`, from weight tensors (held weakly) to their packe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from upernet.ops.conv3x3.winograd_weights_cpu import TapPanels, tap_panels, transform_panels
-from upernet.ops.runtime.matmul import PANEL, PackedMatmul, as_numpy
+from upernet.ops.runtime.matmul import PANEL, PackedMatmul, RowProduct, as_numpy
 from upernet.ops.runtime.memory import on_release
 from upernet.ops.runtime.threads import kernel, run, take
 
@@ -97,13 +97,20 @@ class PackedWeights:
             _cache[weight] = forms
         self._matmuls = forms.matmuls
 
-    def winograd(self, channels: list[range]) -> PackedMatmul | TapPanels:
+    def winograd(self, channels: Sequence[range]) -> PackedMatmul | TapPanels:
         """Return the 36 products per tile for the input channels in these ranges."""
+        if self.weight.dtype != torch.bfloat16:
+            return self._panels().winograd(channels)
         return self._packed(("winograd", *channels), lambda: _winograd(self.weight, channels))
 
-    def taps(self, channels: range) -> PackedMatmul:
+    def taps(self, channels: range) -> RowProduct:
         """Return the product per pixel with the nine taps for these input channels."""
+        if self.weight.dtype != torch.bfloat16:
+            return self._panels().taps(channels)
         return self._packed(("taps", channels), lambda: PackedMatmul(_taps(self.weight, channels)))
+
+    def _panels(self) -> TapPanels:
+        return self._packed(("panels",), lambda: tap_panels(self.weight))
 
     def _packed(self, key: tuple[object, ...], pack: Callable[[], Any]) -> Any:
         matmul = self._matmuls.get(key)
@@ -112,9 +119,8 @@ class PackedWeights:
         return matmul
 
 
-def _winograd(weight: Tensor, channels: list[range]) -> PackedMatmul | TapPanels:
-    if weight.dtype != torch.bfloat16:
-        return tap_panels(weight, channels)
+def _winograd(weight: Tensor, channels: Sequence[range]) -> PackedMatmul:
+    """Return the 36 products per tile with a bfloat16 weight."""
     outputs, depth = weight.shape[0], sum(map(len, channels))
     panels = weight.new_empty(36, -(-outputs // PANEL), depth // 2, PANEL, 2)
     first = 0
@@ -128,5 +134,5 @@ def _winograd(weight: Tensor, channels: list[range]) -> PackedMatmul | TapPanels
 
 
 def _taps(weight: Tensor, channels: range) -> Tensor:
-    """Return the weight as the matrix 1 x (9 D) x C."""
+    """Return a bfloat16 weight as the matrix 1 x (9 D) x C."""
     return weight[:, channels.start : channels.stop].permute(2, 3, 0, 1).flatten(0, 2)[None].contiguous()

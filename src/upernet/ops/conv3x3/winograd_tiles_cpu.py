@@ -137,7 +137,9 @@ def _multiply_tiles(counter, values, weight, base, factors, depth, group, tiles,
 
 
 @kernel
-def _multiply_taps(counter, values, taps, size, depth, group, tiles, share, columns, top, out, sizes, epilogue):
+def _multiply_taps(
+    counter, values, taps, size, channels, ranges, depth, group, tiles, share, columns, top, out, sizes, epilogue
+):
     """Do what `_multiply_tiles` does, with panels of taps that are transformed once for each `share` of the tiles."""
     panels, shares = -(-sizes[2] // PANEL), -(-tiles // share)
     square, step = size * size, (depth + 1) * PANEL
@@ -149,7 +151,7 @@ def _multiply_taps(counter, values, taps, size, depth, group, tiles, share, colu
         if unit >= panels * shares:
             return
         panel, start = unit // shares, unit % shares * share
-        transform_panel(size, taps, 9 * panel * depth * PANEL, depth, weight, 0, step, half)
+        transform_panel(size, taps, panel, channels, ranges, weight, 0, step, half)
         for first in range(start, min(start + share, tiles), group):
             count = min(group, start + share - first, tiles - first)
             for g in range(square):
@@ -234,8 +236,14 @@ def multiply_tiles(
         run(
             _multiply_taps,
             panels * shares,
-            *(values.numpy().reshape(-1), weight.taps.numpy().reshape(-1), size, weight.taps.shape[1]),
-            *(group, tiles, share, -(-width // (size - 2)), top),
+            *(
+                values.numpy().reshape(-1),
+                weight.panels.numpy().reshape(-1),
+                size,
+                weight.panels.shape[2],
+                weight.ranges,
+            ),
+            *(weight.depth, group, tiles, share, -(-width // (size - 2)), top),
             *(out.numpy().reshape(-1), (height, width, channels), epilogue),
         )
         return

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upernet.ops.conv3x3.tap_product_cpu import TapProduct
 from upernet.ops.conv3x3.winograd_axes_cpu import P, Q, kernel_axis
 from upernet.ops.runtime.matmul import PANEL, memory_of
 from upernet.ops.runtime.simd import LANES, fill, load, multiply_add, store
@@ -36,8 +37,8 @@ AT_POINTS = _at_points()
 
 
 @kernel
-def _tap_panels(counter, weight, first, strides, outputs, channels, panels, depth, first_row):
-    """Copy weight D x C x 3 x 3, with any strides, to panels P x depth x 9 x PANEL, from row `first_row` on."""
+def _tap_panels(counter, weight, first, strides, outputs, channels, panels):
+    """Copy weight D x C x 3 x 3, with any strides, to panels P x 9 x C x PANEL."""
     by_output, by_channel, by_row, by_column = strides
     count, blocks = -(-outputs // PANEL), -(-channels // CHANNELS_PER_UNIT)
     while True:
@@ -50,38 +51,44 @@ def _tap_panels(counter, weight, first, strides, outputs, channels, panels, dept
             output = panel * PANEL + lane
             for c in range(start, stop):
                 at = first + output * by_output + c * by_channel
-                to = (panel * depth + first_row + c) * 9 * PANEL + lane
+                to = (9 * panel * channels + c) * PANEL + lane
                 for i in range(3):
                     for j in range(3):
                         value = weight.dtype.type(0)
                         if output < outputs:
                             value = weight[at + i * by_row + j * by_column]
-                        panels[to + (3 * i + j) * PANEL] = value
+                        panels[to + (3 * i + j) * channels * PANEL] = value
 
 
 @jit
-def transform_panel(size, taps, at, depth, target, to, step, half):
-    """Transform a panel of taps, depth x 9 x PANEL, for `size` x `size` products: that many matrices depth x PANEL.
+def transform_panel(size, taps, panel, channels, ranges, target, to, step, half):
+    """Transform one panel of taps P x 9 x C x PANEL for `size` x `size` products: that many matrices K x PANEL.
 
-    Each begins `step` numbers after the one before it. `half` has room for 3 x `size` vectors.
+    Each begins `step` numbers after the one before it. The K input channels are those from the first to before the
+    second number of each row of `ranges`. `half` has room for 3 x `size` vectors.
     """
-    for k in range(depth):
-        for lane in range(0, PANEL, LANES):
-            for j in range(3):
-                kernel_axis(size, taps, at + (9 * k + j) * PANEL + lane, 3 * PANEL, half, j * LANES, 3 * LANES)
-            for i in range(size):
-                kernel_axis(size, half, 3 * i * LANES, LANES, target, to + size * i * step + k * PANEL + lane, step)
+    tap = channels * PANEL
+    k = 0
+    for n in range(ranges.shape[0]):
+        for c in range(ranges[n, 0], ranges[n, 1]):
+            at = 9 * panel * tap + c * PANEL
+            for lane in range(0, PANEL, LANES):
+                for j in range(3):
+                    kernel_axis(size, taps, at + j * tap + lane, 3 * tap, half, j * LANES, 3 * LANES)
+                for i in range(size):
+                    kernel_axis(size, half, 3 * i * LANES, LANES, target, to + size * i * step + k * PANEL + lane, step)
+            k += 1
 
 
 @kernel
-def _transform_panels(counter, taps, count, depth, panels):
+def _transform_panels(counter, taps, count, channels, ranges, depth, panels):
     half = np.empty(18 * LANES, taps.dtype)
     size = depth * PANEL
     while True:
         panel = take(counter)
         if panel >= count:
             return
-        transform_panel(6, taps, 9 * panel * size, depth, panels, panel * size, count * size, half)
+        transform_panel(6, taps, panel, channels, ranges, panels, panel * size, count * size, half)
 
 
 @jit
@@ -115,54 +122,70 @@ def _kernel_gradient(counter, products, outputs, depth, factors, out, channels):
 
 
 class TapPanels(NamedTuple):
-    """A weight whose transform is computed for a panel of outputs at a time, whenever the panel is used."""
+    """A weight D x C x 3 x 3 in panels of outputs, and which of its input channels are multiplied.
 
-    taps: Tensor
-    """P x K x 9 x PANEL, float32 or float64; outputs from `outputs` on are 0."""
+    Winograd's transform of a panel is computed whenever the panel is used.
+    """
+
+    panels: Tensor
+    """P x 9 x C x PANEL, float32 or float64; outputs from `outputs` on are 0."""
     outputs: int
+    channels: Sequence[range]
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the transformed inputs."""
-        return self.taps.dtype
+        return self.panels.dtype
+
+    @property
+    def depth(self) -> int:
+        """Number of input channels that are multiplied."""
+        return sum(map(len, self.channels))
+
+    @property
+    def ranges(self) -> np.ndarray:
+        """Start and stop of each of the ranges `channels`."""
+        return np.array([(chosen.start, chosen.stop) for chosen in self.channels], np.int64)
+
+    def winograd(self, channels: Sequence[range]) -> TapPanels:
+        """Return the same panels for these input channels."""
+        return self._replace(channels=channels)
+
+    def taps(self, channels: range) -> TapProduct:
+        """Return the product per pixel with the nine taps for these input channels."""
+        return TapProduct(self.panels, self.outputs, channels)
 
 
-def tap_panels(weight: Tensor, channels: Sequence[range] | None = None, adjoint: bool = False) -> TapPanels:
+def tap_panels(weight: Tensor, adjoint: bool = False) -> TapPanels:
     """Rearrange a weight D x C x 3 x 3 in panels of PANEL outputs.
 
     Args:
         weight: The weight, float32 or float64.
-        channels: The input channels, in order; all, if it is None.
         adjoint: Whether to take the kernel that carries gradients back: rotated by 180 degrees, with C outputs and D
             inputs.
     """
     if adjoint:
         weight = weight.transpose(0, 1)
-    outputs = weight.shape[0]
-    channels = channels or [range(weight.shape[1])]
-    depth = sum(map(len, channels))
-    panels = weight.new_empty(-(-outputs // PANEL), depth, 9, PANEL)
-    row = 0
-    for chosen in channels:
-        part = weight[:, chosen.start : chosen.stop]
-        by_output, by_channel, by_row, by_column = part.stride()
-        first = 0
-        if adjoint:
-            first, by_row, by_column = 2 * (by_row + by_column), -by_row, -by_column
-        strides = (by_output, by_channel, by_row, by_column)
-        units = len(panels) * -(-len(chosen) // CHANNELS_PER_UNIT)
-        target = (panels.numpy().reshape(-1), depth, row)
-        run(_tap_panels, units, memory_of(part), first, strides, outputs, len(chosen), *target)
-        row += len(chosen)
-    return TapPanels(panels, outputs)
+    outputs, channels = weight.shape[:2]
+    panels = weight.new_empty(-(-outputs // PANEL), 9, channels, PANEL)
+    by_output, by_channel, by_row, by_column = weight.stride()
+    first = 0
+    if adjoint:
+        first, by_row, by_column = 2 * (by_row + by_column), -by_row, -by_column
+    strides = (by_output, by_channel, by_row, by_column)
+    units = len(panels) * -(-channels // CHANNELS_PER_UNIT)
+    target = panels.numpy().reshape(-1)
+    run(_tap_panels, units, memory_of(weight), first, strides, outputs, channels, target)
+    return TapPanels(panels, outputs, [range(channels)])
 
 
 def transform_panels(weight: TapPanels) -> Tensor:
-    """Transform all panels of a weight for 6 x 6 products: 36 x P x K x PANEL."""
-    taps, (count, depth) = weight.taps, weight.taps.shape[:2]
-    panels = taps.new_empty(36, count, depth, PANEL)
-    source, target = (each.numpy().reshape(-1) for each in (taps, panels))
-    run(_transform_panels, count, source, count, depth, target)
+    """Transform all panels of a weight for its K input channels and 6 x 6 products: 36 x P x K x PANEL."""
+    count, _, channels, _ = weight.panels.shape
+    panels = weight.panels.new_empty(36, count, weight.depth, PANEL)
+    source, target = (each.numpy().reshape(-1) for each in (weight.panels, panels))
+    sizes = (count, channels, weight.ranges, weight.depth)
+    run(_transform_panels, count, source, *sizes, target)
     return panels
 
 

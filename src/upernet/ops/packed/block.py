@@ -2,92 +2,122 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from upernet.ops.dcnv3.cpu import grid
 from upernet.ops.dcnv3.geometry import Geometry
 from upernet.ops.dispatch import decide
-from upernet.ops.packed import block_cpu, linear_cpu
-from upernet.ops.packed.linear import PackedLinear, PackedMlp, as_rows, packed
-from upernet.ops.packed.linear_cpu import NO_NORM, NOTHING, Norm
+from upernet.ops.registration import define_operator
 from upernet.ops.runtime.memory import empty
 
 
-@dataclass(frozen=True)
-class Branch:
-    """A residual branch without its layers: y = x + factors * after(layers(before(x)))."""
+class BlockWeights(NamedTuple):
+    """A block with DCNv3 and a multilayer perceptron, as the operator takes it.
 
-    before: nn.LayerNorm | None = None
-    after: nn.LayerNorm | None = None
-    factors: Tensor | None = None
-    """C."""
-
-
-class PackedInternImageBlock:
-    """A block with DCNv3 and a multilayer perceptron, N x H x W x C -> the same shape, C a multiple of 16.
-
-    A thread takes 64 pixels from the depthwise convolution to the end of the block, and nothing in between leaves its
-    cache.
-
-    Args:
-        values: The linear layer before DCNv3.
-        depthwise: The depthwise convolution of offsets and masks, with an odd kernel that keeps the size.
-        query_norm: The layer norm after it, which a GELU follows.
-        sampling: The linear layer from that to offsets and masks, C -> 3 G P; a softmax over the P points of each group
-            follows for the masks.
-        output: The linear layer after DCNv3.
-        geometry: The geometry of DCNv3, which keeps the size.
-        mlp: The multilayer perceptron.
-        branches: What surrounds DCNv3, and the multilayer perceptron.
+    The linear layers are those before DCNv3, from the depthwise convolution to offsets and masks, after DCNv3, and the
+    two of the multilayer perceptron. The layer norms are those before DCNv3, after the depthwise convolution, after
+    DCNv3, before and after the multilayer perceptron. Tensors of norms and factors that a block lacks are empty.
     """
 
-    def __init__(
-        self,
-        values: PackedLinear,
-        depthwise: nn.Conv2d,
-        query_norm: nn.LayerNorm,
-        sampling: PackedLinear,
-        output: PackedLinear,
-        geometry: Geometry,
-        mlp: PackedMlp,
-        branches: tuple[Branch, Branch],
-    ):
-        self.values, self.geometry = values, geometry
-        self.norm = _norm(branches[0].before)
-        assert depthwise.bias is not None
-        taps = depthwise.weight.detach().flatten(1).T.reshape(-1).numpy()
-        kernel = taps, depthwise.bias.detach().numpy(), depthwise.kernel_size[0]
-        self.query = kernel, _norm(query_norm), sampling.layer
-        self.output = output.layer, _norm(branches[0].after), _factors(branches[0])
-        norms = _norm(branches[1].before), _norm(branches[1].after)
-        self.mlp = mlp.first.layer, mlp.second.layer, *norms, _factors(branches[1])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the output of the block for `x`, float32."""
-        choice, s = packed(self.values.matmul), self.geometry
-        for operator in ("linear", "dcnv3", "mlp"):
-            decide(operator, choice, x)
-        x = x.detach().contiguous()
-        has_norm = self.norm[0].size > 0
-        y = empty(*x.shape, dtype=x.dtype) if has_norm else x
-        values, out = empty(*x.shape, dtype=x.dtype), empty(*x.shape, dtype=x.dtype)
-        kept = as_rows(y) if has_norm else None
-        linear_cpu.linear(as_rows(x), self.values.layer, as_rows(values), self.norm, kept)
-        places = grid(s, s.groups, x.shape[2], np.dtype(np.float32))
-        sampled = s.groups, len(s.displacements), s.offset_scale, *places
-        block_cpu.block((x, y, values), out, sampled, self.query, self.output, self.mlp)
-        return out
+    layers: list[Tensor]
+    """Tensors of each linear layer (`PackedLinear.tensors`)."""
+    roundings: list[float]
+    """How the inputs of each linear layer are rounded (`PackedLinear.rounding`)."""
+    depthwise: list[Tensor]
+    """Weight k x k x C, k odd, and bias C of the depthwise convolution; a layer norm and a GELU follow it."""
+    norms: list[Tensor]
+    """Weight and bias of each layer norm, C each."""
+    epsilons: list[float]
+    """Epsilon of each layer norm."""
+    factors: list[Tensor]
+    """What the results of DCNv3 and of the multilayer perceptron are multiplied by before they are added, C each."""
+    groups: int
+    """Groups of DCNv3."""
+    kernel_size: int
+    """Height and width of the kernel of DCNv3, which is odd and keeps the size."""
+    offset_scale: float
+    """Factor of the offsets of DCNv3."""
 
 
-def _norm(norm: nn.LayerNorm | None) -> Norm:
-    if norm is None:
-        return NO_NORM
-    return norm.weight.detach().numpy(), norm.bias.detach().numpy(), np.float32(norm.eps)
+def internimage_block(x: Tensor, weights: BlockWeights) -> Tensor:
+    """Compute a block, without gradients.
+
+    A thread takes 64 pixels from the depthwise convolution to the end of the block, and nothing in between leaves its
+    cache. For torch's compiler and exporter, a block is one operator.
+
+    Args:
+        x: N x H x W x C, float32, C a multiple of 16.
+        weights: The block; its weights were packed on this kind of processor.
+
+    Returns:
+        N x H x W x C.
+
+    Raises:
+        ValueError: `x` does not fit the weights, or the weights do not fit the processor.
+    """
+    return torch.ops.upernet.internimage_block(x.detach(), *weights)
 
 
-def _factors(branch: Branch) -> np.ndarray:
-    return NOTHING if branch.factors is None else branch.factors.detach().to(torch.float32).numpy()
+def _run(
+    x: Tensor,
+    layers: Sequence[Tensor],
+    roundings: Sequence[float],
+    depthwise: Sequence[Tensor],
+    norms: Sequence[Tensor],
+    epsilons: Sequence[float],
+    factors: Sequence[Tensor],
+    groups: int,
+    kernel_size: int,
+    offset_scale: float,
+) -> Tensor:
+    import numpy as np
+
+    from upernet.ops.dcnv3.cpu import grid
+    from upernet.ops.packed import block_cpu, linear_cpu
+    from upernet.ops.packed.linear import as_rows, packed
+
+    weight, bias = depthwise
+    if x.dim() != 4 or x.shape[3] != bias.shape[0] or x.dtype != torch.float32:
+        raise ValueError(f"internimage_block: {tuple(x.shape)} of {x.dtype} are not float32 N x H x W x {len(bias)}")
+    choice = packed(layers[0])
+    for operator in ("linear", "dcnv3", "mlp"):
+        decide(operator, choice, x)
+    values, sampling, output, first, second = (
+        linear_cpu.layer(layers[4 * k : 4 * k + 4], roundings[2 * k : 2 * k + 2]) for k in range(5)
+    )
+    before, query, after, before_mlp, after_mlp = (
+        (norms[2 * k].numpy(), norms[2 * k + 1].numpy(), np.float32(epsilon)) for k, epsilon in enumerate(epsilons)
+    )
+    factors_of_dcn, factors_of_mlp = (each.numpy() for each in factors)
+
+    x = x.contiguous()
+    has_norm = norms[0].numel() > 0
+    y = empty(*x.shape, dtype=x.dtype) if has_norm else x
+    sampled, out = empty(*x.shape, dtype=x.dtype), empty(*x.shape, dtype=x.dtype)
+    linear_cpu.linear(as_rows(x), values, as_rows(sampled), before, as_rows(y) if has_norm else None)
+    pair = (kernel_size, kernel_size)
+    geometry = Geometry(pair, (1, 1), (kernel_size // 2, kernel_size // 2), (1, 1), groups, offset_scale, False)
+    block_cpu.block(
+        (x, y, sampled),
+        out,
+        (groups, kernel_size**2, offset_scale, *grid(geometry, groups, x.shape[2], np.dtype(np.float32))),
+        ((weight.reshape(-1).numpy(), bias.numpy(), weight.shape[0]), query, sampling),
+        (output, after, factors_of_dcn),
+        (first, second, before_mlp, after_mlp, factors_of_mlp),
+    )
+    return out
+
+
+def _fake(x: Tensor, *weights: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+define_operator(
+    "internimage_block(Tensor x, Tensor[] layers, float[] roundings, Tensor[] depthwise, Tensor[] norms, "
+    "float[] epsilons, Tensor[] factors, int groups, int kernel_size, float offset_scale) -> Tensor",
+    _run,
+    _fake,
+)

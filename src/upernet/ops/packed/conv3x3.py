@@ -92,7 +92,7 @@ def pack_tiles(weight: Tensor, channels: Sequence[range], steps: Tensor) -> Pack
         channels: The input channels, in the order of the tiles.
         steps: Steps of the transformed inputs, 36.
     """
-    panels = transform_panels(tap_panels(weight, channels))  # 36 x P x K x PANEL
+    panels = transform_panels(tap_panels(weight).winograd(channels))  # 36 x P x K x PANEL
     rounded, weight_steps = round_weight(panels.transpose(2, 3))  # 36 x P x PANEL x K
     quadruples = rounded.unflatten(3, (-1, 4)).transpose(2, 3).contiguous()
     matmul = PackedMatmul.from_panels(quadruples, weight.shape[0])

@@ -23,6 +23,10 @@ class PackedLinear:
         weight: D x C, float32.
         bias: D.
         products: What the product computes with. For bfloat16, C must be even.
+
+    Attributes:
+        tensors: Panels and base of the packed weight (see `PackedMatmul`), and factors and bias of the sums.
+        rounding: What inputs are multiplied by before they are rounded to the dtype of the product, and what is added.
     """
 
     dtype = torch.float32
@@ -32,19 +36,25 @@ class PackedLinear:
         self.outputs, self.inputs = weight.shape
         weight, extra = weight.detach(), -self.outputs % PANEL
         bias = weight.new_zeros(self.outputs) if bias is None else bias.detach()
-        self.bias = F.pad(bias.float(), (0, extra))
+        bias = F.pad(bias.float(), (0, extra))
         if isinstance(products, torch.dtype):
-            self.matmul = PackedMatmul(weight.to(products)[None])
-            self.layer = linear_cpu.layer(self.matmul, torch.ones_like(self.bias), self.bias)
+            matmul, factors = PackedMatmul(weight.to(products)[None]), torch.ones_like(bias)
+            self.rounding = (1.0, 0.0)
         else:
             rounded, steps = round_weight(F.pad(weight.float(), (0, -self.inputs % 4)))
-            self.matmul = PackedMatmul(rounded[None], -products.zero * rounded.sum(1, dtype=torch.int32)[None])
+            matmul = PackedMatmul(rounded[None], -products.zero * rounded.sum(1, dtype=torch.int32)[None])
             factors = F.pad(steps[:, 0] * products.step, (0, extra))
-            self.layer = linear_cpu.layer(self.matmul, factors, self.bias, 1 / products.step, products.zero)
+            self.rounding = (1 / products.step, float(products.zero))
+        self.tensors = (matmul.panels, matmul.base[0], factors, bias)
+
+    @property
+    def layer(self) -> linear_cpu.Layer:
+        """The layer as the kernels take it."""
+        return linear_cpu.layer(self.tensors, self.rounding)
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the linear map of `x`, or write it to `out`, which is contiguous."""
-        decide("linear", packed(self.matmul), x)
+        decide("linear", packed(self.tensors[0]), x)
         if out is None:
             out = empty(*x.shape[:-1], self.outputs, dtype=x.dtype)
         linear_cpu.linear(as_rows(x), self.layer, as_rows(out))
@@ -72,15 +82,15 @@ class PackedMlp:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output of the second layer."""
-        decide("mlp", packed(self.first.matmul), x)
+        decide("mlp", packed(self.first.tensors[0]), x)
         out = empty(*x.shape[:-1], self.second.outputs, dtype=x.dtype)
         linear_cpu.mlp(as_rows(x), self.first.layer, self.second.layer, as_rows(out))
         return out
 
 
-def packed(matmul: PackedMatmul) -> Choice:
-    """Return the choice that is recorded for a layer with this weight."""
-    numbers = str(matmul.panels.dtype).removeprefix("torch.")
+def packed(panels: Tensor) -> Choice:
+    """Return the choice that is recorded for a layer with this packed weight."""
+    numbers = str(panels.dtype).removeprefix("torch.")
     return Choice("packed", f"{numbers} weights were packed when the network was prepared")
 
 

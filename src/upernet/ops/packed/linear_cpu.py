@@ -16,13 +16,14 @@ Arguments of the kernels that are tuples:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from upernet.ops.runtime.matmul import PANEL, PackedMatmul, as_numpy, multiply_panel
+from upernet.ops.runtime.matmul import HAS_BFLOAT16, PANEL, as_numpy, multiply_panel
 from upernet.ops.runtime.simd import (
     LANES,
     add,
@@ -49,8 +50,22 @@ block reads them again."""
 FLAT = 5.25
 TERMS = tuple(
     np.float32(term)
-    for term in (-5.574531e-4, 1.4764001e-3, -1.345026e-3, 1.8181682e-3, -5.089198e-3, 9.11961e-3, -1.2976302e-2)
-    + (1.8304514e-2, -2.4987832e-2, 3.2068428e-2, -3.976957e-2, 4.964361e-2, -6.712662e-2, 1.3465936e-1)
+    for term in (
+        -5.574531e-4,
+        1.4764001e-3,
+        -1.345026e-3,
+        1.8181682e-3,
+        -5.089198e-3,
+        9.11961e-3,
+        -1.2976302e-2,
+        1.8304514e-2,
+        -2.4987832e-2,
+        3.2068428e-2,
+        -3.976957e-2,
+        4.964361e-2,
+        -6.712662e-2,
+        1.3465936e-1,
+    )
 )
 
 
@@ -191,6 +206,12 @@ def _mlp(counter, x, out, rows, step, inputs, outputs, layer, second, rounded_to
 Norm = tuple[np.ndarray, np.ndarray, np.float32]
 NOTHING = np.empty(0, np.float32)
 NO_NORM: Norm = (NOTHING, NOTHING, np.float32(0))
+ROUNDED_TO = {
+    torch.float32: NOTHING,
+    torch.bfloat16: np.empty(0, np.int16),
+    torch.int8: np.empty(0, np.uint8),
+}
+"""Dtype of a weight -> an empty array of the dtype that rows are rounded to; int16 stands for bfloat16."""
 
 
 class Layer(NamedTuple):
@@ -199,16 +220,22 @@ class Layer(NamedTuple):
     words: tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.float32, np.float32]
     """`layer`, as described at the top."""
     rounded_to: np.ndarray
-    """An empty array of the dtype that rows are rounded to; int16 stands for bfloat16."""
+    """That of `ROUNDED_TO`."""
 
 
-def layer(matmul: PackedMatmul, factors: Tensor, bias: Tensor, inverse: float = 1.0, zero: float = 0.0) -> Layer:
-    """Return a layer with a packed product, factors and bias of its results, P x PANEL, and those of its inputs."""
-    base, scales, added = (as_numpy(each) for each in (matmul.base, factors, bias))
-    panels, depth = as_numpy(matmul.panels, matmul.pair), matmul.depth // matmul.pair
-    kinds = {torch.uint8: np.uint8, torch.bfloat16: np.int16, torch.float32: np.float32}
-    words = (depth, panels, base, scales, added, np.float32(inverse), np.float32(zero))
-    return Layer(words, np.empty(0, kinds[matmul.dtype]))
+def layer(tensors: Sequence[Tensor], rounding: Sequence[float]) -> Layer:
+    """Return a layer with the tensors and the rounding of a `PackedLinear`.
+
+    Raises:
+        ValueError: The weight was packed for another kind of processor.
+    """
+    panels, *sums = tensors
+    *_, depth, width, pair = panels.shape
+    if width != PANEL or (panels.dtype == torch.bfloat16 and not HAS_BFLOAT16):
+        raise ValueError("weights were packed for another kind of processor: prepare the network on this one")
+    base, factors, bias = (each.numpy() for each in sums)
+    inverse, zero = map(np.float32, rounding)
+    return Layer((depth, as_numpy(panels, pair), base, factors, bias, inverse, zero), ROUNDED_TO[panels.dtype])
 
 
 def rows_per_unit(rows: int, width: int) -> int:
@@ -242,7 +269,7 @@ def mlp(x: Tensor, first: Layer, second: Layer, out: Tensor) -> None:
 
 def warm_up() -> None:
     """Compile the kernel of one layer, or load it from Numba's cache, and run it on a row."""
-    x = torch.zeros(1, LANES, dtype=torch.float32)
-    matmul = PackedMatmul(torch.zeros(1, PANEL, LANES, dtype=torch.float32))
-    one = layer(matmul, torch.ones(PANEL, dtype=torch.float32), torch.zeros(PANEL, dtype=torch.float32))
-    linear(x, one, torch.zeros(1, PANEL, dtype=torch.float32))
+    panel = torch.zeros(1, 1, LANES, PANEL, 1, dtype=torch.float32)
+    sums = torch.zeros(3, PANEL, dtype=torch.float32)
+    x, out = torch.zeros(1, LANES, dtype=torch.float32), torch.empty(1, PANEL, dtype=torch.float32)
+    linear(x, layer((panel, *sums), (1.0, 0.0)), out)
