@@ -169,6 +169,7 @@ def parse(
     import sys
     from collections import Counter
 
+    from upernet.devices import usable_device
     from upernet.errors import UpernetError, printable
     from upernet.inference.cluster import ModelChoice, RayEngine
     from upernet.inference.photos import check_what, make_output_folder, parse_photos
@@ -203,7 +204,7 @@ def parse(
 
     def make_parser() -> tuple[Parser, list[str]]:
         set_threads(threads)
-        if engine == "local":
+        if engine == "local" and usable_device(device).type == "cpu":
             compile_ahead()
         parser = choice.load(device if engine == "local" else "cpu")
         return parser, parser.select_levels(None if levels is None else _split(levels))

@@ -16,7 +16,7 @@ from upernet.ops.runtime import compiling
 from upernet.ops.thresholds import cpu
 
 compiling.usable_cores = lambda: int(sys.argv[1])
-compiling.compile_ahead(["thresholds.cpu"])
+compiling.compile_ahead(("thresholds.cpu",))
 processes = len(multiprocessing.active_children())
 while multiprocessing.active_children():
     time.sleep(0.05)

@@ -3,10 +3,13 @@
 Numba compiles one kernel at a time, on one core. A forked process compiles those that a parse needs last, while this
 one loads the model and compiles those that it needs first. Numba's cache on disk is where they meet: what is not there
 when it is needed is compiled here.
+
+State of this module: whether the second process has been begun, which happens at most once per process.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import signal
@@ -23,7 +26,8 @@ LAST = ("conv3x3.winograd_tiles_cpu", "upsampled.cpu", "guided.cpu", "thresholds
 """Modules of `upernet.ops` whose `warm_up` compiles what a parse needs last."""
 
 
-def compile_ahead(modules: Sequence[str] = LAST) -> None:
+@functools.cache
+def compile_ahead(modules: tuple[str, ...] = LAST) -> None:
     """Begin to compile the kernels of those of these modules in another process of which Numba's cache has none.
 
     The process ends when it has done so, at the latest with this one. Nothing happens where there is one core, or no
@@ -31,7 +35,7 @@ def compile_ahead(modules: Sequence[str] = LAST) -> None:
     """
     if sys.platform != "linux" or usable_cores() < 2:
         return
-    with suppress(ImportError):  # Numba is missing
+    with suppress(Exception):  # what stops Numba is reported where a kernel is needed
         loaded = [importlib.import_module(f"upernet.ops.{name}") for name in modules]
         if new := [module for module in loaded if _is_new(module)]:
             process = multiprocessing.get_context("fork").Process(target=_compile, args=(new,), daemon=True)
@@ -53,5 +57,5 @@ def _is_new(module: Any) -> bool:
 def _compile(modules: Sequence[Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the first process, which ends this one
     for module in modules:
-        with suppress(Exception):  # the first process meets it, too, and reports it
+        with suppress(Exception):
             module.warm_up()

@@ -14,7 +14,7 @@ results do not depend on the number of threads.
 The functions that a kernel calls are compiled as parts of it: optimized and translated to machine code once, together
 with everything that calls them, and cached on disk with the kernel.
 
-State of this module: the pool of Python threads, made once per process.
+State of this module: the pool of Python threads, made once per process, and the parts that have been compiled.
 """
 
 # pyright: reportCallIssue=false
