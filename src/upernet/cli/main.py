@@ -72,9 +72,9 @@ upernet {__version__}: one photo in; its scene, objects, parts, materials and te
 INTERRUPTED = 130
 """Exit status after Ctrl-C, by the convention of shells."""
 
-OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""New objects after which Python looks for garbage. With its default, it looks hundreds of times while torch and Numba
-are imported."""
+OBJECTS_BETWEEN_COLLECTIONS = 1_000_000
+"""New objects after which Python looks for garbage: more than the imports of torch and Numba make. With its default, it
+looks hundreds of times meanwhile."""
 
 app = typer.Typer(
     name="upernet",

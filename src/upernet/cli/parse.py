@@ -169,12 +169,14 @@ def parse(
     import sys
     from collections import Counter
 
+    from upernet.devices import usable_device
     from upernet.errors import UpernetError, printable
     from upernet.inference.cluster import ModelChoice, RayEngine
     from upernet.inference.photos import check_what, make_output_folder, parse_photos
     from upernet.inference.progress import RunProgress
     from upernet.inference.sources import find_photos, is_list, left_out
     from upernet.ops import set_threads
+    from upernet.ops.runtime.compiling import compile_ahead
     from upernet.taxonomy.tables import read_table
 
     parses: list[dict[str, Any]] = []
@@ -202,6 +204,8 @@ def parse(
 
     def make_parser() -> tuple[Parser, list[str]]:
         set_threads(threads)
+        if engine == "local" and usable_device(device).type == "cpu":
+            compile_ahead()
         parser = choice.load(device if engine == "local" else "cpu")
         return parser, parser.select_levels(None if levels is None else _split(levels))
 

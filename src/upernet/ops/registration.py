@@ -1,21 +1,57 @@
 """Registration of the package's custom operators with PyTorch, as `torch.ops.upernet.NAME`.
 
 This uses `torch.library.Library` rather than `torch.library.custom_op`, which imports torch's compiler at the first
-call and so delays the first photo by a second.
+call and so delays the first photo by a second. Formulas of floating-point operations wait until torch's counter is
+imported, because that imports Triton.
+
+State of this module: the formulas.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from upernet.ops.dispatch import overrides, use_kernel
 
+COUNTER = "torch.utils.flop_counter"
+
 _library = torch.library.Library("upernet", "FRAGMENT")
+_formulas: dict[str, Callable[..., int]] = {}
+
+
+class _CounterFinder(MetaPathFinder):
+    """Finds torch's counter as Python does, to add the formulas when it is imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the module with a loader that adds the formulas, if it is the counter."""
+        spec = PathFinder.find_spec(fullname, path, target) if fullname == COUNTER else None
+        if spec is not None and spec.origin is not None:
+            spec.loader = _CounterLoader(fullname, spec.origin)
+        return spec
+
+
+class _CounterLoader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        for name, formula in _formulas.items():
+            _register_formula(module, name, formula)
+
+
+def _register_formula(counter: Any, name: str, formula: Callable[..., int]) -> None:
+    counter.register_flop_formula(getattr(torch.ops.upernet, name))(formula)
+
+
+sys.meta_path.insert(0, _CounterFinder())
 
 
 def define_operator(
@@ -56,7 +92,9 @@ def define_operator(
             f"upernet::{name}", backward_with_overrides, setup_context=save_with_overrides, lib=_library
         )
     if flops is not None:
-        register_flop_formula(getattr(torch.ops.upernet, name))(flops)
+        _formulas[name] = flops
+        if COUNTER in sys.modules:
+            _register_formula(sys.modules[COUNTER], name, flops)
 
 
 def refuse_second_derivative(*args: Any) -> Any:

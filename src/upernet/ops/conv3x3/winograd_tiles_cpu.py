@@ -265,3 +265,10 @@ def gradient_transform(grad: Tensor, top: int, values: Tensor) -> None:
     sizes = (height, width, channels, top, -(-width // 4), values.shape[0])
     source, target = grad.numpy().reshape(-1), memory_of(values)
     run(_gradient_transform, values.shape[0], source, *sizes, target, row, step)
+
+
+def warm_up() -> None:
+    """Compile the kernel that multiplies, or load it from Numba's cache, and run it on a tile."""
+    weight = PackedMatmul(torch.zeros(36, PANEL, 1, dtype=torch.float32))
+    values, one = torch.zeros(1, 36, 1, dtype=torch.float32), torch.zeros(PANEL, dtype=torch.float32)
+    multiply_tiles(values, weight, torch.zeros(4, 4, PANEL, dtype=torch.float32), 0, False, one, one, True)

@@ -14,14 +14,16 @@ results do not depend on the number of threads.
 The functions that a kernel calls are compiled as parts of it: optimized and translated to machine code once, together
 with everything that calls them, and cached on disk with the kernel.
 
-State of this module: the pool of Python threads, made once per process.
+State of this module: the pool of Python threads, made once per process, and the parts that have been compiled.
 """
+
+# pyright: reportCallIssue=false
+# Numba calls an intrinsic with fewer arguments than its definition has.
 
 from __future__ import annotations
 
 import functools
 import gc
-import inspect
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -70,9 +72,9 @@ def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Compile a function for arguments of these types, as a part of kernels."""
     target: Any = cpu_target.target_context
     flags = cpu_target.options.parse_as_flags(Flags(), OPTIONS)
-    collecting = gc.isenabled()
     flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
     library = _Part(target.codegen(), function.__qualname__)
+    collecting = gc.isenabled()
     gc.disable()  # collections would take a third of the time, and find nothing
     try:
         return compile_internal(cpu_target.typing_context, target, library, function, arguments, None, flags, {})
@@ -86,11 +88,11 @@ def jit(function: Callable[..., Any]) -> Any:
 
     @type_callable(function)
     def type_of_call(typing: Any) -> Any:
-        def result(*arguments: Any) -> Any:
+        @functools.wraps(function)  # Numba reads the names of the arguments
+        def signature(*arguments: Any) -> Any:
             return _compiled(function, arguments).signature
 
-        result.pysig = inspect.signature(function)
-        return result
+        return signature
 
     @lower_builtin(function, types.VarArg(types.Any))
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
