@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -28,23 +28,23 @@ _formulas: dict[str, Callable[..., int]] = {}
 
 
 class _CounterFinder(MetaPathFinder):
-    """Finds torch's counter as Python does, to add the formulas when it is imported."""
+    """Finds torch's counter as Python does, and adds the formulas when the counter has been imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the module with a loader that adds the formulas, if it is the counter."""
+        """Return how to import the counter, and None for all other modules."""
         spec = PathFinder.find_spec(fullname, path, target) if fullname == COUNTER else None
-        if spec is not None and spec.origin is not None:
-            spec.loader = _CounterLoader(fullname, spec.origin)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: ModuleType) -> None:
+                execute(module)
+                for name, formula in _formulas.items():
+                    _register_formula(module, name, formula)
+
+            spec.loader.exec_module = execute_and_register
         return spec
-
-
-class _CounterLoader(SourceFileLoader):
-    def exec_module(self, module: ModuleType) -> None:
-        super().exec_module(module)
-        for name, formula in _formulas.items():
-            _register_formula(module, name, formula)
 
 
 def _register_formula(counter: Any, name: str, formula: Callable[..., int]) -> None:
