@@ -1,4 +1,4 @@
-"""Peak memory of a process that builds InternImage-T + UPerHead and runs one photo through it; Linux only.
+"""Peak memory of a process that builds InternImage-T + UPerHead and runs a photo through it or trains it; Linux only.
 
 python -m benchmarks.memory [--threads 2] [--json OUT]
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,26 +18,43 @@ from torch import nn
 
 from benchmarks.networks import network, official_way
 from benchmarks.side_by_side import command_line, save
+from benchmarks.training import WAYS as TRAINING_WAYS
+from benchmarks.training import step as training_step
 from upernet.models import prepare_for_inference
 
 STATUS = Path("/proc/self/status")
+BATCH = 2
 WAYS = {"official": (nn.Module.eval, official_way), "fast": (prepare_for_inference, nullcontext)}
 
 
-def one_photo(way: str, size: int, threads: int, tiny: bool) -> None:
-    """Run one photo in a process of its own, and print the peak memory in KiB."""
-    torch.set_num_threads(threads)
+def one_photo(way: str, size: int, tiny: bool) -> None:
+    """Run one photo through the network."""
     prepare, context = WAYS[way]
     with context(), torch.inference_mode():
         prepare(network("T", tiny))(torch.randn(1, 3, size, size))
+
+
+def training(way: str, size: int, tiny: bool) -> None:
+    """Train the network for two steps, so that the second finds the gradients and the kept memory of the first."""
+    step = training_step(network("T", tiny).train(), BATCH, size)
+    with TRAINING_WAYS[way]():
+        step()
+        step()
+
+
+def print_peak(what: Callable[..., None], threads: int, *arguments: Any) -> None:
+    """Run `what` and print the peak memory of this process in KiB."""
+    torch.set_num_threads(threads)
+    what(*arguments)
     match = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
     assert match
     print(match[1])
 
 
-def peak(*arguments: Any) -> int:
-    """Return the peak memory in bytes."""
-    program = f"from benchmarks.memory import one_photo; one_photo{arguments!r}"
+def peak(what: Callable[..., None], threads: int, *arguments: Any) -> int:
+    """Return the peak memory in bytes of a process of its own that runs `what`."""
+    call = f"memory.print_peak(memory.{what.__name__}, *{(threads, *arguments)!r})"
+    program = f"from benchmarks import memory; {call}"
     done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True)
     return 1024 * int(done.stdout)
 
@@ -46,9 +64,12 @@ def main() -> None:
     if not STATUS.is_file():
         sys.exit("peak memory is read from Linux's /proc")
     rows: dict[str, dict[str, int]] = {}
-    for size in (64,) if arguments.quick else (512, 1024, 2048):
-        rows[f"T at {size}"] = {way: peak(way, size, arguments.threads, arguments.quick) for way in WAYS}
-        print(f"T at {size}:", *(f"{way} {value / 2**30:.2f} GiB" for way, value in rows[f"T at {size}"].items()))
+    photos, trained = ((64,), 64) if arguments.quick else ((512, 1024, 2048), 256)
+    tasks = {f"T at {size}": (one_photo, size) for size in photos}
+    tasks[f"training step of T at {trained}, batch of {BATCH}"] = training, trained
+    for name, (what, size) in tasks.items():
+        rows[name] = {way: peak(what, arguments.threads, way, size, arguments.quick) for way in WAYS}
+        print(f"{name}:", *(f"{way} {value / 2**30:.2f} GiB" for way, value in rows[name].items()))
     save(arguments, rows=rows)
 
 
