@@ -8,9 +8,8 @@ Labels are made up. A step is what `upernet train` does with a batch, apart from
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from benchmarks.side_by_side import command_line, save, show, summary
+from benchmarks.side_by_side import Run, command_line, compare_steps, save, show
 from upernet.data.sample import Batch
 from upernet.distributed import World
 from upernet.models import UPerNet, efficientnet_lite
@@ -35,8 +34,6 @@ from upernet.training.stages import Stage
 from upernet.training.step import StageTrainer
 
 CLASSES = {"scene": 34, "object": 80, "part": 20, "material": 12}
-STEPS = 2
-"""Steps that are timed at a time, after one that is not."""
 
 
 def taxonomy() -> Taxonomy:
@@ -91,23 +88,15 @@ def published() -> Iterator[None]:
         yield
 
 
-def compare_steps(trained: StageTrainer, shown: Batch, repeats: int) -> dict[str, Any]:
-    """Time steps of both alternatives in turns; see `side_by_side.compare`."""
+def step(trained: StageTrainer, shown: Batch) -> Run:
+    """Return what a step of training does with a batch."""
     average = MovingAverage(trained.model, 0.998)
-    alternatives = {"published": published, "fast": kept_heap}
-    seconds: dict[str, list[float]] = {name: [] for name in alternatives}
-    for repeat in range(repeats + 1):
-        for name, context in list(alternatives.items())[:: -1 if repeat % 2 else 1]:
-            with ExitStack() as stack:
-                stack.enter_context(context())
-                start = 0.0
-                for number in range(STEPS + 1):
-                    start = time.perf_counter() if number == 1 else start
-                    trained.step(shown, 0, 1e-5)
-                    average.update(trained.model)
-                if repeat:
-                    seconds[name].append((time.perf_counter() - start) / STEPS)
-    return summary(seconds)
+
+    def run() -> None:
+        trained.step(shown, 0, 1e-5)
+        average.update(trained.model)
+
+    return run
 
 
 def main() -> None:
@@ -122,7 +111,8 @@ def main() -> None:
         ):
             frozen = "all batch norms frozen" if freeze_norm == "all" else "those of the backbone frozen"
             name = f"{photos} photos of {width} x {height}, {', '.join(levels)}, {frozen}"
-            rows[name] = compare_steps(trainer(freeze_norm), batch(levels, photos, height, width), arguments.repeats)
+            run = step(trainer(freeze_norm), batch(levels, photos, height, width))
+            rows[name] = compare_steps(run, {"published": published, "fast": kept_heap}, arguments.repeats)
             show(name, rows[name])
     save(arguments, rows=rows)
 

@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch
 from upernet.files import write_text
 
 Run = Callable[[], object]
+STEPS = 2
+"""Training steps that are timed at a time, after one that is not."""
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -68,6 +71,27 @@ def compare(runs: Mapping[str, Run], repeats: int, pause: float = 0.0) -> dict[s
             run()
             if repeat:
                 seconds[name].append(time.perf_counter() - start)
+    return summary(seconds)
+
+
+def compare_steps(
+    step: Run, contexts: Mapping[str, Callable[[], AbstractContextManager[object]]], repeats: int
+) -> dict[str, Any]:
+    """Time training steps in each context in turns; see `compare`.
+
+    Each time that a context is entered, one step that is not timed fills the memory of the process as the steps before
+    it have done in a run of training, and the mean of the STEPS that follow counts.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contexts}
+    for repeat in range(repeats + 1):
+        for name, context in list(contexts.items())[:: -1 if repeat % 2 else 1]:
+            with context():
+                step()
+                start = time.perf_counter()
+                for _ in range(STEPS):
+                    step()
+                if repeat:
+                    seconds[name].append((time.perf_counter() - start) / STEPS)
     return summary(seconds)
 
 

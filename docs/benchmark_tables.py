@@ -147,8 +147,9 @@ def training() -> list[str]:
 
 def memory() -> list[str]:
     rows = read("memory")["rows"]
-    header = ["peak memory of the process", *next(iter(rows.values()))]
-    return table(header, *([name, *map(gigabytes, row.values())] for name, row in rows.items()))
+    ways = list(dict.fromkeys(way for row in rows.values() for way in row))
+    cells = ([name, *(gigabytes(row[way]) if way in row else "" for way in ways)] for name, row in rows.items())
+    return table(["peak memory of the process", *ways], *cells)
 
 
 def scaling() -> list[str]:

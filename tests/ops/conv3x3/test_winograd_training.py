@@ -10,8 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from upernet.ops import PLAIN, choose_upsample_conv3x3, upsample_conv3x3, use_kernel
 from upernet.ops.conv3x3 import winograd_training_cpu
 
-conv3x3 = torch.ops.upernet.winograd_conv3x3
 weight_gradient = torch.ops.upernet.winograd_conv3x3_weight_gradient
+
+
+def conv3x3(rows, weight, adjoint, taps=()):
+    return torch.ops.upernet.winograd_conv3x3(rows, weight, adjoint, list(taps))
 
 
 def on_threads(threads, function):
@@ -138,10 +141,12 @@ def test_gradients_that_nobody_wants_are_not_computed():
 
 def test_gradients_agree_with_finite_differences():
     x, weight, grad = rows(*arguments((5, 6), (16, 16), n=1, dtype=torch.float64), requires_grad=True)
+    tap_maps = [torch.randn(1, *size, 9 * 16, dtype=torch.float64, requires_grad=True) for size in ((2, 3), (1, 1))]
     for function, inputs in (
         (lambda x, weight: conv3x3(x, weight, False), (x, weight)),
         (lambda grad, weight: conv3x3(grad, weight, True), (grad, weight)),
         (weight_gradient, (grad, x)),
+        (lambda x, weight, *taps: conv3x3(x, weight, False, taps), (x, weight, *tap_maps)),
     ):
         assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
         assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
@@ -150,8 +155,9 @@ def test_gradients_agree_with_finite_differences():
 @pytest.mark.slow
 def test_operators_are_registered_as_torch_wants_them():
     x, weight, grad = rows(*arguments((5, 6)), requires_grad=True)
-    torch.library.opcheck(conv3x3.default, (x, weight, False))
-    torch.library.opcheck(conv3x3.default, (grad, weight, True))
+    coarse = [torch.randn(2, 2, 3, 288, requires_grad=True), torch.randn(2, 1, 1, 288)]
+    for args in ((x, weight, False, []), (grad, weight, True, []), (x, weight, False, coarse)):
+        torch.library.opcheck(torch.ops.upernet.winograd_conv3x3.default, args)
     torch.library.opcheck(weight_gradient.default, (grad, x))
 
 

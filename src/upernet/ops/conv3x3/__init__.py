@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from upernet.ops.conv3x3 import matrices, reference
+from upernet.ops.conv3x3.kernel_parts import split_kernel
 from upernet.ops.conv3x3.reference import apply_epilogue, conv2d, split_weight, sum_of_convolutions
 from upernet.ops.conv3x3.taps import coarse_maps, kernel_language, tap_map, upsample_taps
 from upernet.ops.conv3x3.winograd import count_tiles, pays_off_in_training, winograd_conv2d
@@ -24,6 +25,7 @@ from upernet.ops.dispatch import OVERRIDDEN, Choice, decide, override
 from upernet.ops.eligibility import is_differentiated, needs_torch, unfit_for_triton, weight_needs_torch
 from upernet.ops.registration import define_operator
 from upernet.ops.runtime.availability import numba_unavailable, triton_unavailable
+from upernet.ops.runtime.bilinear import resize_like
 
 MIN_TILES = 16
 """4 x 4 tiles of a map from which Winograd's transforms pay off. With fewer, reading the transformed weights takes as
@@ -112,14 +114,18 @@ def choose_upsample_conv3x3(maps: Sequence[Tensor], weight: Tensor, *others: Ten
 
 
 def _with_gradients(maps: Sequence[Tensor], weight: Tensor, winograd: bool) -> Tensor:
-    coarse, weights = coarse_maps(maps, winograd=False), split_weight(weight, maps)
-    fine = [k for k in range(len(maps)) if k not in coarse]
-    convolve = winograd_conv2d if winograd else conv2d
-    out = sum_of_convolutions([maps[k] for k in fine], [weights[k] for k in fine], convolve)
-    if not coarse:
-        return out
-    taps = [tap_map(maps[k], weights[k]) for k in coarse]
-    return out + upsample_taps(taps, *maps[0].shape[2:]).permute(0, 3, 1, 2)
+    weight, first = weight.to(maps[0].dtype), maps[0]
+    if len(maps) == 1:
+        return winograd_conv2d(first, weight) if winograd else conv2d(first, weight)
+    coarse = coarse_maps(maps, winograd=False)
+    parts = split_kernel(weight, [x.shape[1] for x in maps], coarse)
+    taps = [tap_map(maps[k], parts[k]) for k in coarse]
+    out = winograd_conv2d(first, parts[0], taps) if winograd else conv2d(first, parts[0])
+    for k in range(1, len(maps)):
+        if k not in coarse:
+            x = resize_like(maps[k], first)
+            out += winograd_conv2d(x, parts[k]) if winograd else conv2d(x, parts[k])
+    return out if winograd or not taps else out + upsample_taps(taps, *first.shape[2:]).permute(0, 3, 1, 2)
 
 
 def _check(maps: Sequence[Tensor], weight: Tensor, *per_channel: Tensor | None) -> None:

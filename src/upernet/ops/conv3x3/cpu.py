@@ -82,6 +82,7 @@ def convolve(
     scale: Tensor,
     shift: Tensor,
     relu: bool,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Convolve fine maps with Winograd's transforms and coarse maps at their own resolution, and add everything.
 
@@ -90,6 +91,7 @@ def convolve(
         weight, taps: the packed weights of the fine maps together, and of each coarse map.
         scale, shift: factor and summand of each output channel, D.
         relu: whether the result is rectified.
+        out: what the result is added to, if there are no coarse maps.
 
     Returns:
         N x H x W x D, where H x W is the size of the first fine map.
@@ -97,14 +99,16 @@ def convolve(
     images, height, width, _ = fine[0].shape
     side = tile_side(height, width, weight)
     block = block_rows(height, width, side)
-    out = empty(images, height, width, weight.outputs, dtype=fine[0].dtype)
+    accumulate = bool(coarse) or out is not None
+    if out is None:
+        out = empty(images, height, width, weight.outputs, dtype=fine[0].dtype)
     for image in range(images):
         parts = [CoarseConvolution(x[image], tap, height, width, block) for x, tap in zip(coarse, taps, strict=True)]
         convolution = WinogradConvolution([x[image] for x in fine], weight, side, block)
         for top in range(0, height, block):
             for k, part in enumerate(parts):
                 part.write(out[image], top, accumulate=k > 0)
-            convolution.write(top, out[image], bool(parts), scale, shift, relu)
+            convolution.write(top, out[image], accumulate, scale, shift, relu)
     return out
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from upernet.ops.runtime.bilinear import resize_like
-
-Convolution = Callable[[Tensor, Tensor], Tensor]
 
 
 def forward(
@@ -30,11 +28,11 @@ def conv2d(x: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(x, weight, padding=1)
 
 
-def sum_of_convolutions(maps: Sequence[Tensor], weights: Sequence[Tensor], convolve: Convolution = conv2d) -> Tensor:
+def sum_of_convolutions(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     """Resize each map to the first, convolve it with its own weight, and add the results."""
-    out = convolve(maps[0], weights[0])
+    out = conv2d(maps[0], weights[0])
     for x, weight in zip(maps[1:], weights[1:], strict=True):
-        out += convolve(resize_like(x, maps[0]), weight)
+        out += conv2d(resize_like(x, maps[0]), weight)
     return out
 
 

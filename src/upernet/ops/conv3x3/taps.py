@@ -44,9 +44,8 @@ def kernel_language(x: Tensor) -> str:
     return override("upsample_taps") or ("triton" if x.device.type == "cuda" else "numba")
 
 
-def tap_map(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply each pixel of x N x C x h x w with the nine taps of weight D x C x 3 x 3: N x h x w x (9 D)."""
-    taps = weight.permute(2, 3, 0, 1).flatten(0, 2)
+def tap_map(x: Tensor, taps: Tensor) -> Tensor:
+    """Multiply each pixel of x N x C x h x w with the taps of a weight, (9 D) x C: N x h x w x (9 D)."""
     if kernel_language(x) == "triton":  # as a convolution, it rounds to TF32 where convolutions do
         return F.conv2d(x.contiguous(memory_format=torch.channels_last), taps[:, :, None, None]).permute(0, 2, 3, 1)
     return linear(x.permute(0, 2, 3, 1), taps)
@@ -64,6 +63,11 @@ def upsample_taps(taps: Sequence[Tensor], height: int, width: int) -> Tensor:
         N x height x width x D.
     """
     return torch.ops.upernet.upsample_taps(list(taps), height, width)
+
+
+def upsample_taps_gradients(grad: Tensor, sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return the gradients of tap maps of these heights and widths from that of their `upsample_taps`."""
+    return [torch.ops.upernet.upsample_taps_gradient(grad, *size) for size in sizes]
 
 
 def _kernels(language: str) -> ModuleType:
@@ -111,7 +115,7 @@ def _save_sizes(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None, None]:
-    return [torch.ops.upernet.upsample_taps_gradient(grad, *size) for size in ctx.sizes], None, None
+    return upsample_taps_gradients(grad, ctx.sizes), None, None
 
 
 def _save_size(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:

@@ -1,8 +1,8 @@
 """Winograd's convolution of a single map in training, as custom operators with gradients of any order.
 
-`upernet::winograd_conv3x3` convolves channels-last rows; with `adjoint`, it carries gradients back.
-`upernet::winograd_conv3x3_weight_gradient` is its gradient by the weight. Both are linear in each argument, so each
-one's gradients are calls of the two.
+`upernet::winograd_conv3x3` convolves channels-last rows, and adds upsampled tap maps; with `adjoint`, it carries
+gradients back. `upernet::winograd_conv3x3_weight_gradient` is its gradient by the weight. Both are linear in each
+argument, so each one's gradients are calls of the two, and of `upernet::upsample_taps_gradient`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upernet.ops.conv3x3.taps import upsample_taps, upsample_taps_gradients
 from upernet.ops.eligibility import unfit_for_numba, weight_needs_torch
 from upernet.ops.registration import define_operator
 
@@ -36,12 +37,15 @@ def pays_off_in_training(x: Tensor, weight: Tensor) -> bool:
     return enough and x.dtype == torch.float32 and not torch.compiler.is_compiling()
 
 
-def winograd_conv2d(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve N x C x H x W with D x C x 3 x 3 and a padding of 1, with gradients."""
-    return torch.ops.upernet.winograd_conv3x3(x.permute(0, 2, 3, 1), weight, False).permute(0, 3, 1, 2)
+def winograd_conv2d(x: Tensor, weight: Tensor, taps: Sequence[Tensor] = ()) -> Tensor:
+    """Convolve N x C x H x W with D x C x 3 x 3 and a padding of 1, with gradients.
+
+    The tap maps of coarser maps, N x h_k x w_k x (9 D) each, are upsampled and added.
+    """
+    return torch.ops.upernet.winograd_conv3x3(x.permute(0, 2, 3, 1), weight, False, list(taps)).permute(0, 3, 1, 2)
 
 
-def _run(rows: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
+def _run(rows: Tensor, weight: Tensor, adjoint: bool, taps: Sequence[Tensor]) -> Tensor:
     from upernet.ops.conv3x3 import winograd_training_cpu
 
     if rows.dim() != 4 or weight.dim() != 4:
@@ -51,7 +55,8 @@ def _run(rows: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
         raise ValueError(f"winograd_conv3x3: a weight of shape {tuple(weight.shape)} does not fit {tuple(rows.shape)}")
     if reason := unfit_for_numba(x, applied) or weight_needs_torch(applied, x):
         raise ValueError(f"winograd_conv3x3: {reason}")
-    return winograd_training_cpu.convolution(rows.detach().contiguous(), weight.detach(), adjoint)
+    coarse = upsample_taps(taps, *rows.shape[1:3]) if taps else None
+    return winograd_training_cpu.convolution(rows.detach().contiguous(), weight.detach(), adjoint, coarse)
 
 
 def _run_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
@@ -66,7 +71,7 @@ def _run_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return winograd_training_cpu.weight_gradient(grad.detach().contiguous(), x.detach().contiguous())
 
 
-def _fake(rows: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
+def _fake(rows: Tensor, weight: Tensor, adjoint: bool, taps: Sequence[Tensor]) -> Tensor:
     return rows.new_empty(*rows.shape[:3], weight.shape[1 if adjoint else 0])
 
 
@@ -77,15 +82,17 @@ def _fake_weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 def _save(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
     ctx.adjoint = inputs[2]
+    ctx.sizes = [x.shape[1:3] for x in inputs[3]]
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, list[Tensor]]:
     (x, weight), weight_gradient = ctx.saved_tensors, torch.ops.upernet.winograd_conv3x3_weight_gradient
-    convolve = torch.ops.upernet.winograd_conv3x3
-    for_x = convolve(grad, weight, not ctx.adjoint) if ctx.needs_input_grad[0] else None
-    if not ctx.needs_input_grad[1]:
-        return for_x, None, None
-    return for_x, weight_gradient(x, grad) if ctx.adjoint else weight_gradient(grad, x), None
+    for_x = for_weight = None
+    if ctx.needs_input_grad[0]:
+        for_x = torch.ops.upernet.winograd_conv3x3(grad, weight, not ctx.adjoint, [])
+    if ctx.needs_input_grad[1]:
+        for_weight = weight_gradient(x, grad) if ctx.adjoint else weight_gradient(grad, x)
+    return for_x, for_weight, None, upsample_taps_gradients(grad, ctx.sizes)
 
 
 def _save_both(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
@@ -93,9 +100,9 @@ def _save_both(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
 
 
 def _backward_of_weight_gradient(ctx: Any, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    (grad, x), wanted = ctx.saved_tensors, ctx.needs_input_grad
-    convolve = torch.ops.upernet.winograd_conv3x3
-    return convolve(x, weight, False) if wanted[0] else None, convolve(grad, weight, True) if wanted[1] else None
+    (grad, x), convolve = ctx.saved_tensors, torch.ops.upernet.winograd_conv3x3
+    for_grad = convolve(x, weight, False, []) if ctx.needs_input_grad[0] else None
+    return for_grad, convolve(grad, weight, True, []) if ctx.needs_input_grad[1] else None
 
 
 def _flops(rows: Sequence[int], weight: Sequence[int], *args: Any, **kwargs: Any) -> int:
@@ -109,7 +116,7 @@ def _weight_gradient_flops(grad: Sequence[int], x: Sequence[int], *args: Any, **
 
 
 define_operator(
-    "winograd_conv3x3(Tensor rows, Tensor weight, bool adjoint) -> Tensor",
+    "winograd_conv3x3(Tensor rows, Tensor weight, bool adjoint, Tensor[] taps) -> Tensor",
     _run,
     _fake,
     save=_save,

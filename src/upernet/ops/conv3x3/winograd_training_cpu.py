@@ -26,14 +26,15 @@ _inputs = ScratchBuffer()
 _products = ScratchBuffer()
 
 
-def convolution(x: Tensor, weight: Tensor, adjoint: bool) -> Tensor:
+def convolution(x: Tensor, weight: Tensor, adjoint: bool, out: Tensor | None = None) -> Tensor:
     """Convolve x N x H x W x C, contiguous, with weight D x C x 3 x 3: the result is N x H x W x D.
 
-    With `adjoint`, the gradient of the result, N x H x W x D, becomes that of x, N x H x W x C.
+    With `adjoint`, the gradient of the result, N x H x W x D, becomes that of x, N x H x W x C. With `out`, the result
+    is added to it.
     """
     taps = tap_panels(weight, adjoint=adjoint)
     one = x.new_ones(taps.outputs)
-    return convolve([x], taps, [], [], one, 0 * one, False)
+    return convolve([x], taps, [], [], one, 0 * one, False, out)
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
