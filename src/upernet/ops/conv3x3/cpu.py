@@ -23,7 +23,7 @@ class Weights(Protocol):
     """A packed weight D x C x 3 x 3: `PackedWeights` or `TapPanels`."""
 
     def winograd(self, channels: Sequence[range]) -> PackedMatmul | TapPanels:
-        """Return the 36 products per tile for the input channels in these ranges."""
+        """Return the products per tile for the input channels in these ranges."""
         ...
 
     def taps(self, channels: range) -> RowProduct:

@@ -98,7 +98,7 @@ class PackedWeights:
         self._matmuls = forms.matmuls
 
     def winograd(self, channels: Sequence[range]) -> PackedMatmul | TapPanels:
-        """Return the 36 products per tile for the input channels in these ranges."""
+        """Return the products per tile for the input channels in these ranges."""
         if self.weight.dtype != torch.bfloat16:
             return self._panels().winograd(channels)
         return self._packed(("winograd", *channels), lambda: _winograd(self.weight, channels))

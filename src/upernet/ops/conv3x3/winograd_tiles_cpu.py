@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from upernet.ops.conv3x3.winograd_axes_cpu import backward_axis, forward_axis, gradient_axis
-from upernet.ops.conv3x3.winograd_weights_cpu import TapPanels, transform_panel
+from upernet.ops.conv3x3.winograd_weights_cpu import TapPanels, tap_panels, transform_panel
 from upernet.ops.runtime.matmul import PANEL, ROWS, PackedMatmul, as_numpy, memory_of, multiply_panel
 from upernet.ops.runtime.simd import LANES, add, fill, load, multiply, multiply_add, rectify, store, to_floats
 from upernet.ops.runtime.threads import jit, kernel, run, take
@@ -259,7 +259,7 @@ def multiply_tiles(
 
 
 def gradient_transform(grad: Tensor, top: int, values: Tensor) -> None:
-    """Apply the adjoint of `output_transform`, without scale and shift: grad H x W x D -> values tiles x 36 x D."""
+    """Apply the adjoint of the transform of products to outputs: grad H x W x D -> values tiles x 36 x D."""
     height, width, channels = grad.shape
     row, step = values.stride()[:2]
     sizes = (height, width, channels, top, -(-width // 4), values.shape[0])
@@ -268,7 +268,7 @@ def gradient_transform(grad: Tensor, top: int, values: Tensor) -> None:
 
 
 def warm_up() -> None:
-    """Compile the kernel that multiplies, or load it from Numba's cache, and run it on a tile."""
-    weight = PackedMatmul(torch.zeros(36, PANEL, 1, dtype=torch.float32))
+    """Compile the kernel that multiplies float32, or load it from Numba's cache, and run it on a tile."""
+    weight = tap_panels(torch.zeros(PANEL, 1, 3, 3, dtype=torch.float32))
     values, one = torch.zeros(1, 36, 1, dtype=torch.float32), torch.zeros(PANEL, dtype=torch.float32)
     multiply_tiles(values, weight, torch.zeros(4, 4, PANEL, dtype=torch.float32), 0, False, one, one, True)
