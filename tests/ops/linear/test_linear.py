@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from upernet.ops import choose_linear, conv1x1, grouped_softmax, lateral, linear, upsample_conv3x3, use_kernel
+from upernet.ops.linear.cpu import CHUNK, MAX_COPIED_ROWS
 from upernet.ops.runtime.matmul import FEW_ROWS, HAS_BFLOAT16, PANEL, ROWS, ROWS_PER_UNIT, PackedMatmul
 
 KERNELS = ["torch", "convolution", "numba"]
 AROUND = [0, 1, FEW_ROWS, ROWS - 1, ROWS, 2 * ROWS + FEW_ROWS + 1, ROWS_PER_UNIT - 1, ROWS_PER_UNIT + 5]
+
+
+def on_threads(threads, function):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        return function()
+    finally:
+        torch.set_num_threads(before)
 
 
 @settings(max_examples=60, deadline=None)
@@ -69,10 +79,64 @@ def test_as_in_float64(kernel, shape, depth, outputs, biased, swapped):
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=5e-5)
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.sampled_from([0, MAX_COPIED_ROWS + 3, 300]) | st.integers(1, 40),
+    depth=st.sampled_from([CHUNK - 1, CHUNK, 2 * CHUNK + 1]) | st.integers(1, 40),
+    outputs=st.sampled_from([PANEL - 1, PANEL, PANEL + 1, 5 * PANEL]) | st.integers(1, 150),
+    biased=st.booleans(),
+    strides=st.tuples(*3 * [st.sampled_from(["contiguous", "transposed", "sliced"])]),
+    threads=st.integers(1, 3),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_products_of_matrices_with_any_strides(rows, depth, outputs, biased, strides, threads, dtype):
+    torch.manual_seed(0)
+
+    def random(shape, strides):
+        if strides == "sliced":
+            return torch.randn(shape[0] + 2, 2 * shape[1], dtype=dtype)[1:-1, ::2]
+        values = torch.randn(shape[::-1] if strides == "transposed" else shape, dtype=dtype)
+        return values.t() if strides == "transposed" else values
+
+    x, weight = random((rows, depth), strides[0]), random((outputs, depth), strides[1])
+    bias = random((outputs, 1), strides[2])[:, 0] if biased else None
+    y = on_threads(threads, lambda: torch.ops.upernet.linear(x, weight, bias))
+    expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    assert y.is_contiguous()
+    tolerance = {"rtol": 1e-5, "atol": 2e-4} if dtype == torch.float32 else {}
+    torch.testing.assert_close(y, expected.to(dtype), **tolerance)
+    assert torch.equal(y, on_threads(4, lambda: torch.ops.upernet.linear(x, weight, bias)))
+
+
+def test_nothing_outside_of_a_matrix_is_read_or_written():
+    def surrounded(*shape):
+        memory = torch.full((3, *shape), torch.nan)
+        memory[1] = 1
+        return memory[1]
+
+    for x, weight in (
+        (surrounded(37, 50), surrounded(75, 50)),
+        (surrounded(50, 37).t(), surrounded(50, 75).t()),
+        (torch.full((39, 60), torch.nan)[1:-1, 3:53].fill_(1), surrounded(75, 50)),
+    ):
+        assert (torch.ops.upernet.linear(x, weight, None) == 50).all()
+
+
+def test_gradients_agree_with_finite_differences():
+    torch.manual_seed(0)
+    inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 4), (5, 4), (5,))]
+    for wanted in ((True, True, True), (True, False, False), (False, True, False), (False, False, True)):
+        for x, is_wanted in zip(inputs, wanted, strict=True):
+            x.requires_grad_(is_wanted)
+        assert torch.autograd.gradcheck(torch.ops.upernet.linear, inputs)
+        assert torch.autograd.gradgradcheck(torch.ops.upernet.linear, inputs)
+
+
 @pytest.mark.parametrize("outputs", [32, 9])
 def test_gradients_are_torchs_own(outputs):
     torch.manual_seed(0)
     inputs = [torch.randn(*shape, requires_grad=True) for shape in ((2, 5, 4, 24), (outputs, 24), (outputs,))]
+    assert choose_linear(*inputs).kernel == "numba"
     y = linear(*inputs)
     expected = F.linear(*inputs)
     torch.testing.assert_close(y, expected)
@@ -90,8 +154,8 @@ def test_the_kernel_is_chosen_from_the_arguments():
     assert linear(x, odd.bfloat16(), odd[:, 0]).dtype == torch.float32
     assert linear(x.bfloat16(), odd.bfloat16()).dtype == torch.bfloat16
     assert choose_linear(x, odd).kernel == "numba"
-    assert choose_linear(x, wide.clone().requires_grad_()).kernel == "convolution"
-    assert choose_linear(x, odd.clone().requires_grad_()).kernel == "torch"
+    assert choose_linear(x, wide.clone().requires_grad_()).kernel == "numba"
+    assert choose_linear(x, odd, odd[:, 0].clone().requires_grad_()).kernel == "numba"
     assert choose_linear(x.double(), wide.double()).kernel == "torch"
     assert choose_linear(x.to("meta"), odd.to("meta")).kernel == "torch"
     assert choose_linear(x[:0], wide).kernel == "torch"
@@ -113,6 +177,8 @@ def test_a_convolution_of_one_pixel():
 def test_the_operator_is_registered_as_torch_wants_it():
     x, weight, bias = torch.randn(3, 5, 8), torch.randn(9, 8), torch.randn(9)
     torch.library.opcheck(torch.ops.upernet.linear.default, (x, weight, bias))
+    differentiated = [each.clone().requires_grad_() for each in (x, weight, bias)]
+    torch.library.opcheck(torch.ops.upernet.linear.default, differentiated)
     torch.library.opcheck(torch.ops.upernet.linear.default, (x, weight, None))
     for kernel in KERNELS:
         with use_kernel(linear=kernel), FlopCounterMode(display=False) as counter:
@@ -151,6 +217,7 @@ import torch
 import torch.nn.functional as F
 from upernet.ops import linear, upsample_conv3x3, use_kernel
 from upernet.ops import bfloat16_unavailable
+from upernet.ops.linear.cpu import CHUNK, MAX_COPIED_ROWS
 from upernet.ops.runtime.matmul import PANEL, WIDE
 
 torch.manual_seed(0)

@@ -51,7 +51,7 @@ def choose_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choi
 
     - `torch` is `F.linear`.
     - `convolution` is the same product as a 1x1 convolution over channels-last rows, which PyTorch sends to oneDNN.
-    - `numba` serves the output counts that oneDNN is slow with. It has no gradient.
+    - `numba` serves training, and the output counts that oneDNN is slow with.
     - `bfloat16` rounds `x` to bfloat16, because the weight is bfloat16.
     """
     if kernel := override("linear"):
@@ -64,16 +64,18 @@ def choose_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choi
         return Choice("torch", f"oneDNN does not multiply {x.dtype} by {weight.dtype}")
     if x.numel() == 0:
         return Choice("torch", "x is empty")
-    if weight.shape[0] % LANES == 0:
-        if torch.compiler.is_compiling() or (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-            return Choice("convolution", "oneDNN's products are faster than F.linear's")
-        return Choice("torch", "oneDNN is switched off or not built into PyTorch")
-    slow = f"oneDNN is slow if outputs are not a multiple of {LANES}"
-    if is_differentiated(x, weight, bias) or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
-        return Choice("torch", slow)
-    if reason := numba_unavailable("runtime.matmul"):
-        return Choice("torch", reason)
-    return Choice("numba", slow)
+    differentiated, odd = is_differentiated(x, weight, bias), weight.shape[0] % LANES != 0
+    if (differentiated or odd) and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling():
+        if reason := numba_unavailable("linear.cpu"):
+            return Choice("torch" if odd else "convolution", reason)
+        return Choice(
+            "numba", "with gradients" if differentiated else f"oneDNN is slow if outputs are not a multiple of {LANES}"
+        )
+    if odd:
+        return Choice("torch", "autocast chooses the dtypes, or a compiler the kernel")
+    if torch.compiler.is_compiling() or (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return Choice("convolution", "oneDNN's products are faster than F.linear's")
+    return Choice("torch", "oneDNN is switched off or not built into PyTorch")
 
 
 def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -109,4 +111,23 @@ def _flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
     return 2 * math.prod(x) * weight[0]
 
 
-define_operator("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _run, _fake, flops=_flops)
+def _save(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    (x, weight), wanted = ctx.saved_tensors, ctx.needs_input_grad
+    product, rows = torch.ops.upernet.linear, grad.reshape(-1, grad.shape[-1])
+    for_x = product(grad, weight.t(), None) if wanted[0] else None
+    for_weight = product(rows.t(), x.reshape(-1, x.shape[-1]).t(), None) if wanted[1] else None
+    return for_x, for_weight, rows.sum(0) if wanted[2] else None
+
+
+define_operator(
+    "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    _run,
+    _fake,
+    save=_save,
+    backward=_backward,
+    flops=_flops,
+)
