@@ -1,7 +1,7 @@
 """Products of matrices with any strides on a CPU with Numba: linear layers whose weight changes, and their gradients.
 
-A unit of work is a block of the result. Its share of the right factor, and of a left factor whose neighbors in K are
-not neighbors in memory, is copied to a buffer of the thread, CHUNK terms at a time, and multiplied from there.
+A unit of work is a block of the result. What it needs of a left factor whose neighbors in K are not neighbors in
+memory, or of a right factor whose rows are not, is copied to a buffer of the thread, CHUNK terms at a time.
 """
 
 # pyright: reportCallIssue=false
@@ -20,8 +20,9 @@ from upernet.ops.runtime.threads import jit, kernel, run, take
 CHUNK = 256
 """Terms of the sums that are multiplied at a time: a panel of them fits into the first cache."""
 MAX_ROWS = 2048
-MAX_COPIED_ROWS = 128
-"""Rows of a block, at most; fewer if they are copied, so that the copy stays in the second cache."""
+"""Rows of a block, at most."""
+MIN_COPIED_ROWS, MAX_COPIED_ROWS = 32, 128
+"""The same if they are copied: with fewer, the copy takes longer than it saves; more would not stay in the cache."""
 UNITS_PER_THREAD = 4
 """Blocks per thread, at least, so that all threads finish at about the same time."""
 
@@ -40,11 +41,6 @@ def _copy_rows(a, at, by_row, by_term, rows, terms, target, block):
 @jit
 def _copy_panel(b, at, by_output, by_term, outputs, terms, target):
     """Copy `terms` columns of `outputs` rows to target terms x PANEL; outputs that are missing are 0."""
-    if by_output == 1 and outputs == PANEL:
-        for k in range(terms):
-            for lane in range(0, PANEL, LANES):
-                store(target, k * PANEL + lane, load(b, at + k * by_term + lane))
-        return
     for lane in range(PANEL):
         for k in range(terms):
             value = b.dtype.type(0)
@@ -77,17 +73,19 @@ def _multiply_strided(counter, a, a_strides, b, b_strides, bias, out, rows, dept
                 left, at, step, following = copied, 0, 1, block
             for p in range(start, stop):
                 d = p * PANEL
-                _copy_panel(
-                    b, d * by_output + k * b_by_term, by_output, b_by_term, min(PANEL, outputs - d), terms, panel
-                )
+                d_at, width = d * by_output + k * b_by_term, min(PANEL, outputs - d)
+                right, right_at, right_step = b, d_at, b_by_term
+                if by_output != 1 or width < PANEL:
+                    _copy_panel(b, d_at, by_output, b_by_term, width, terms, panel)
+                    right, right_at, right_step = panel, 0, PANEL
                 target, to, to_step = out, first * outputs + d, outputs
-                if outputs - d < PANEL:
+                if width < PANEL:
                     target, to, to_step = edge, 0, PANEL
                 base, base_at, base_step = target, to, to_step
                 if k == 0:
                     base, base_at, base_step = bias, d, 0
                 multiply_panel(
-                    *(count, left, at, step, following, panel, 0, PANEL, terms),
+                    *(count, left, at, step, following, right, right_at, right_step, terms),
                     *(base, base_at, base_step, target, to, to_step),
                 )
         if stop == panels and outputs % PANEL:
@@ -103,7 +101,7 @@ def _divide(rows: int, panels: int, copied: bool) -> tuple[int, int]:
     if not copied:
         block = -(-rows // max(1, units // panels))
         return min(MAX_ROWS, -(-block // ROWS) * ROWS), 1
-    block = max(LANES, min(MAX_COPIED_ROWS, rows * panels // units // LANES * LANES))
+    block = max(MIN_COPIED_ROWS, min(MAX_COPIED_ROWS, rows * panels // units // LANES * LANES))
     blocks = -(-rows // block)
     return block, max(1, panels // max(1, -(-units // blocks)))
 
