@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from PIL import Image
 
 from upernet.errors import UpernetError
 from upernet.inference import LabelMap, Parse
-from upernet.inference.saving import UNSURE_COLOR
+from upernet.inference.saving import UNSURE_COLOR, hidden_folder
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
 
@@ -184,6 +186,20 @@ class InterruptingColors(tuple[tuple[int, int, int], ...]):
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         signal.raise_signal(signal.SIGINT)
         return super().__iter__()
+
+
+def test_a_hidden_folder_goes_although_a_thread_writes_to_it(tmp_path: Path) -> None:
+    def write_on(folder: Path) -> None:
+        with suppress(OSError):  # the folder is gone
+            for number in range(20_000):
+                (folder / str(number % 50)).touch()
+
+    for _ in range(20):
+        with hidden_folder(tmp_path) as hidden:
+            writer = threading.Thread(target=write_on, args=(hidden,))
+            writer.start()
+        writer.join()
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -56,6 +56,9 @@ _START = time.time()
 WRITERS = 2
 """Files of a parse that are written at the same time."""
 
+REMOVALS = 1000
+"""How often the removal of a hidden folder is tried."""
+
 Writer = Callable[[Path], None]
 
 
@@ -117,7 +120,10 @@ def hidden_folder(directory: Path) -> Generator[Path, None, None]:
     try:
         yield hidden
     finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        for _ in range(REMOVALS):  # Ctrl-C may leave a thread behind that still writes a file
+            shutil.rmtree(hidden, ignore_errors=True)
+            if not hidden.exists():
+                break
 
 
 def remove_leftovers(directory: Path) -> None:
