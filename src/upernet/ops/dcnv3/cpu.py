@@ -147,9 +147,20 @@ def _forward(counter, x, offset, mask, grid_y, grid_x, out, sizes, steps, scale)
             sample(image, index, weight, stop - start, channels, groups, points, out, (row * w + start) * channels)
 
 
+@jit
+def _copy_group(source, at, step, target, to, to_step, pixels, channels):
+    """Copy `channels` neighboring numbers of each pixel; pixels begin `step` and `to_step` after another."""
+    for pixel in range(pixels):
+        for c in range(0, channels, LANES):
+            store(target, to + pixel * to_step + c, load(source, at + pixel * step + c))
+
+
 @kernel
 def _backward(counter, grad, x, offset, mask, grid_y, grid_x, g_x, g_offset, g_mask, sizes, steps, scale):
-    """Write all gradients; a unit of work is a group of an image, whose channels of g_x belong to no other unit."""
+    """Write all gradients; a unit of work is a group of an image, whose channels of g_x belong to no other unit.
+
+    These channels are copied next to each other first: in a wide map, they would compete for a few lines of the cache.
+    """
     n, height, width, h, w, channels, groups, points = sizes
     origin_y, origin_x, stride_y, stride_x = steps
     per_group = channels // groups
@@ -157,15 +168,17 @@ def _backward(counter, grad, x, offset, mask, grid_y, grid_x, g_x, g_offset, g_m
     index = np.empty((4, block * points), np.int32)
     weight = np.empty((4, block * points), x.dtype)
     products = np.empty((4, block * points), x.dtype)
+    values, sums = np.empty((2, height * width * per_group), x.dtype)
     zero = fill(x.dtype.type(0))
     while True:
         unit = take(counter)
         if unit >= n * groups:
             return
-        group = unit % groups
-        image = x[unit // groups]
-        g_image = g_x[unit // groups]
-        for row in range(unit // groups * h, (unit // groups + 1) * h):
+        group, number = unit // n, unit % n
+        first = (number * height * width * groups + group) * per_group
+        _copy_group(x, first, channels, values, 0, per_group, height * width, per_group)
+        sums[:] = 0
+        for row in range(number * h, (number + 1) * h):
             y = x.dtype.type(origin_y + row % h * stride_y)
             for start in range(0, w, block):
                 stop = min(start + block, w)
@@ -177,19 +190,19 @@ def _backward(counter, grad, x, offset, mask, grid_y, grid_x, g_x, g_offset, g_m
                 k = np.uint64(0)
                 for pixel in range(row * w + start, row * w + stop):
                     for p in range(k, k + np.uint64(points)):
-                        b0, b1 = np.int64(index[0, p]) * channels, np.int64(index[1, p]) * channels
-                        b2, b3 = np.int64(index[2, p]) * channels, np.int64(index[3, p]) * channels
+                        b0, b1 = np.int64(index[0, p]) * per_group, np.int64(index[1, p]) * per_group
+                        b2, b3 = np.int64(index[2, p]) * per_group, np.int64(index[3, p]) * per_group
                         t0 = t1 = t2 = t3 = zero
-                        for c in range(group * per_group, (group + 1) * per_group, LANES):
-                            g = load(grad, pixel * channels + c)
-                            t0 = multiply_add(g, load(image, b0 + c), t0)
-                            t1 = multiply_add(g, load(image, b1 + c), t1)
-                            t2 = multiply_add(g, load(image, b2 + c), t2)
-                            t3 = multiply_add(g, load(image, b3 + c), t3)
-                            store(g_image, b0 + c, multiply_add(fill(weight[0, p]), g, load(g_image, b0 + c)))
-                            store(g_image, b1 + c, multiply_add(fill(weight[1, p]), g, load(g_image, b1 + c)))
-                            store(g_image, b2 + c, multiply_add(fill(weight[2, p]), g, load(g_image, b2 + c)))
-                            store(g_image, b3 + c, multiply_add(fill(weight[3, p]), g, load(g_image, b3 + c)))
+                        for c in range(0, per_group, LANES):
+                            g = load(grad, (pixel * groups + group) * per_group + c)
+                            t0 = multiply_add(g, load(values, b0 + c), t0)
+                            t1 = multiply_add(g, load(values, b1 + c), t1)
+                            t2 = multiply_add(g, load(values, b2 + c), t2)
+                            t3 = multiply_add(g, load(values, b3 + c), t3)
+                            store(sums, b0 + c, multiply_add(fill(weight[0, p]), g, load(sums, b0 + c)))
+                            store(sums, b1 + c, multiply_add(fill(weight[1, p]), g, load(sums, b1 + c)))
+                            store(sums, b2 + c, multiply_add(fill(weight[2, p]), g, load(sums, b2 + c)))
+                            store(sums, b3 + c, multiply_add(fill(weight[3, p]), g, load(sums, b3 + c)))
                         products[0, p] = total(t0)
                         products[1, p] = total(t1)
                         products[2, p] = total(t2)
@@ -200,6 +213,7 @@ def _backward(counter, grad, x, offset, mask, grid_y, grid_x, g_x, g_offset, g_m
                 _slopes(o, m, grid_y, grid_x, y, left, scale, height, width, products, g_o, g_m)
                 g_offset[row, start:stop, group] = g_o.reshape(stop - start, points)
                 g_mask[row, start:stop, group] = g_m.reshape(stop - start, points)
+        _copy_group(sums, 0, per_group, g_x, first, channels, height * width, per_group)
 
 
 @functools.lru_cache(maxsize=256)
@@ -268,9 +282,9 @@ def backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, s: Geometry)
     grad, x, offset, mask = to_working_precision(grad.detach(), x.detach(), offset.detach(), mask.detach())
     grad, x = _pad_groups(grad, s.groups), _pad_groups(x, s.groups)
     (n, height, width, padded), (h, w) = x.shape, offset.shape[1:3]
-    g_x = x.new_zeros(x.shape)
+    g_x = torch.empty_like(x)
     g_offset, g_mask = offset.new_empty(offset.shape), mask.new_empty(mask.shape)
-    values = x.flatten(1).numpy()
+    values = x.numpy().reshape(-1)
     by_group = (n * h, w, s.groups)
     run(
         _backward,
@@ -280,7 +294,7 @@ def backward(grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor, s: Geometry)
         _pairs(offset, *by_group),
         _points(mask, *by_group),
         *grid(s, 1, w, values.dtype),
-        g_x.flatten(1).numpy(),
+        g_x.numpy().reshape(-1),
         _pairs(g_offset, *by_group),
         _points(g_mask, *by_group),
         (n, height, width, h, w, padded, s.groups, points),
