@@ -177,7 +177,7 @@ def test_a_convolution_of_one_pixel():
 def test_the_operator_is_registered_as_torch_wants_it():
     x, weight, bias = torch.randn(3, 5, 8), torch.randn(9, 8), torch.randn(9)
     torch.library.opcheck(torch.ops.upernet.linear.default, (x, weight, bias))
-    differentiated = [each.clone().requires_grad_() for each in (x, weight, bias)]
+    differentiated = tuple(each.clone().requires_grad_() for each in (x, weight, bias))
     torch.library.opcheck(torch.ops.upernet.linear.default, differentiated)
     torch.library.opcheck(torch.ops.upernet.linear.default, (x, weight, None))
     for kernel in KERNELS:
