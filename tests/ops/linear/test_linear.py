@@ -103,8 +103,8 @@ def test_products_of_matrices_with_any_strides(rows, depth, outputs, biased, str
     y = on_threads(threads, lambda: torch.ops.upernet.linear(x, weight, bias))
     expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     assert y.is_contiguous()
-    tolerance = {"rtol": 1e-5, "atol": 2e-4} if dtype == torch.float32 else {}
-    torch.testing.assert_close(y, expected.to(dtype), **tolerance)
+    rtol, atol = (1e-5, 2e-4) if dtype == torch.float32 else (1e-7, 1e-7)
+    torch.testing.assert_close(y, expected.to(dtype), rtol=rtol, atol=atol)
     assert torch.equal(y, on_threads(4, lambda: torch.ops.upernet.linear(x, weight, bias)))
 
 
