@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.threads import on_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,15 +16,6 @@ weight_gradient = torch.ops.upernet.winograd_conv3x3_weight_gradient
 
 def conv3x3(rows, weight, adjoint, taps=()):
     return torch.ops.upernet.winograd_conv3x3(rows, weight, adjoint, list(taps))
-
-
-def on_threads(threads, function):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        return function()
-    finally:
-        torch.set_num_threads(before)
 
 
 def arguments(size, channels=(16, 32), n=2, dtype=torch.float32):

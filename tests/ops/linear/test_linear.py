@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.threads import on_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,15 +18,6 @@ from upernet.ops.runtime.matmul import FEW_ROWS, HAS_BFLOAT16, PANEL, ROWS, ROWS
 
 KERNELS = ["torch", "convolution", "numba"]
 AROUND = [0, 1, FEW_ROWS, ROWS - 1, ROWS, 2 * ROWS + FEW_ROWS + 1, ROWS_PER_UNIT - 1, ROWS_PER_UNIT + 5]
-
-
-def on_threads(threads, function):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        return function()
-    finally:
-        torch.set_num_threads(before)
 
 
 @settings(max_examples=60, deadline=None)

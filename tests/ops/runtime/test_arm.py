@@ -19,7 +19,7 @@ from upernet.models.internimage import DCNv3, InternImageSpec
 from upernet.models.internimage_blocks import Block, Mlp
 from upernet.models.packed_block import PackedBlock
 from upernet.ops import dcnv3, grouped_softmax, lateral, linear, upsample_conv3x3, use_kernel
-from upernet.ops.conv3x3 import tap_product_cpu, taps_cpu, winograd_tiles_cpu
+from upernet.ops.conv3x3 import taps_cpu, winograd_tiles_cpu
 from upernet.ops.dcnv3 import cpu as dcnv3_cpu
 from upernet.ops.packed import block_cpu, linear_cpu
 from upernet.ops.packed.linear import PackedLinear, PackedMlp
@@ -44,7 +44,7 @@ llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 machine = llvm.Target.from_triple("aarch64-linux-gnu").create_target_machine(cpu="neoverse-n1", opt=3)
 for kernel in (
-    matmul._multiply, tap_product_cpu._multiply_by_taps, winograd_tiles_cpu._input_transform,
+    matmul._multiply, winograd_tiles_cpu._input_transform,
     winograd_tiles_cpu._multiply_taps, taps_cpu._interpolate_columns, taps_cpu._interpolate_rows,
     bilinear_cpu._upsample, dcnv3_cpu._forward, softmax_cpu._forward, linear_cpu._linear, linear_cpu._mlp,
     block_cpu._block,
@@ -69,7 +69,6 @@ EXPECTED = {
     "_multiply": "fmla",
     "_input_transform": "fmla",
     "_multiply_taps": "fmla",
-    "_multiply_by_taps": "fmla",
     "_interpolate_columns": "fmla",
     "_interpolate_rows": "fmla",
     "_upsample": "fmla",

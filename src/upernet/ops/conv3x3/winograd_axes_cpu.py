@@ -90,6 +90,22 @@ def _kernel_6(source, at, step, target, to, to_step):
 
 
 @jit
+def kernel_gradient_axis(source, at, step, target, to, to_step):
+    """Apply the adjoint of `kernel_axis` for six products: from their gradients to those of three taps."""
+    kind = target.dtype.type
+    p, q = fill(kind(1 / (2 * P**2 * (P**2 - Q**2)))), fill(kind(1 / (2 * Q**2 * (Q**2 - P**2))))
+    pp, qq, minus = fill(kind(P**2)), fill(kind(Q**2)), fill(kind(-1))
+    g1, g2 = load(source, at + step), load(source, at + 2 * step)
+    g3, g4 = load(source, at + 3 * step), load(source, at + 4 * step)
+    even_p, odd_p = multiply(p, add(g1, g2)), multiply(p, multiply_add(minus, g2, g1))
+    even_q, odd_q = multiply(q, add(g3, g4)), multiply(q, multiply_add(minus, g4, g3))
+    store(target, to, add(load(source, at), add(even_p, even_q)))
+    store(target, to + to_step, multiply_add(fill(kind(P)), odd_p, multiply(fill(kind(Q)), odd_q)))
+    last = multiply_add(pp, even_p, multiply_add(qq, even_q, load(source, at + 5 * step)))
+    store(target, to + 2 * to_step, last)
+
+
+@jit
 def _pair(source, at, step, point, target, to, to_step):
     """Transform eight inputs for the points `point` and -`point` of F(6, 3), one of 1/2, 1 and 2."""
     kind = source.dtype.type

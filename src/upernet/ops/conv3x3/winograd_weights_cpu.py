@@ -12,28 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upernet.ops.conv3x3.tap_product_cpu import TapProduct
-from upernet.ops.conv3x3.winograd_axes_cpu import P, Q, kernel_axis
-from upernet.ops.runtime.matmul import PANEL, memory_of
-from upernet.ops.runtime.simd import LANES, fill, load, multiply_add, store
+from upernet.ops.conv3x3.winograd_axes_cpu import kernel_axis, kernel_gradient_axis
+from upernet.ops.runtime.matmul import PANEL, as_numpy, memory_of, multiply_panels
+from upernet.ops.runtime.simd import LANES
 from upernet.ops.runtime.threads import jit, kernel, run, take
 
 CHANNELS_PER_UNIT = 32
 """Input channels of a panel that one thread rearranges before it fetches the next unit, so that they stay in its
 cache."""
-
-
-def _at_points() -> np.ndarray:
-    """Return the 6 x 3 matrix of `kernel_axis` for six products."""
-    rows = [
-        [x**power / (2 * x**2 * (x**2 - other**2)) for power in range(3)]
-        for point, other in ((P, Q), (Q, P))
-        for x in (point, -point)
-    ]
-    return np.array([[1.0, 0.0, 0.0], *rows, [0.0, 0.0, 1.0]])
-
-
-AT_POINTS = _at_points()
 
 
 @kernel
@@ -91,18 +77,8 @@ def _transform_panels(counter, taps, count, channels, ranges, depth, panels):
         transform_panel(6, taps, panel, channels, ranges, panels, panel * size, count * size, half)
 
 
-@jit
-def _kernel_axis_adjoint(source, at, step, target, to, to_step, factors):
-    """Apply the adjoint with factors 6 x 3: from the six values of a row or column to three taps."""
-    for tap in range(3):
-        value = fill(target.dtype.type(0))
-        for point in range(6):
-            value = multiply_add(fill(factors[point, tap]), load(source, at + point * step), value)
-        store(target, to + tap * to_step, value)
-
-
 @kernel
-def _kernel_gradient(counter, products, outputs, depth, factors, out, channels):
+def _kernel_gradient(counter, products, outputs, depth, out, channels):
     half = np.empty(18 * LANES, out.dtype)
     taps = np.empty(9 * LANES, out.dtype)
     while True:
@@ -112,13 +88,36 @@ def _kernel_gradient(counter, products, outputs, depth, factors, out, channels):
         for c in range(0, channels, LANES):
             at, step = d * depth + c, outputs * depth
             for j in range(6):
-                _kernel_axis_adjoint(products, at + j * step, 6 * step, half, j * LANES, 6 * LANES, factors)
+                kernel_gradient_axis(products, at + j * step, 6 * step, half, j * LANES, 6 * LANES)
             for i in range(3):
-                _kernel_axis_adjoint(half, 6 * i * LANES, LANES, taps, 3 * i * LANES, LANES, factors)
+                kernel_gradient_axis(half, 6 * i * LANES, LANES, taps, 3 * i * LANES, LANES)
             to = (d * channels + c) * 9
             for lane in range(LANES):
                 for tap in range(9):
                     out[to + 9 * lane + tap] = taps[tap * LANES + lane]
+
+
+class TapProduct:
+    """A product with the nine taps of a weight D x C x 3 x 3, in row-major order: K -> 9 D.
+
+    Args:
+        panels: P x 9 x C x PANEL, float32 or float64.
+        outputs: D.
+        channels: The K input channels that are multiplied.
+    """
+
+    def __init__(self, panels: Tensor, outputs: int, channels: range):
+        self.panels, self.channels = panels, channels
+        self.outputs, self.dtype = 9 * outputs, panels.dtype
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """Multiply x R x 1 x K into `out` R x 1 x (9 D), both contiguous; return `out`."""
+        source, panels, target = (as_numpy(each) for each in (x.detach(), self.panels, out))
+        depth, tap = len(self.channels), self.panels.shape[2] * PANEL
+        base = np.zeros(9 * len(self.panels) * PANEL, target.dtype)
+        steps = (depth, 0, self.channels.start * PANEL, tap, 9 * tap)
+        multiply_panels(source, panels, base, target, (len(x), 9, depth, self.outputs // 9), steps)
+        return out
 
 
 class TapPanels(NamedTuple):
@@ -192,7 +191,5 @@ def transform_panels(weight: TapPanels) -> Tensor:
 def kernel_gradient(products: Tensor, out: Tensor) -> None:
     """Apply the adjoint of the weight transform: products 36 x D x K, K at least C -> out D x C x 3 x 3."""
     outputs, channels = out.shape[:2]
-    target = out.numpy().reshape(-1)
-    factors = AT_POINTS.astype(target.dtype)
-    sizes = (outputs, products.shape[2], factors, target, channels)
+    sizes = (outputs, products.shape[2], out.numpy().reshape(-1), channels)
     run(_kernel_gradient, outputs, products.numpy().reshape(-1), *sizes)

@@ -224,8 +224,13 @@ def multiply_panel(rows, a, a_at, a_step, a_next, b, b_at, b_next, depth, base, 
 
 
 @kernel
-def _multiply(counter, x, weight, base, out, rows, batch, depth, outputs):
-    """Multiply x R x G x K by weight G x panels x K x PANEL, add base G x (panels PANEL), write out R x G x D."""
+def _multiply(counter, x, weight, base, out, rows, batch, depth, outputs, steps):
+    """Multiply x R x G x K by weight G x panels x K x PANEL, add base G x (panels PANEL), write out R x G x D.
+
+    `steps` lead from one R of x to the next, from one G of x to the next, to the first number of the weight, and from
+    one G and one panel of the weight to the next.
+    """
+    by_row, by_factor, origin, by_weight, by_panel = steps
     panels = -(-outputs // PANEL)
     row_blocks = -(-rows // ROWS_PER_UNIT)
     panel_blocks = -(-panels // PANELS_PER_UNIT)
@@ -241,10 +246,10 @@ def _multiply(counter, x, weight, base, out, rows, batch, depth, outputs):
         for panel in range(first, min(first + PANELS_PER_UNIT, panels)):
             at = (g * panels + panel) * PANEL
             valid = min(PANEL, outputs - panel * PANEL)
-            a, a_step = (r * batch + g) * depth, batch * depth
+            a, b = r * by_row + g * by_factor, origin + g * by_weight + panel * by_panel
             c, c_step = (r * batch + g) * outputs + panel * PANEL, batch * outputs
             target, t, t_step = (out, c, c_step) if valid == PANEL else (edge, 0, PANEL)
-            multiply_panel(count, x, a, a_step, 1, weight, at * depth, PANEL, depth, base, at, 0, target, t, t_step)
+            multiply_panel(count, x, a, by_row, 1, weight, b, PANEL, depth, base, at, 0, target, t, t_step)
             if valid < PANEL:
                 for i in range(count):
                     for j in range(valid):
@@ -336,11 +341,26 @@ class PackedMatmul:
             raise ValueError(
                 f"PackedMatmul multiplies {self.dtype} into {self.result_dtype}, not {x.dtype} into {out.dtype}"
             )
-        units = self.batch * -(-self.outputs // (PANEL * PANELS_PER_UNIT)) * -(-len(x) // ROWS_PER_UNIT)
+        depth, panels = self.depth // self.pair, self.panels.shape[1]
         flat = (as_numpy(each, self.pair) for each in (x.detach(), self.panels))
         sums = (as_numpy(each) for each in (self.base, out.detach()))
-        run(_multiply, units, *flat, *sums, len(x), self.batch, self.depth // self.pair, self.outputs)
+        steps = (self.batch * depth, depth, 0, panels * depth * PANEL, depth * PANEL)
+        multiply_panels(*flat, *sums, (len(x), self.batch, depth, self.outputs), steps)
         return out
+
+
+def multiply_panels(
+    x: np.ndarray,
+    weight: np.ndarray,
+    base: np.ndarray,
+    out: np.ndarray,
+    sizes: tuple[int, int, int, int],
+    steps: tuple[int, int, int, int, int],
+) -> None:
+    """Multiply rows by panels, as `_multiply` does, on all threads; `sizes` are R, G, K and D."""
+    rows, batch, _, outputs = sizes
+    units = batch * -(-outputs // (PANEL * PANELS_PER_UNIT)) * -(-rows // ROWS_PER_UNIT)
+    run(_multiply, units, x, weight, base, out, *sizes, steps)
 
 
 def transposed_matmul(a: Tensor, b: Tensor, out: Tensor, accumulate: bool) -> None:
