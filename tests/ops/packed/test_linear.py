@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from upernet.ops import bfloat16_unavailable, int8_unavailable
 from upernet.ops.packed.linear import PackedLinear, PackedMlp
-from upernet.ops.packed.linear_cpu import ROWS_PER_UNIT, WIDE_ROWS, rows_per_unit
+from upernet.ops.packed.linear_cpu import MANY_ROWS, ROWS_PER_UNIT, WIDE_ROWS, rows_per_unit
 from upernet.ops.packed.ranges import Range
 from upernet.ops.runtime.matmul import MAX_INT8, PackedMatmul
 from upernet.ops.runtime.simd import LANES
@@ -206,17 +206,11 @@ def test_products_of_int8_without_avx512(name, features, vnni, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_get_equal_parts_of_wide_rows(threads):
+def test_many_wide_rows_are_taken_in_larger_blocks():
     torch.manual_seed(0)
-    before = torch.get_num_threads()
-    x, weight, bias = torch.randn(3 * ROWS_PER_UNIT + 7, WIDE_ROWS), torch.randn(48, WIDE_ROWS), torch.randn(48)
-    try:
-        torch.set_num_threads(threads)
-        step = rows_per_unit(len(x), WIDE_ROWS)
-        y = PackedLinear(weight, bias, torch.float32)(x)
-        assert rows_per_unit(10_000, WIDE_ROWS - 1) <= ROWS_PER_UNIT < rows_per_unit(10_000, WIDE_ROWS)
-    finally:
-        torch.set_num_threads(before)
-    assert -(-len(x) // step) % threads == 0 and step <= 2 * ROWS_PER_UNIT
+    rows = MANY_ROWS + 7
+    assert rows_per_unit(rows, WIDE_ROWS) == 2 * ROWS_PER_UNIT
+    assert rows_per_unit(rows, WIDE_ROWS - 1) == rows_per_unit(MANY_ROWS - 1, WIDE_ROWS) == ROWS_PER_UNIT
+    x, weight, bias = torch.randn(rows, WIDE_ROWS), torch.randn(48, WIDE_ROWS), torch.randn(48)
+    y = PackedLinear(weight, bias, torch.float32)(x)
     torch.testing.assert_close(y.double(), F.linear(x.double(), weight.double(), bias.double()), rtol=0, atol=1e-4)

@@ -59,13 +59,10 @@ def _axis(location, size):
 
 @jit
 def locate(offset, mask, grid_y, grid_x, y, x, scale, height, width, index, weight):
-    """Write pixel index and weight of the four corners of each point, both 4 x points.
-
-    Sums of whole numbers come first, because they are exact: results do not depend on where a block of pixels begins.
-    """
+    """Write pixel index and weight of the four corners of each point, both 4 x points."""
     for k in range(offset.shape[0]):
-        top, bottom, a, b, _, _ = _axis((y + grid_y[k]) + scale * offset[k].imag, height)
-        left, right, c, d, _, _ = _axis((x + grid_x[k]) + scale * offset[k].real, width)
+        top, bottom, a, b, _, _ = _axis(y + (grid_y[k] + scale * offset[k].imag), height)
+        left, right, c, d, _, _ = _axis(x + (grid_x[k] + scale * offset[k].real), width)
         a *= mask[k]
         b *= mask[k]
         weight[0, k] = a * c
@@ -84,8 +81,8 @@ def locate(offset, mask, grid_y, grid_x, y, x, scale, height, width, index, weig
 def _slopes(offset, mask, grid_y, grid_x, y, x, scale, height, width, products, g_offset, g_mask):
     """Write the gradients of offset and mask; `products` are those of each corner with the gradient of the output."""
     for k in range(offset.shape[0]):
-        _, _, a, b, above, below = _axis((y + grid_y[k]) + scale * offset[k].imag, height)
-        _, _, c, d, left, right = _axis((x + grid_x[k]) + scale * offset[k].real, width)
+        _, _, a, b, above, below = _axis(y + (grid_y[k] + scale * offset[k].imag), height)
+        _, _, c, d, left, right = _axis(x + (grid_x[k] + scale * offset[k].real), width)
         p0 = products[0, k]
         p1 = products[1, k]
         p2 = products[2, k]

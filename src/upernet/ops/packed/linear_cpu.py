@@ -39,10 +39,10 @@ from upernet.ops.runtime.simd import (
 from upernet.ops.runtime.threads import jit, kernel, run, take
 
 ROWS_PER_UNIT = 64
-"""Rows of a block, at most, unless they are wide."""
-WIDE_ROWS = 512
-"""Numbers per row from which a block has twice as many rows: the weights of such layers exceed the cache, and each
-block reads them again."""
+"""Rows of a block, unless there are many wide ones."""
+MANY_ROWS, WIDE_ROWS = 1024, 512
+"""Rows, and numbers in each, from which a block has twice as many rows: the weights of such layers exceed the cache,
+and each block reads them again."""
 
 # The normal distribution function is 1/2 + x g(x^2). For |x| <= FLAT, the polynomial in u = 2 x^2 / FLAT^2 - 1 with the
 # coefficients TERMS, the highest power first, differs from g by at most 1e-7 / |x|. At the ends, the function becomes 1
@@ -239,11 +239,8 @@ def layer(tensors: Sequence[Tensor], rounding: Sequence[float]) -> Layer:
 
 
 def rows_per_unit(rows: int, width: int) -> int:
-    """Return how many rows of `width` numbers a thread takes at a time, such that all threads get about as many."""
-    most = ROWS_PER_UNIT if width < WIDE_ROWS else 2 * ROWS_PER_UNIT
-    threads = torch.get_num_threads()
-    units = threads * -(-rows // (threads * most))
-    return -(-rows // units)
+    """Return how many rows of `width` numbers a thread takes at a time."""
+    return 2 * ROWS_PER_UNIT if rows >= MANY_ROWS and width >= WIDE_ROWS else ROWS_PER_UNIT
 
 
 def linear(x: Tensor, layer: Layer, out: Tensor, norm: Norm = NO_NORM, kept: Tensor | None = None) -> None:

@@ -207,15 +207,16 @@ def multiply_panel(rows, a, a_at, a_step, a_next, b, b_at, b_next, depth, base, 
 
     The last rows may be computed twice, unless `base` differs by row, as it does where `c` is `base`.
     """
-    r = 0
+    whole = rows // ROWS * ROWS
+    for r in range(0, whole, ROWS):
+        left, start, to = a_at + r * a_step, base_at + r * base_step, c_at + r * c_step
+        _tile(ROWS, a, left, a_step, a_next, b, b_at, b_next, depth, base, start, base_step, c, to, c_step)
+    r = whole
     while r < rows:
         if base_step == 0 and FEW_ROWS <= rows < r + FEW_ROWS:
             r = rows - FEW_ROWS  # one row alone takes half as long as eight
         left, start, to = a_at + r * a_step, base_at + r * base_step, c_at + r * c_step
-        if r + ROWS <= rows:
-            _tile(ROWS, a, left, a_step, a_next, b, b_at, b_next, depth, base, start, base_step, c, to, c_step)
-            r += ROWS
-        elif r + FEW_ROWS <= rows:
+        if r + FEW_ROWS <= rows:
             _tile(FEW_ROWS, a, left, a_step, a_next, b, b_at, b_next, depth, base, start, base_step, c, to, c_step)
             r += FEW_ROWS
         else:
