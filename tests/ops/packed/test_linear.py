@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from upernet.ops import bfloat16_unavailable, int8_unavailable
 from upernet.ops.packed.linear import PackedLinear, PackedMlp
-from upernet.ops.packed.linear_cpu import MANY_ROWS, ROWS_PER_UNIT, WIDE_ROWS, rows_per_unit
+from upernet.ops.packed.linear_cpu import ROWS_PER_UNIT
 from upernet.ops.packed.ranges import Range
 from upernet.ops.runtime.matmul import MAX_INT8, PackedMatmul
 from upernet.ops.runtime.simd import LANES
@@ -204,13 +204,3 @@ def test_products_of_int8_without_avx512(name, features, vnni, tmp_path):
     program = ON_AVX2.format(vnni=vnni)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_many_wide_rows_are_taken_in_larger_blocks():
-    torch.manual_seed(0)
-    rows = MANY_ROWS + 7
-    assert rows_per_unit(rows, WIDE_ROWS) == 2 * ROWS_PER_UNIT
-    assert rows_per_unit(rows, WIDE_ROWS - 1) == rows_per_unit(MANY_ROWS - 1, WIDE_ROWS) == ROWS_PER_UNIT
-    x, weight, bias = torch.randn(rows, WIDE_ROWS), torch.randn(48, WIDE_ROWS), torch.randn(48)
-    y = PackedLinear(weight, bias, torch.float32)(x)
-    torch.testing.assert_close(y.double(), F.linear(x.double(), weight.double(), bias.double()), rtol=0, atol=1e-4)

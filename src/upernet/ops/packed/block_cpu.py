@@ -10,6 +10,7 @@ from torch import Tensor
 
 from upernet.ops.dcnv3.cpu import locate, sample
 from upernet.ops.packed.linear_cpu import (
+    ROWS_PER_UNIT,
     Layer,
     Norm,
     gelu,
@@ -19,7 +20,6 @@ from upernet.ops.packed.linear_cpu import (
     normalize_rows,
     product_buffers,
     round_rows,
-    rows_per_unit,
 )
 from upernet.ops.runtime.matmul import as_numpy
 from upernet.ops.runtime.simd import LANES, add, load, multiply, multiply_add, store
@@ -64,7 +64,7 @@ def _add_rows(rows, count, outputs, norm, factors, others, at, out, to):
 
 
 @kernel
-def _block(counter, x, y, values, out, rows, step, sizes, sampled, query, output, mlp, rounded_to):
+def _block(counter, x, y, values, out, rows, sizes, sampled, query, output, mlp, rounded_to):
     """Compute a block of InternImage from its sampled values on, a block of pixels at a time.
 
     x is the input of the block, y what the depthwise convolution gets, `values` N x (H W C) what is sampled.
@@ -77,21 +77,21 @@ def _block(counter, x, y, values, out, rows, step, sizes, sampled, query, output
     weight, base = query_layer[1], query_layer[2]
     depth, runs = query_layer[0], groups * points
     length = depth * weight.itemsize // rounded_to.itemsize
-    rows_of_c, current = np.empty(step * channels, np.float32), np.empty(step * channels, np.float32)
-    results = np.empty(step * max(3 * runs, channels), np.float32)
-    pairs, masks = np.empty(step * 2 * runs, np.float32), np.empty(step * runs, np.float32)
+    rows_of_c, current = np.empty(ROWS_PER_UNIT * channels, np.float32), np.empty(ROWS_PER_UNIT * channels, np.float32)
+    results = np.empty(ROWS_PER_UNIT * max(3 * runs, channels), np.float32)
+    pairs, masks = np.empty(ROWS_PER_UNIT * 2 * runs, np.float32), np.empty(ROWS_PER_UNIT * runs, np.float32)
     offsets = pairs.view(np.complex64)
     block = np.empty(-(-runs // LANES) * LANES, np.float32)
     neighbors = grid_y.size // runs
     index, shares = np.empty((4, grid_y.size), np.int32), np.empty((4, grid_y.size), np.float32)
-    buffers = product_buffers(step, depth, weight, base, rounded_to)
+    buffers = product_buffers(depth, weight, base, rounded_to)
     words, numbers, sums, edge = buffers
-    between = hidden_buffers(step, second_layer[0], weight, rounded_to)
+    between = hidden_buffers(second_layer[0], weight, rounded_to)
     while True:
-        first = take(counter) * step
+        first = take(counter) * ROWS_PER_UNIT
         if first >= rows:
             return
-        count = min(step, rows - first)
+        count = min(ROWS_PER_UNIT, rows - first)
 
         _convolve_depthwise(y, first, count, sizes, kernel, rows_of_c)
         normalize_rows(rows_of_c, 0, count, channels, query_norm, rows_of_c)
@@ -150,11 +150,10 @@ def block(
     kernel, query_norm, query_layer = query
     first, second, *rest = mlp
     rows = images * height * width
-    step = rows_per_unit(rows, channels)
     run(
         _block,
-        -(-rows // step),
-        *(as_numpy(x), as_numpy(y), values.flatten(1).numpy(), as_numpy(out), rows, step, (height, width, channels)),
+        -(-rows // ROWS_PER_UNIT),
+        *(as_numpy(x), as_numpy(y), values.flatten(1).numpy(), as_numpy(out), rows, (height, width, channels)),
         (groups, points, np.float32(scale), *grid),
         (kernel, query_norm, query_layer.words),
         (output[0].words, *output[1:]),

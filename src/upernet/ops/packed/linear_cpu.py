@@ -39,10 +39,7 @@ from upernet.ops.runtime.simd import (
 from upernet.ops.runtime.threads import jit, kernel, run, take
 
 ROWS_PER_UNIT = 64
-"""Rows of a block, unless there are many wide ones."""
-MANY_ROWS, WIDE_ROWS = 1024, 512
-"""Rows, and numbers in each, from which a block has twice as many rows: the weights of such layers exceed the cache,
-and each block reads them again."""
+"""Rows of a block. A constant, because kernels with a variable number of rows are slower."""
 
 # The normal distribution function is 1/2 + x g(x^2). For |x| <= FLAT, the polynomial in u = 2 x^2 / FLAT^2 - 1 with the
 # coefficients TERMS, the highest power first, differs from g by at most 1e-7 / |x|. At the ends, the function becomes 1
@@ -136,31 +133,31 @@ def multiply_rows(words, count, layer, outputs, sums, edge, out, to):
 
 
 @jit
-def product_buffers(step, depth, weight, base, rounded_to):
-    """Return memory for `step` rows: words, the same as numbers of their dtype, sums with a panel, and an edge."""
-    words = np.zeros(step * depth + LANES, weight.dtype)
-    sums, edge = np.empty(step * PANEL, base.dtype), np.zeros(PANEL, np.float32)
+def product_buffers(depth, weight, base, rounded_to):
+    """Return memory for a block of rows: words, the same as numbers of their dtype, sums with a panel, and an edge."""
+    words = np.zeros(ROWS_PER_UNIT * depth + LANES, weight.dtype)
+    sums, edge = np.empty(ROWS_PER_UNIT * PANEL, base.dtype), np.zeros(PANEL, np.float32)
     return words, words.view(rounded_to.dtype), sums, edge
 
 
 @jit
-def hidden_buffers(step, depth, weight, rounded_to):
-    """Return memory for the hidden layer of `step` rows: words, and the same as numbers of their dtype."""
-    words = np.zeros(step * depth, weight.dtype)
+def hidden_buffers(depth, weight, rounded_to):
+    """Return memory for the hidden layer of a block of rows: words, and the same as numbers of their dtype."""
+    words = np.zeros(ROWS_PER_UNIT * depth, weight.dtype)
     return words, words.view(rounded_to.dtype)
 
 
 @kernel
-def _linear(counter, x, out, rows, step, inputs, outputs, layer, norm, kept, rounded_to):
+def _linear(counter, x, out, rows, inputs, outputs, layer, norm, kept, rounded_to):
     depth, weight, base, inverse, zero = layer[0], layer[1], layer[2], layer[5], layer[6]
-    normalized = np.empty(step * inputs if norm[0].size > 0 else 0, np.float32)
-    words, numbers, sums, edge = product_buffers(step, depth, weight, base, rounded_to)
+    normalized = np.empty(ROWS_PER_UNIT * inputs if norm[0].size > 0 else 0, np.float32)
+    words, numbers, sums, edge = product_buffers(depth, weight, base, rounded_to)
     length = depth * weight.itemsize // rounded_to.itemsize
     while True:
-        first = take(counter) * step
+        first = take(counter) * ROWS_PER_UNIT
         if first >= rows:
             return
-        count = min(step, rows - first)
+        count = min(ROWS_PER_UNIT, rows - first)
         source, at = x, first * inputs
         if norm[0].size > 0:
             normalize_rows(x, at, count, inputs, norm, normalized)
@@ -192,14 +189,14 @@ def mlp_rows(x, at, count, inputs, outputs, layer, second, buffers, hidden_layer
 
 
 @kernel
-def _mlp(counter, x, out, rows, step, inputs, outputs, layer, second, rounded_to):
-    buffers = product_buffers(step, layer[0], layer[1], layer[2], rounded_to)
-    between = hidden_buffers(step, second[0], layer[1], rounded_to)
+def _mlp(counter, x, out, rows, inputs, outputs, layer, second, rounded_to):
+    buffers = product_buffers(layer[0], layer[1], layer[2], rounded_to)
+    between = hidden_buffers(second[0], layer[1], rounded_to)
     while True:
-        first = take(counter) * step
+        first = take(counter) * ROWS_PER_UNIT
         if first >= rows:
             return
-        count = min(step, rows - first)
+        count = min(ROWS_PER_UNIT, rows - first)
         mlp_rows(x, first * inputs, count, inputs, outputs, layer, second, buffers, between, out, first * outputs)
 
 
@@ -238,30 +235,23 @@ def layer(tensors: Sequence[Tensor], rounding: Sequence[float]) -> Layer:
     return Layer((depth, as_numpy(panels, pair), base, factors, bias, inverse, zero), ROUNDED_TO[panels.dtype])
 
 
-def rows_per_unit(rows: int, width: int) -> int:
-    """Return how many rows of `width` numbers a thread takes at a time."""
-    return 2 * ROWS_PER_UNIT if rows >= MANY_ROWS and width >= WIDE_ROWS else ROWS_PER_UNIT
-
-
 def linear(x: Tensor, layer: Layer, out: Tensor, norm: Norm = NO_NORM, kept: Tensor | None = None) -> None:
     """Write the linear map of the rows x R x C to out R x D, all float32 and contiguous.
 
     With `norm`, the rows are normalized first, and written to `kept`.
     """
     rows, inputs = x.shape
-    step = rows_per_unit(rows, inputs)
-    maps = (as_numpy(x), as_numpy(out), rows, step, inputs, out.shape[1])
+    maps = (as_numpy(x), as_numpy(out), rows, inputs, out.shape[1])
     normalized = NOTHING if kept is None else as_numpy(kept)
-    run(_linear, -(-rows // step), *maps, layer.words, norm, normalized, layer.rounded_to)
+    run(_linear, -(-rows // ROWS_PER_UNIT), *maps, layer.words, norm, normalized, layer.rounded_to)
 
 
 def mlp(x: Tensor, first: Layer, second: Layer, out: Tensor) -> None:
     """Write the second linear map of the GELU of the first one of the rows x R x C to out R x D."""
     rows, inputs = x.shape
-    step = rows_per_unit(rows, inputs)
-    maps = (as_numpy(x), as_numpy(out), rows, step, inputs, out.shape[1])
+    maps = (as_numpy(x), as_numpy(out), rows, inputs, out.shape[1])
     layers = (first.words, second.words)
-    run(_mlp, -(-rows // step), *maps, *layers, first.rounded_to)
+    run(_mlp, -(-rows // ROWS_PER_UNIT), *maps, *layers, first.rounded_to)
 
 
 def warm_up() -> None:
