@@ -174,6 +174,7 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the input of the first stage."""
+        images = images.contiguous(memory_format=torch.channels_last)  # so that the layer norms need no copies
         return self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(images)))))
 
 

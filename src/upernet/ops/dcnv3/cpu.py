@@ -38,13 +38,14 @@ def _axis(location, size):
     """Return index and weight of the pixels before and after a location, and 1 or 0 for whether each has a slope."""
     one = type(location)(1)
     zero = type(location)(0)
-    inside = (location > -one) & (location < size)
+    end = type(location)(size)
+    inside = (location > -one) & (location < end)
     location = location if location > -one else -one  # NaN too
-    location = location if location < size else type(location)(size)
+    location = location if location < end else end
     floor = np.floor(location)
     fraction = location - floor
     before = inside & (floor >= zero)
-    after = inside & (floor + one < size)
+    after = inside & (floor + one < end)
     low = np.int32(floor)
     last = np.int32(size - 1)
     return (
