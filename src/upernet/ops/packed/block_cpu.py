@@ -20,6 +20,8 @@ from upernet.ops.packed.linear_cpu import (
     normalize_rows,
     product_buffers,
     round_rows,
+    row_units,
+    rows_of_unit,
 )
 from upernet.ops.runtime.matmul import as_numpy
 from upernet.ops.runtime.simd import LANES, add, load, multiply, multiply_add, store
@@ -64,7 +66,7 @@ def _add_rows(rows, count, outputs, norm, factors, others, at, out, to):
 
 
 @kernel
-def _block(counter, x, y, values, out, rows, sizes, sampled, query, output, mlp, rounded_to):
+def _block(counter, x, y, values, out, rows, units, sizes, sampled, query, output, mlp, rounded_to):
     """Compute a block of InternImage from its sampled values on, a block of pixels at a time.
 
     x is the input of the block, y what the depthwise convolution gets, `values` N x (H W C) what is sampled.
@@ -82,16 +84,18 @@ def _block(counter, x, y, values, out, rows, sizes, sampled, query, output, mlp,
     pairs, masks = np.empty(ROWS_PER_UNIT * 2 * runs, np.float32), np.empty(ROWS_PER_UNIT * runs, np.float32)
     offsets = pairs.view(np.complex64)
     block = np.empty(-(-runs // LANES) * LANES, np.float32)
-    neighbors = grid_y.size // runs
+    neighbors = 1  # a power of 2, so that blocks of rows seldom end between neighbors
+    while 2 * neighbors * runs <= grid_y.size:
+        neighbors *= 2
     index, shares = np.empty((4, grid_y.size), np.int32), np.empty((4, grid_y.size), np.float32)
     buffers = product_buffers(depth, weight, base, rounded_to)
     words, numbers, sums, edge = buffers
     between = hidden_buffers(second_layer[0], weight, rounded_to)
     while True:
-        first = take(counter) * ROWS_PER_UNIT
-        if first >= rows:
+        unit = take(counter)
+        if unit >= units[0]:
             return
-        count = min(ROWS_PER_UNIT, rows - first)
+        first, count = rows_of_unit(unit, units[1], units[2], rows)
 
         _convolve_depthwise(y, first, count, sizes, kernel, rows_of_c)
         normalize_rows(rows_of_c, 0, count, channels, query_norm, rows_of_c)
@@ -107,10 +111,12 @@ def _block(counter, x, y, values, out, rows, sizes, sampled, query, output, mlp,
         done = 0
         while done < count:  # the pixels of each row of the map, a few at a time
             column, row = (first + done) % width, (first + done) // width
-            pixels = min(count - done, min(width - column, neighbors))
-            own = slice(done * runs, (done + pixels) * runs)
-            above, left = np.float32(row % height), np.float32(column)
-            locate(offsets[own], masks[own], grid_y, grid_x, above, left, scale, height, width, index, shares)
+            place = column % neighbors  # positions are rounded alike wherever a block of rows begins
+            pixels = min(count - done, min(width - column, neighbors - place))
+            own, points_from = slice(done * runs, (done + pixels) * runs), place * runs
+            y_of_points, x_of_points = grid_y[points_from:], grid_x[points_from:]
+            above, left = np.float32(row % height), np.float32(column - place)
+            locate(offsets[own], masks[own], y_of_points, x_of_points, above, left, scale, height, width, index, shares)
             sample(values[row // height], index, shares, pixels, channels, groups, points, rows_of_c, done * channels)
             done += pixels
 
@@ -150,10 +156,11 @@ def block(
     kernel, query_norm, query_layer = query
     first, second, *rest = mlp
     rows = images * height * width
+    units = row_units(rows)
     run(
         _block,
-        -(-rows // ROWS_PER_UNIT),
-        *(as_numpy(x), as_numpy(y), values.flatten(1).numpy(), as_numpy(out), rows, (height, width, channels)),
+        units[0],
+        *(as_numpy(x), as_numpy(y), values.flatten(1).numpy(), as_numpy(out), rows, units, (height, width, channels)),
         (groups, points, np.float32(scale), *grid),
         (kernel, query_norm, query_layer.words),
         (output[0].words, *output[1:]),

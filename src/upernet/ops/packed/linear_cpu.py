@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upernet.ops.runtime.matmul import HAS_BFLOAT16, PANEL, as_numpy, multiply_panel
+from upernet.ops.runtime.matmul import HAS_BFLOAT16, PANEL, ROWS, as_numpy, multiply_panel
 from upernet.ops.runtime.simd import (
     LANES,
     add,
@@ -39,7 +39,7 @@ from upernet.ops.runtime.simd import (
 from upernet.ops.runtime.threads import jit, kernel, run, take
 
 ROWS_PER_UNIT = 64
-"""Rows of a block. A constant, because kernels with a variable number of rows are slower."""
+"""Rows that a thread takes at a time, at most."""
 
 # The normal distribution function is 1/2 + x g(x^2). For |x| <= FLAT, the polynomial in u = 2 x^2 / FLAT^2 - 1 with the
 # coefficients TERMS, the highest power first, differs from g by at most 1e-7 / |x|. At the ends, the function becomes 1
@@ -147,17 +147,39 @@ def hidden_buffers(depth, weight, rounded_to):
     return words, words.view(rounded_to.dtype)
 
 
+def row_units(rows: int) -> tuple[int, int, int]:
+    """Return how `rows` are divided: the number of units, of whole units among them, and rows of each of the others.
+
+    Each thread gets the same number of whole units. The rows that are left are divided into one unit per thread, so
+    that no thread has to wait for another one, and all have work if there are few rows.
+    """
+    threads = torch.get_num_threads()
+    whole = rows // (ROWS_PER_UNIT * threads) * threads
+    left = rows - whole * ROWS_PER_UNIT
+    part = -(-left // (ROWS * threads)) * ROWS
+    return whole + (-(-left // part) if left else 0), whole, part
+
+
+@jit
+def rows_of_unit(unit, whole, part, rows):
+    """Return the first row of a unit, and the number of its rows."""
+    if unit < whole:
+        return unit * ROWS_PER_UNIT, ROWS_PER_UNIT
+    first = whole * ROWS_PER_UNIT + (unit - whole) * part
+    return first, min(part, rows - first)
+
+
 @kernel
-def _linear(counter, x, out, rows, inputs, outputs, layer, norm, kept, rounded_to):
+def _linear(counter, x, out, rows, units, inputs, outputs, layer, norm, kept, rounded_to):
     depth, weight, base, inverse, zero = layer[0], layer[1], layer[2], layer[5], layer[6]
     normalized = np.empty(ROWS_PER_UNIT * inputs if norm[0].size > 0 else 0, np.float32)
     words, numbers, sums, edge = product_buffers(depth, weight, base, rounded_to)
     length = depth * weight.itemsize // rounded_to.itemsize
     while True:
-        first = take(counter) * ROWS_PER_UNIT
-        if first >= rows:
+        unit = take(counter)
+        if unit >= units[0]:
             return
-        count = min(ROWS_PER_UNIT, rows - first)
+        first, count = rows_of_unit(unit, units[1], units[2], rows)
         source, at = x, first * inputs
         if norm[0].size > 0:
             normalize_rows(x, at, count, inputs, norm, normalized)
@@ -189,14 +211,14 @@ def mlp_rows(x, at, count, inputs, outputs, layer, second, buffers, hidden_layer
 
 
 @kernel
-def _mlp(counter, x, out, rows, inputs, outputs, layer, second, rounded_to):
+def _mlp(counter, x, out, rows, units, inputs, outputs, layer, second, rounded_to):
     buffers = product_buffers(layer[0], layer[1], layer[2], rounded_to)
     between = hidden_buffers(second[0], layer[1], rounded_to)
     while True:
-        first = take(counter) * ROWS_PER_UNIT
-        if first >= rows:
+        unit = take(counter)
+        if unit >= units[0]:
             return
-        count = min(ROWS_PER_UNIT, rows - first)
+        first, count = rows_of_unit(unit, units[1], units[2], rows)
         mlp_rows(x, first * inputs, count, inputs, outputs, layer, second, buffers, between, out, first * outputs)
 
 
@@ -241,17 +263,19 @@ def linear(x: Tensor, layer: Layer, out: Tensor, norm: Norm = NO_NORM, kept: Ten
     With `norm`, the rows are normalized first, and written to `kept`.
     """
     rows, inputs = x.shape
-    maps = (as_numpy(x), as_numpy(out), rows, inputs, out.shape[1])
+    units = row_units(rows)
+    maps = (as_numpy(x), as_numpy(out), rows, units, inputs, out.shape[1])
     normalized = NOTHING if kept is None else as_numpy(kept)
-    run(_linear, -(-rows // ROWS_PER_UNIT), *maps, layer.words, norm, normalized, layer.rounded_to)
+    run(_linear, units[0], *maps, layer.words, norm, normalized, layer.rounded_to)
 
 
 def mlp(x: Tensor, first: Layer, second: Layer, out: Tensor) -> None:
     """Write the second linear map of the GELU of the first one of the rows x R x C to out R x D."""
     rows, inputs = x.shape
-    maps = (as_numpy(x), as_numpy(out), rows, inputs, out.shape[1])
+    units = row_units(rows)
+    maps = (as_numpy(x), as_numpy(out), rows, units, inputs, out.shape[1])
     layers = (first.words, second.words)
-    run(_mlp, -(-rows // ROWS_PER_UNIT), *maps, *layers, first.rounded_to)
+    run(_mlp, units[0], *maps, *layers, first.rounded_to)
 
 
 def warm_up() -> None:
