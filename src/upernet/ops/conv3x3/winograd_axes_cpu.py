@@ -10,7 +10,7 @@ two-dimensional transform takes the columns first, and the rows of the result af
 from __future__ import annotations
 
 from upernet.ops.runtime.simd import add, fill, load, multiply, multiply_add, store
-from upernet.ops.runtime.threads import jit
+from upernet.ops.runtime.threads import inlined
 
 # The interpolation points of F(4, 3) are 0, +-P, +-Q and infinity. P Q = 1 leaves fewer and smaller factors than the
 # usual points 1 and 2, and a fifth of their rounding errors. Those of F(6, 3) are 0, +-1/2, +-1, +-2 and infinity.
@@ -19,7 +19,7 @@ Q = 2.0**0.5
 SUM = P**2 + Q**2
 
 
-@jit
+@inlined
 def _forward_6(source, at, step, target, to, to_step):
     """Transform six inputs."""
     kind = source.dtype.type
@@ -39,7 +39,7 @@ def _forward_6(source, at, step, target, to, to_step):
     store(target, to + 5 * to_step, multiply_add(minus_sum, d3, add(d1, d5)))
 
 
-@jit
+@inlined
 def _backward_6(source, at, step, target, to, to_step):
     """Transform six products to four outputs."""
     kind = target.dtype.type
@@ -55,7 +55,7 @@ def _backward_6(source, at, step, target, to, to_step):
     store(target, to + 3 * to_step, multiply_add(ppp, odd_p, last))
 
 
-@jit
+@inlined
 def gradient_axis(source, at, step, target, to, to_step):
     """Apply the adjoint of `backward_axis`: from the gradients of four outputs to those of six products."""
     kind = target.dtype.type
@@ -72,7 +72,7 @@ def gradient_axis(source, at, step, target, to, to_step):
     store(target, to + 5 * to_step, g3)
 
 
-@jit
+@inlined
 def _kernel_6(source, at, step, target, to, to_step):
     """Transform three taps for six products: their polynomial at the points, over the divisors."""
     kind = target.dtype.type
@@ -89,7 +89,7 @@ def _kernel_6(source, at, step, target, to, to_step):
     store(target, to + 5 * to_step, t2)
 
 
-@jit
+@inlined
 def kernel_gradient_axis(source, at, step, target, to, to_step):
     """Apply the adjoint of `kernel_axis` for six products: from their gradients to those of three taps."""
     kind = target.dtype.type
@@ -105,7 +105,7 @@ def kernel_gradient_axis(source, at, step, target, to, to_step):
     store(target, to + 2 * to_step, last)
 
 
-@jit
+@inlined
 def _pair(source, at, step, point, target, to, to_step):
     """Transform eight inputs for the points `point` and -`point` of F(6, 3), one of 1/2, 1 and 2."""
     kind = source.dtype.type
@@ -119,7 +119,7 @@ def _pair(source, at, step, point, target, to, to_step):
     store(target, to + to_step, multiply_add(fill(kind(-1)), odd, even))
 
 
-@jit
+@inlined
 def _forward_8(source, at, step, target, to, to_step):
     """Transform eight inputs."""
     kind = source.dtype.type
@@ -141,7 +141,7 @@ def _forward_8(source, at, step, target, to, to_step):
     )
 
 
-@jit
+@inlined
 def _backward_8(source, at, step, target, to, to_step):
     """Transform eight products to six outputs."""
     kind = target.dtype.type
@@ -163,7 +163,7 @@ def _backward_8(source, at, step, target, to, to_step):
     store(target, to + 5 * to_step, add(last, load(source, at + 7 * step)))
 
 
-@jit
+@inlined
 def _kernel_8(source, at, step, target, to, to_step):
     """Transform three taps for eight products."""
     kind = target.dtype.type
@@ -182,7 +182,7 @@ def _kernel_8(source, at, step, target, to, to_step):
     store(target, to + 7 * to_step, t2)
 
 
-@jit
+@inlined
 def forward_axis(size, source, at, step, target, to, to_step):
     """Transform `size` inputs of a row or column of a tile: six or eight."""
     if size == 6:
@@ -191,7 +191,7 @@ def forward_axis(size, source, at, step, target, to, to_step):
         _forward_8(source, at, step, target, to, to_step)
 
 
-@jit
+@inlined
 def backward_axis(size, source, at, step, target, to, to_step):
     """Transform `size` products of a row or column of a tile to `size` - 2 outputs."""
     if size == 6:
@@ -200,7 +200,7 @@ def backward_axis(size, source, at, step, target, to, to_step):
         _backward_8(source, at, step, target, to, to_step)
 
 
-@jit
+@inlined
 def kernel_axis(size, source, at, step, target, to, to_step):
     """Transform the three taps of a row or column of a kernel for `size` products."""
     if size == 6:

@@ -66,9 +66,13 @@ class _Part(CPUCodeLibrary):
     def _finalize_final_module(self) -> None:
         self._finalized = True
 
+    def function(self, name: str) -> Any:
+        """Return the code of a function, as llvmlite represents it."""
+        return self._final_module.get_function(name)
+
 
 @functools.cache
-def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...], inline: bool) -> Any:
     """Compile a function for arguments of these types, as a part of kernels."""
     target: Any = cpu_target.target_context
     flags = cpu_target.options.parse_as_flags(Flags(), OPTIONS)
@@ -77,30 +81,41 @@ def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     collecting = gc.isenabled()
     gc.disable()  # collections would take a third of the time, and find nothing
     try:
-        return compile_internal(cpu_target.typing_context, target, library, function, arguments, None, flags, {})
+        part = compile_internal(cpu_target.typing_context, target, library, function, arguments, None, flags, {})
     finally:
         if collecting:
             gc.enable()
+    if inline:
+        library.function(part.fndesc.llvm_func_name).add_function_attribute("alwaysinline")
+    return part
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    """Let kernels, and functions like this one, call a function, which becomes a part of them."""
+def jit(function: Callable[..., Any], inline: bool = False) -> Any:
+    """Let kernels, and functions like this one, call a function, which becomes a part of them.
+
+    LLVM decides whether its code is repeated wherever it is called. With `inline`, it always is, which makes sense
+    where a call takes about as long as the function: an array is passed as seven arguments.
+    """
 
     @type_callable(function)
     def type_of_call(typing: Any) -> Any:
         @functools.wraps(function)  # Numba reads the names of the arguments
         def signature(*arguments: Any) -> Any:
-            return _compiled(function, arguments).signature
+            return _compiled(function, arguments, inline).signature
 
         return signature
 
     @lower_builtin(function, types.VarArg(types.Any))
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        part = _compiled(function, signature.args)
+        part = _compiled(function, signature.args, inline)
         context.active_code_library.add_linking_library(part.library)
         return context.call_internal(builder, part.fndesc, part.signature, args)
 
     return function
+
+
+inlined = functools.partial(jit, inline=True)
+"""`jit` with `inline`."""
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -140,7 +155,7 @@ def in_team(typing: Any, openmp: Any, threads: Any, function: Any, args: Any) ->
     """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        part = _compiled(function.typing_key, args.types)
+        part = _compiled(function.typing_key, args.types, False)
         context.active_code_library.add_linking_library(part.library)
 
         pointer, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
