@@ -1,6 +1,7 @@
 """Tests of upernet.ops.packed.block, compared with the block in float64 and plain torch."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from upernet.models.internimage import DCNv3, InternImageSpec
 from upernet.models.internimage_blocks import Block, Mlp
 from upernet.models.packed_block import PackedBlock
 from upernet.ops import PLAIN, bfloat16_unavailable, int8_unavailable, internimage_block, use_kernel
+from upernet.ops.packed.block import _prepared as prepared_blocks
 from upernet.ops.packed.linear_cpu import ROWS_PER_UNIT
 
 pytestmark = pytest.mark.skipif(bool(int8_unavailable()), reason=f"Numba: {int8_unavailable()}")
@@ -140,3 +142,25 @@ def test_weights_must_fit_the_processor():
     halves = [each[..., :8, :] if each.dim() == 5 else each for each in weights.layers]
     with pytest.raises(ValueError, match="another kind of processor"):
         internimage_block(torch.randn(1, 4, 4, 32), weights._replace(layers=halves))
+
+
+def test_a_block_with_other_norms_or_other_numbers_is_another_one():
+    weights, x = packed(block()).weights, torch.randn(1, 4, 4, 32)
+    norms = [each.clone() for each in weights.norms]
+    for other in (weights._replace(norms=norms), weights._replace(epsilons=[1.0] * 5)):
+        copied = other._replace(layers=[each.clone() for each in other.layers])
+        first = internimage_block(x, weights)
+        torch.testing.assert_close(internimage_block(x, other), internimage_block(x, copied), rtol=0, atol=0)
+        norms[0].mul_(2)
+        assert not torch.equal(internimage_block(x, other), first)
+        torch.testing.assert_close(internimage_block(x, other), internimage_block(x, copied), rtol=0, atol=0)
+
+
+def test_a_block_that_is_gone_leaves_nothing_behind():
+    before = len(prepared_blocks)
+    made = packed(block())
+    made(torch.randn(1, 4, 4, 32))
+    assert len(prepared_blocks) == before + 1
+    del made
+    gc.collect()
+    assert len(prepared_blocks) == before

@@ -1,12 +1,15 @@
-"""The blocks of InternImage (arXiv 2211.05778, section 3.2) with packed weights, for inference on CPUs."""
+"""The blocks of InternImage (arXiv 2211.05778, section 3.2) with packed weights, for inference on CPUs.
+
+State of this module: `_prepared`, from the first weight of a block (held weakly) to the block as the kernels take it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from upernet.ops.dcnv3.geometry import Geometry
 from upernet.ops.dispatch import decide
@@ -61,53 +64,65 @@ def internimage_block(x: Tensor, weights: BlockWeights) -> Tensor:
     return torch.ops.upernet.internimage_block(x.detach(), *weights)
 
 
-def _run(
-    x: Tensor,
-    layers: Sequence[Tensor],
-    roundings: Sequence[float],
-    depthwise: Sequence[Tensor],
-    norms: Sequence[Tensor],
-    epsilons: Sequence[float],
-    factors: Sequence[Tensor],
-    groups: int,
-    kernel_size: int,
-    offset_scale: float,
-) -> Tensor:
+_prepared = WeakTensorKeyDictionary()
+
+
+def _prepare(weights: BlockWeights) -> Any:
+    """Return the arguments of the kernels that depend on the weights, whose memory they share."""
+    import numpy as np
+
+    from upernet.ops.packed import linear_cpu
+
+    layers, roundings, depthwise, norms, epsilons, factors, groups, size, scale = weights
+    tensors = (*layers, *depthwise, *norms, *factors)
+    # As the arguments keep the memory, no other tensor can have the address of one of these.
+    key = ([tensor.data_ptr() for tensor in tensors], *map(tuple, (roundings, epsilons)), groups, size, scale)
+    found: Any = _prepared.get(layers[0])
+    if found is not None and found[0] == key:
+        return found[1]
+    values, sampling, output, first, second = (
+        linear_cpu.layer(layers[4 * k : 4 * k + 4], roundings[2 * k : 2 * k + 2]) for k in range(5)
+    )
+    arrays = [tensor.detach().numpy() for tensor in norms]
+    before, query, after, before_mlp, after_mlp = (
+        (arrays[2 * k], arrays[2 * k + 1], np.float32(epsilon)) for k, epsilon in enumerate(epsilons)
+    )
+    factors_of_dcn, factors_of_mlp = (tensor.detach().numpy() for tensor in factors)
+    weight, bias = (tensor.detach().numpy() for tensor in depthwise)
+    arguments = (
+        (values, before),
+        Geometry((size, size), (1, 1), (size // 2, size // 2), (1, 1), groups, scale, False),
+        ((weight.reshape(-1), bias, len(weight)), query, sampling),
+        (output, after, factors_of_dcn),
+        (first, second, before_mlp, after_mlp, factors_of_mlp),
+    )
+    _prepared[layers[0]] = key, arguments
+    return arguments
+
+
+def _run(x: Tensor, *weights: Any) -> Tensor:
     import numpy as np
 
     from upernet.ops.dcnv3.cpu import grid
     from upernet.ops.packed import block_cpu, linear_cpu
     from upernet.ops.packed.linear import as_rows, packed
 
-    weight, bias = depthwise
-    if x.dim() != 4 or x.shape[3] != bias.shape[0] or x.dtype != torch.float32:
-        raise ValueError(f"internimage_block: {tuple(x.shape)} of {x.dtype} are not float32 N x H x W x {len(bias)}")
-    choice = packed(layers[0])
+    block = BlockWeights(*weights)
+    channels = len(block.depthwise[1])
+    if x.dim() != 4 or x.shape[3] != channels or x.dtype != torch.float32:
+        raise ValueError(f"internimage_block: {tuple(x.shape)} of {x.dtype} are not float32 N x H x W x {channels}")
+    choice = packed(block.layers[0])
     for operator in ("linear", "dcnv3", "mlp"):
         decide(operator, choice, x)
-    values, sampling, output, first, second = (
-        linear_cpu.layer(layers[4 * k : 4 * k + 4], roundings[2 * k : 2 * k + 2]) for k in range(5)
-    )
-    before, query, after, before_mlp, after_mlp = (
-        (norms[2 * k].numpy(), norms[2 * k + 1].numpy(), np.float32(epsilon)) for k, epsilon in enumerate(epsilons)
-    )
-    factors_of_dcn, factors_of_mlp = (each.numpy() for each in factors)
-
+    (values, norm), geometry, query, output, mlp = _prepare(block)
     x = x.contiguous()
-    has_norm = norms[0].numel() > 0
+    has_norm = norm[0].size > 0
     y = empty(*x.shape, dtype=x.dtype) if has_norm else x
     sampled, out = empty(*x.shape, dtype=x.dtype), empty(*x.shape, dtype=x.dtype)
-    linear_cpu.linear(as_rows(x), values, as_rows(sampled), before, as_rows(y) if has_norm else None)
-    pair = (kernel_size, kernel_size)
-    geometry = Geometry(pair, (1, 1), (kernel_size // 2, kernel_size // 2), (1, 1), groups, offset_scale, False)
-    block_cpu.block(
-        (x, y, sampled),
-        out,
-        (groups, kernel_size**2, offset_scale, *grid(geometry, groups, x.shape[2], np.dtype(np.float32))),
-        ((weight.reshape(-1).numpy(), bias.numpy(), weight.shape[0]), query, sampling),
-        (output, after, factors_of_dcn),
-        (first, second, before_mlp, after_mlp, factors_of_mlp),
-    )
+    linear_cpu.linear(as_rows(x), values, as_rows(sampled), norm, as_rows(y) if has_norm else None)
+    places = grid(geometry, block.groups, x.shape[2], np.dtype(np.float32))
+    sampling = (block.groups, block.kernel_size**2, block.offset_scale, *places)
+    block_cpu.block((x, y, sampled), out, sampling, query, output, mlp)
     return out
 
 

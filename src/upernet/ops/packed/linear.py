@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,7 +49,7 @@ class PackedLinear:
             self.rounding = (1 / products.step, float(products.zero))
         self.tensors = (matmul.panels, matmul.base[0], factors, bias)
 
-    @property
+    @functools.cached_property
     def layer(self) -> linear_cpu.Layer:
         """The layer as the kernels take it."""
         return linear_cpu.layer(self.tensors, self.rounding)
