@@ -16,6 +16,7 @@ from upernet.models.internimage import can_pack
 from upernet.models.protocol import ConvNormPair
 from upernet.ops import bfloat16_unavailable, int8_unavailable
 from upernet.ops.runtime.availability import numba_unavailable
+from upernet.ops.runtime.heap import keep_part_of_heap
 
 Precision = Literal["fp32", "bf16", "int8"]
 Network = TypeVar("Network", bound=nn.Module)
@@ -41,6 +42,9 @@ def prepare_for_inference(model: Network, precision: Precision = "fp32", calibra
     the numbers that are rounded to int8 are those of the images of `calibration`. Such a network can neither be
     compiled nor exported by torch.
 
+    Where the C library is GNU's, up to 256 MiB of the memory of freed tensors that are smaller than 32 MiB stay in the
+    process from then on, for the tensors that come next. `upernet.ops.release_memory` frees it.
+
     The copy holds packed weights in place of plain ones and shares all other tensors with `model`, which does not
     change. Prepare again when the weights change, and neither train nor save the copy.
 
@@ -61,6 +65,7 @@ def prepare_for_inference(model: Network, precision: Precision = "fp32", calibra
             raise UpernetError("precision int8 needs photos to find the ranges of numbers; give some as `calibration`.")
     elif precision != "fp32":
         raise UpernetError(f"precision {precision!r} is unknown; choose fp32, bf16 or int8.")
+    keep_part_of_heap()
     packable = _runs_packed(model)
     prepared = folded(model)
     if precision == "fp32" and not packable:

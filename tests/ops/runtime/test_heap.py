@@ -51,6 +51,48 @@ def test_settings_of_the_user_are_left_alone(monkeypatch: pytest.MonkeyPatch):
         assert (faults_of_a_tensor() < 16) == (before < 16)
 
 
+PARTLY_KEPT = """
+import ctypes, resource
+from pathlib import Path
+import torch
+from upernet.models import prepare_for_inference
+from upernet.ops import release_memory
+from upernet.ops.runtime.heap import kept_heap
+
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 2**20
+
+def resident_after_freeing(count, size):
+    blocks = [library.malloc(ctypes.c_size_t(size)) for _ in range(count)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in reversed(blocks):
+        library.free(ctypes.c_void_p(block))
+    return resident()
+
+prepare_for_inference(torch.nn.Conv2d(1, 1, 1))
+with kept_heap():
+    pass
+before = resident()
+print(resident_after_freeing(1, 2**26) - before, resident_after_freeing(12, 2**24) - before)
+release_memory()
+print(resident() - before)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's malloc")
+def test_part_of_the_heap_is_kept_for_inference():
+    done = subprocess.run([sys.executable, "-c", PARTLY_KEPT], capture_output=True, text=True, check=True)
+    large, small, released = map(int, done.stdout.split())
+    assert large < 32, "64 MiB of a single block go back at once"
+    assert small > 160, "192 MiB of small ones stay"
+    assert released < 32, "until memory is released"
+
+
 GROWN = """
 import resource
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Winograd's convolution (arXiv 1509.09308) on a CPU: 2.25 multiplications per output instead of 9, or 1.78.
 
-F(4x4, 3x3) computes 4 x 4 outputs through 36 products; F(6x6, 3x3) computes 6 x 6 through 64, with about four times the
-rounding errors.
+F(4x4, 3x3) computes 4 x 4 outputs through 36 products; F(6x6, 3x3) computes 6 x 6 through 64, with larger rounding
+errors.
 
 Tiles are processed in blocks, so that their transforms (nine times the size of a block's inputs) stay in the cache.
 """

@@ -2,8 +2,11 @@
 
 GNU's malloc returns every block of more than 32 MiB to the system as soon as it is freed, and smaller ones once enough
 of them are free at the end of the heap. A training step allocates and frees the same few gigabytes again and again, and
-the system maps and clears each page anew. A server has the opposite problem: answers that live for seconds lie between
-the tensors of the network, so that little is ever free at the end of the heap, and the process grows.
+the system maps and clears each page anew; so does, on a smaller scale, the network that parses one photo after another.
+A server has the opposite problem: answers that live for seconds lie between the tensors of the network, so that little
+is ever free at the end of the heap, and the process grows.
+
+State of this module: how malloc is to treat freed memory, outside of and inside `kept_heap`.
 """
 
 from __future__ import annotations
@@ -15,12 +18,50 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+from upernet.ops.runtime.memory import on_release
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Parameters of mallopt(3)."""
 KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1}
 """No block is mapped by itself, and 2 GiB at the end of the heap stay in the process."""
-USUAL = {M_MMAP_MAX: 2**16, M_TRIM_THRESHOLD: 2**26}
+PARTLY_KEPT = {M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**28}
+"""Blocks from 32 MiB on are mapped by themselves, and 256 MiB at the end of the heap stay in the process."""
+USUAL = {M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26}
 """The values that GNU's malloc has, or reaches by itself in a program that frees large blocks."""
+
+
+class _Settings:
+    """Parameters of malloc outside of `kept_heap`, and how many of its contexts last."""
+
+    outside = USUAL
+    contexts = 0
+
+
+def _apply(library: ctypes.CDLL) -> None:
+    for parameter, value in (KEPT if _Settings.contexts else _Settings.outside).items():
+        library.mallopt(parameter, value)
+
+
+def keep_part_of_heap() -> None:
+    """Keep up to 256 MiB of the memory of freed tensors in this process from now on; `release_memory` frees it.
+
+    Tensors of 32 MiB and more still return their memory at once.
+
+    This does nothing where the C library is not GNU's, or if environment variables set how it allocates.
+    """
+    library = _gnu_library()
+    if library is not None and _Settings.outside is USUAL:
+        _Settings.outside = PARTLY_KEPT
+        _apply(library)
+
+
+def _trim() -> None:
+    library = _gnu_library()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+on_release(_trim)
 
 
 @contextmanager
@@ -34,13 +75,13 @@ def kept_heap() -> Iterator[None]:
     if library is None:
         yield
         return
-    for parameter, value in KEPT.items():
-        library.mallopt(parameter, value)
+    _Settings.contexts += 1
+    _apply(library)
     try:
         yield
     finally:
-        for parameter, value in USUAL.items():
-            library.mallopt(parameter, value)
+        _Settings.contexts -= 1
+        _apply(library)
         library.malloc_trim(0)
 
 
