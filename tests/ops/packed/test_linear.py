@@ -7,14 +7,15 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.threads import on_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upernet.ops import bfloat16_unavailable, int8_unavailable
 from upernet.ops.packed.linear import PackedLinear, PackedMlp
-from upernet.ops.packed.linear_cpu import ROWS_PER_UNIT
+from upernet.ops.packed.linear_cpu import ROWS_PER_UNIT, row_units, rows_of_unit
 from upernet.ops.packed.ranges import Range
-from upernet.ops.runtime.matmul import MAX_INT8, PackedMatmul
+from upernet.ops.runtime.matmul import MAX_INT8, ROWS, PackedMatmul
 from upernet.ops.runtime.simd import LANES
 
 pytestmark = pytest.mark.skipif(bool(int8_unavailable()), reason=f"int8: {int8_unavailable()}")
@@ -204,3 +205,13 @@ def test_products_of_int8_without_avx512(name, features, vnni, tmp_path):
     program = ON_AVX2.format(vnni=vnni)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@given(rows=st.integers(0, 5000), threads=st.integers(1, 16))
+def test_units_are_all_rows_in_turn_and_equal_for_all_threads(rows, threads):
+    units, whole, part = on_threads(threads, lambda: row_units(rows))
+    found = [rows_of_unit(unit, whole, part, rows) for unit in range(units)]
+    assert [row for first, count in found for row in range(first, first + count)] == list(range(rows))
+    assert all(0 < count <= ROWS_PER_UNIT for _, count in found)
+    assert whole % threads == 0 and units - whole <= threads
+    assert all(count <= -(-rows // threads) + ROWS for _, count in found[whole:])
