@@ -15,7 +15,8 @@ from upernet.ops import bfloat16_unavailable, int8_unavailable
 from upernet.ops.packed.linear import PackedLinear, PackedMlp
 from upernet.ops.packed.linear_cpu import ROWS_PER_UNIT, row_units, rows_of_unit
 from upernet.ops.packed.ranges import Range
-from upernet.ops.runtime.matmul import MAX_INT8, ROWS, PackedMatmul
+from upernet.ops.runtime.matmul import MAX_INT8, PackedMatmul
+from upernet.ops.runtime.matmul import ROWS as TILE
 from upernet.ops.runtime.simd import LANES
 
 pytestmark = pytest.mark.skipif(bool(int8_unavailable()), reason=f"int8: {int8_unavailable()}")
@@ -214,4 +215,4 @@ def test_units_are_all_rows_in_turn_and_equal_for_all_threads(rows, threads):
     assert [row for first, count in found for row in range(first, first + count)] == list(range(rows))
     assert all(0 < count <= ROWS_PER_UNIT for _, count in found)
     assert whole % threads == 0 and units - whole <= threads
-    assert all(count <= -(-rows // threads) + ROWS for _, count in found[whole:])
+    assert all(count <= -(-rows // threads) + TILE for _, count in found[whole:])
