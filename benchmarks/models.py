@@ -2,8 +2,8 @@
 
     python -m benchmarks.models [--threads 2] [--repeats 5] [--json OUT] [--avx2]
 
-The roofline is what T's remaining multiplications at 512 x 512, Winograd's savings counted, take at the best rate that
-this machine reaches in float32 in any of `RATES`.
+The roofline is what T's remaining multiplications at 512 x 512, the savings of Winograd's F(4x4, 3x3) counted, take at
+the best rate that this machine reaches in float32 in any of `rates`. (On large maps, F(6x6, 3x3) saves more.)
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def multiply_adds(model: UPerNet, height: int, width: int, winograd: bool) -> in
 
 
 def winograd_operations(maps: Any, weight: Any, scale: Any, shift: Any, relu: bool, winograd: bool, **_: Any) -> int:
-    """Count the operations of `upsample_conv3x3` from shapes, with 36 products per 4 x 4 outputs instead of 144.
+    """Count the operations of `upsample_conv3x3` from shapes, with F(4x4, 3x3): 36 products per 4 x 4 outputs, not 144.
 
     A map that takes fewer at its own resolution goes that way.
     """
