@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from upernet.ops.runtime import heap
 from upernet.ops.runtime.heap import kept_heap
 
 NUMBERS = 2**24
@@ -32,6 +33,9 @@ def faults_of_a_tensor() -> int:
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(heap._Settings, "outside", heap.USUAL)  # other tests have prepared networks
+    with kept_heap():
+        pass
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU's malloc")
