@@ -1,4 +1,7 @@
-"""Weight transform of Winograd's F(4x4, 3x3) (arXiv 1509.09308, section 4.1) and its adjoint, with Numba."""
+"""Weight transforms of Winograd's F(4x4, 3x3) and F(6x6, 3x3) (arXiv 1509.09308, section 4.1), with Numba.
+
+The adjoint exists for F(4x4, 3x3).
+"""
 
 # pyright: reportCallIssue=false
 # Numba calls an intrinsic with fewer arguments than its definition has.
