@@ -8,6 +8,11 @@ from typing import Any
 
 import yaml
 
+try:
+    from yaml import CSafeLoader as SafeLoader  # ten times as fast
+except ImportError:  # PyYAML without libyaml
+    from yaml import SafeLoader
+
 from upernet.errors import UpernetError, plain, shorten
 from upernet.files import read_limited
 
@@ -94,7 +99,7 @@ def line_of(root: yaml.Node, location: list[Any] | tuple[Any, ...]) -> int:
     return line
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(SafeLoader):  # pyright: ignore[reportGeneralTypeIssues] (either class)
     """PyYAML's loader, whose errors all name a line."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:

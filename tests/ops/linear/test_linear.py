@@ -145,7 +145,7 @@ def test_the_kernel_is_chosen_from_the_arguments():
     assert choose_linear(x, wide.bfloat16()).kernel == choose_linear(x, odd.bfloat16()).kernel == "bfloat16"
     assert linear(x, odd.bfloat16(), odd[:, 0]).dtype == torch.float32
     assert linear(x.bfloat16(), odd.bfloat16()).dtype == torch.bfloat16
-    assert choose_linear(x, odd).kernel == "numba"
+    assert choose_linear(x, odd).kernel == "convolution"
     assert choose_linear(x, wide.clone().requires_grad_()).kernel == "numba"
     assert choose_linear(x, odd, odd[:, 0].clone().requires_grad_()).kernel == "numba"
     assert choose_linear(x.double(), wide.double()).kernel == "torch"
@@ -154,7 +154,7 @@ def test_the_kernel_is_chosen_from_the_arguments():
     with torch.backends.mkldnn.flags(enabled=False):
         assert choose_linear(x, wide).kernel == "torch"
     with torch.autocast("cpu", torch.bfloat16):
-        assert choose_linear(x, odd).kernel == "torch"
+        assert choose_linear(x, odd.clone().requires_grad_()).kernel == "convolution"
         assert linear(x, wide).dtype == linear(x, odd).dtype == torch.bfloat16
     with use_kernel(linear="other"), pytest.raises(ValueError, match="torch, convolution, numba, bfloat16"):
         linear(x, wide)

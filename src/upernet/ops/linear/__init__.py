@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upernet.ops.dispatch import OVERRIDDEN, Choice, decide, override
-from upernet.ops.eligibility import LANES, is_differentiated
+from upernet.ops.eligibility import is_differentiated
 from upernet.ops.linear import reference
 from upernet.ops.registration import define_operator
 from upernet.ops.runtime.availability import numba_unavailable
@@ -51,7 +51,7 @@ def choose_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choi
 
     - `torch` is `F.linear`.
     - `convolution` is the same product as a 1x1 convolution over channels-last rows, which PyTorch sends to oneDNN.
-    - `numba` serves training, and the output counts that oneDNN is slow with.
+    - `numba` serves training.
     - `bfloat16` rounds `x` to bfloat16, because the weight is bfloat16.
     """
     if kernel := override("linear"):
@@ -64,15 +64,11 @@ def choose_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choi
         return Choice("torch", f"oneDNN does not multiply {x.dtype} by {weight.dtype}")
     if x.numel() == 0:
         return Choice("torch", "x is empty")
-    differentiated, odd = is_differentiated(x, weight, bias), weight.shape[0] % LANES != 0
-    if (differentiated or odd) and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling():
+    chooses = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    if is_differentiated(x, weight, bias) and not chooses:
         if reason := numba_unavailable("linear.cpu"):
-            return Choice("torch" if odd else "convolution", reason)
-        return Choice(
-            "numba", "with gradients" if differentiated else f"oneDNN is slow if outputs are not a multiple of {LANES}"
-        )
-    if odd:
-        return Choice("torch", "autocast chooses the dtypes, or a compiler the kernel")
+            return Choice("convolution", reason)
+        return Choice("numba", "with gradients")
     if torch.compiler.is_compiling() or (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return Choice("convolution", "oneDNN's products are faster than F.linear's")
     return Choice("torch", "oneDNN is switched off or not built into PyTorch")
@@ -87,10 +83,10 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: D.
     """
     rows, matrix = x.permute(0, 2, 3, 1), weight.flatten(1)
-    choice = choose_linear(rows, matrix, bias)
-    if choice.kernel not in ("numba", "bfloat16"):
+    kernel = decide("linear", choose_linear(rows, matrix, bias), rows, matrix)
+    if kernel in ("torch", "convolution"):
         return F.conv2d(x, weight, bias)
-    return _compute(decide("linear", choice, rows, matrix), rows, matrix, bias).permute(0, 3, 1, 2)
+    return _compute(kernel, rows, matrix, bias).permute(0, 3, 1, 2)
 
 
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from upernet.ops.runtime.compiling import finish
+
 
 @functools.cache
 def numba_unavailable(module: str) -> str:
@@ -26,6 +28,7 @@ def numba_unavailable(module: str) -> str:
     """
     try:
         kernels = importlib.import_module(f"upernet.ops.{module}")
+        finish(module)
         with ThreadPoolExecutor(1) as pool:  # in another thread, modes such as FakeTensorMode do not apply
             pool.submit(kernels.warm_up).result()
         return ""

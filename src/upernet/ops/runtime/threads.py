@@ -40,6 +40,7 @@ from numba.core.caching import FunctionCache
 from numba.core.codegen import CPUCodeLibrary
 from numba.core.compiler import Flags, compile_internal
 from numba.core.registry import cpu_target
+from numba.core.runtime.nrt import rtsys
 from numba.extending import intrinsic, lower_builtin, type_callable
 
 from upernet.ops.runtime.openmp import parallel
@@ -118,6 +119,19 @@ inlined = functools.partial(jit, inline=True)
 """`jit` with `inline`."""
 
 
+class _Cache(FunctionCache):
+    """Numba's cache on disk, from which kernels are loaded without what only compilation needs."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return a compiled kernel, or None if there is none for these arguments.
+
+        Numba's own method imports all that Numba can compile first, which takes twice as long as a photo.
+        """
+        rtsys.initialize(target_context)  # kernels allocate memory
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a kernel for `run`, without the GIL, and cache it on disk if any location is writable.
 
@@ -132,7 +146,7 @@ def kernel(function: Callable[..., Any]) -> Any:
         setattr(in_threads, name, getattr(function, name))
     compiled = numba.jit(**OPTIONS, no_cfunc_wrapper=True)(in_threads)
     with suppress(RuntimeError):  # no writable location
-        compiled._cache = FunctionCache(function)  # its file and its code, not those of `in_threads`
+        compiled._cache = _Cache(function)  # its file and its code, not those of `in_threads`
     return compiled
 
 

@@ -260,7 +260,7 @@ def _places(rows: Axis, columns: Axis) -> tuple[int, Any, Any, Any]:
 
 
 def warm_up() -> None:
-    """Compile the kernels, or load them from Numba's cache."""
+    """Compile the kernel of labels, or load it from Numba's cache; few processes need that of probabilities."""
     from upernet.ops.guided import Axis
     from upernet.ops.upsampled import OwnedChannels
 
@@ -268,4 +268,3 @@ def warm_up() -> None:
     labels, owners = torch.zeros(2, 2, dtype=torch.int16), torch.zeros(2, 2, dtype=torch.int16)
     groups = [OwnedChannels(0, 0, (0,))]
     upsample(torch.zeros(1, 1, 1), axis, axis, labels, torch.zeros(2, 2), owners, groups)
-    add_probabilities(torch.zeros(1, 1, 1), axis, axis, torch.zeros(1, 2, 2))
