@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 from upernet.models.features import DropPath, Feature, FeatureInfo
 from upernet.models.initialization import initialize
 from upernet.models.protocol import BackboneSettings, ConvNormPair, Normalization, Setting
-from upernet.ops import depthwise_conv2d
+from upernet.ops import depthwise_conv2d, pointwise_conv2d
 
 VARIANTS: dict[str, tuple[float, float]] = {
     "tf_efficientnet_lite0": (1.0, 1.0),
@@ -142,6 +142,8 @@ class SameConv2d(nn.Conv2d):
             input = F.pad(input, (left, right, top, bottom))
         if self.groups > 1:
             return depthwise_conv2d(input, weight, bias, self.stride[0], int(self.padding[0]))
+        if self.kernel_size == (1, 1):
+            return pointwise_conv2d(input, weight, bias)
         return self._conv_forward(input, weight, bias)
 
     def _padding_of(self, size: int) -> tuple[int, int]:

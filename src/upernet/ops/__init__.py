@@ -20,6 +20,7 @@ from upernet.ops.guided import Axis, choose_guided_labels, guided_labels
 from upernet.ops.lateral import choose_lateral, lateral
 from upernet.ops.linear import choose_linear, conv1x1, linear
 from upernet.ops.linear.mlp import mlp
+from upernet.ops.linear.pointwise import pointwise_conv2d
 from upernet.ops.packed.block import BlockWeights, internimage_block
 from upernet.ops.runtime.availability import bfloat16_unavailable, int8_unavailable
 from upernet.ops.runtime.bilinear import resize, resize_like
@@ -84,6 +85,7 @@ __all__ = [
     "linear",
     "mlp",
     "packed_conv3x3",
+    "pointwise_conv2d",
     "recorded_decisions",
     "release_memory",
     "resize",

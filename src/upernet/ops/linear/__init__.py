@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from upernet.ops.dispatch import OVERRIDDEN, Choice, decide, override
 from upernet.ops.eligibility import is_differentiated
 from upernet.ops.linear import reference
+from upernet.ops.linear.pointwise import pointwise_conv2d
 from upernet.ops.registration import define_operator
 from upernet.ops.runtime.availability import numba_unavailable
 
@@ -42,7 +42,7 @@ def _compute(kernel: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     if kernel != "convolution":
         raise ValueError(f"linear has no kernel {kernel}: choose from torch, convolution, numba, bfloat16")
     rows = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
-    out = F.conv2d(rows, weight[:, :, None, None], bias)
+    out = pointwise_conv2d(rows, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -85,7 +85,7 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     rows, matrix = x.permute(0, 2, 3, 1), weight.flatten(1)
     kernel = decide("linear", choose_linear(rows, matrix, bias), rows, matrix)
     if kernel in ("torch", "convolution"):
-        return F.conv2d(x, weight, bias)
+        return pointwise_conv2d(x, weight, bias)
     return _compute(kernel, rows, matrix, bias).permute(0, 3, 1, 2)
 
 

@@ -1,0 +1,39 @@
+"""1x1 convolutions through oneDNN."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from upernet.ops.dispatch import override
+from upernet.ops.eligibility import is_differentiated
+
+SMALL = 20480
+"""Numbers of a map from which on `F.conv2d` prefers oneDNN with several threads."""
+
+
+def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute a 1x1 convolution, as `F.conv2d` does: N x C x H x W -> N x D x H x W.
+
+    With one thread, `F.conv2d` sends 1x1 convolutions of one image to a library that takes twice as long as oneDNN on
+    some processors. `use_kernel(linear="torch")` calls `F.conv2d` all the same.
+
+    Args:
+        x: N x C x H x W.
+        weight: D x C x 1 x 1.
+        bias: D.
+    """
+    if (
+        torch.get_num_threads() > 1
+        or override("linear") == "torch"
+        or torch.compiler.is_compiling()
+        or x.numel() <= SMALL
+        or not x.dtype == weight.dtype == torch.float32
+        or x.device.type != "cpu"
+        or torch.is_autocast_enabled("cpu")
+        or is_differentiated(x, weight, bias)
+        or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+    ):
+        return F.conv2d(x, weight, bias)
+    return torch.ops.aten.mkldnn_convolution(x, weight, bias, (0, 0), (1, 1), (1, 1), 1)
