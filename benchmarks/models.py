@@ -3,12 +3,14 @@
     python -m benchmarks.models [--threads 2] [--repeats 5] [--json OUT] [--avx2]
 
 The roofline is what T's remaining multiplications at 512 x 512, the savings of Winograd's F(4x4, 3x3) counted, take at
-the best rate that this machine reaches in float32 in any of `rates`. (On large maps, F(6x6, 3x3) saves more.)
+the best rate that this machine reaches in float32 in any of `rates`. The limit of each network is how many times as
+fast as the official way it would be if it took that time for its multiplications, those that F(6x6, 3x3) saves left
+out too, and none for all else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -67,22 +69,28 @@ def parts(model: UPerNet, size: int) -> dict[str, dict[str, Run]]:
     }
 
 
-def multiply_adds(model: UPerNet, height: int, width: int, winograd: bool) -> int:
-    """Count the multiply-adds of one image as it runs here, with Winograd's savings or as if convolved directly."""
-    savings = {torch.ops.upernet.upsample_conv3x3: winograd_operations} if winograd else None
+def multiply_adds(model: UPerNet, height: int, width: int, tiles: Sequence[int] = ()) -> int:
+    """Count the multiply-adds of one image as it runs here.
+
+    Args:
+        tiles: Sides of Winograd's tiles of outputs, the best of which counts; none: direct convolutions count.
+    """
+    savings = {torch.ops.upernet.upsample_conv3x3: partial(winograd_operations, tiles)} if tiles else None
     with FlopCounterMode(display=False, custom_mapping=savings) as counter:
         model(torch.randn(1, 3, height, width))
     return counter.get_total_flops() // 2
 
 
-def winograd_operations(maps: Any, weight: Any, scale: Any, shift: Any, relu: bool, winograd: bool, **_: Any) -> int:
-    """Count the operations of `upsample_conv3x3` from shapes, with F(4x4, 3x3): 36 products per 4 x 4 outputs, not 144.
+def winograd_operations(
+    tiles: Sequence[int], maps: Any, weight: Any, scale: Any, shift: Any, relu: bool, winograd: bool, **_: Any
+) -> int:
+    """Count the operations of `upsample_conv3x3` from shapes: F(4x4, 3x3) takes 36 products per 4 x 4 outputs, not 144.
 
     A map that takes fewer at its own resolution goes that way.
     """
     images, _, height, width = maps[0]
-    tiles = -(-height // 4) * -(-width // 4)
-    fine = 36 * tiles if winograd else 9 * height * width
+    transformed = [(side + 2) ** 2 * -(-height // side) * -(-width // side) for side in tiles]
+    fine = min(transformed) if winograd else 9 * height * width
     products = sum(channels * min(9 * h * w, fine) for _, channels, h, w in maps)
     return 2 * images * weight[0] * products
 
@@ -110,7 +118,7 @@ def roofline(model: UPerNet, size: int, repeats: int, seconds: float) -> dict[st
     candidates = rates(side=size // 4)
     times = compare({name: run for name, (run, _) in candidates.items()}, repeats)["seconds"]
     reached = {name: macs / times[name]["median"] for name, (_, macs) in candidates.items()}
-    macs = multiply_adds(model, size, size, winograd=True)
+    macs = multiply_adds(model, size, size, tiles=(4,))
     least = macs / max(reached.values())
     return {
         "multiply_adds": macs,
@@ -121,11 +129,19 @@ def roofline(model: UPerNet, size: int, repeats: int, seconds: float) -> dict[st
     }
 
 
+def limit_of(row: Mapping[str, Any], macs: int, roofline: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how long a network's multiply-adds take at the best rate, and how many times as long the official way."""
+    seconds = macs / max(roofline["multiply_adds_per_second"].values())
+    official = row["seconds"]["official"]["median"]
+    return {"multiply_adds": macs, "seconds": seconds, "ratio": official / seconds}
+
+
 @torch.inference_mode()
 def main() -> None:
     arguments = command_line(__doc__)
     networks = {"T": (64,)} if arguments.quick else NETWORKS
     rows: dict[str, Any] = {}
+    left: dict[str, int] = {}
     for letter, sizes in networks.items():
         model = network(letter, tiny=arguments.quick)
         for size in sizes:
@@ -133,6 +149,7 @@ def main() -> None:
             rows[name] = whole(model, size, arguments.repeats)
             show(name, rows[name])
             show_agreement(rows[name]["agreement"])
+            left[name] = multiply_adds(model, size, size, tiles=(4, 6))
         for part, runs in parts(model, sizes[0]).items():
             name = f"{letter} at {sizes[0]}, {part}"
             rows[name] = compare(runs, arguments.repeats)
@@ -144,10 +161,14 @@ def main() -> None:
         print(f"{name:<40} {rate / 1e9:>8.1f} G multiply-adds per second")
     print(f"T at {size}: {limit['multiply_adds'] / 1e9:.1f} G multiply-adds left, {1000 * limit['seconds']:.0f} ms at")
     print(f"the best rate; measured: {limit['measured_over_roofline']:.2f} times as long")
+    limits = {name: limit_of(rows[name], macs, limit) for name, macs in left.items()}
+    for name, found in limits.items():
+        print(f"{name}: products alone take {1000 * found['seconds']:.0f} ms, the official way {found['ratio']:.2f} x")
     height, width = (size, size) if arguments.quick else COUNTED_AT
-    macs = multiply_adds(model, height, width, winograd=False)
+    macs = multiply_adds(model, height, width)
     print(f"T at {height} x {width}, Winograd's savings not counted: {macs / 1e9:.1f} G multiply-adds")
-    save(arguments, rows=rows, roofline=limit, direct={"height": height, "width": width, "multiply_adds": macs})
+    direct = {"height": height, "width": width, "multiply_adds": macs}
+    save(arguments, rows=rows, roofline=limit, limits=limits, direct=direct)
 
 
 if __name__ == "__main__":

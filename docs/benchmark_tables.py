@@ -111,6 +111,23 @@ def roofline() -> list[str]:
     ]
 
 
+def limits() -> list[str]:
+    """Return a table of what would be possible if networks took no time for anything but products."""
+    results = {"": read("models"), ", without AVX-512": read("models_avx2")}
+    rows = [
+        [
+            f"{name}{suffix}",
+            f"{limit['multiply_adds'] / 1e9:.1f} G",
+            duration(limit["seconds"]),
+            f"{limit['ratio']:.1f}",
+            f"{result['rows'][name]['ratio']['fast']:.1f}",
+        ]
+        for suffix, result in results.items()
+        for name, limit in result["limits"].items()
+    ]
+    return table(["", "multiply-adds left", "at the best rate", "official, over that", "official, over fast"], *rows)
+
+
 def peers() -> list[str]:
     """Return a table with a row per network or program, fastest first."""
     result = read("peers")
@@ -335,5 +352,16 @@ def video_smoothing() -> list[str]:
 SHOWN = (speed, machine, targets, operators, models, breakdown, roofline, precision, peers, training, memory, scaling)
 TABLES = {
     function.__name__: function
-    for function in (*SHOWN, models_avx2, evaluation, busy, cold_start, exported, many_photos, upp, video_smoothing)
+    for function in (
+        *SHOWN,
+        models_avx2,
+        limits,
+        evaluation,
+        busy,
+        cold_start,
+        exported,
+        many_photos,
+        upp,
+        video_smoothing,
+    )
 }

@@ -107,6 +107,10 @@ def test_models(run: Any):
     best = max(limit["multiply_adds_per_second"].values())
     assert limit["seconds"] == pytest.approx(limit["multiply_adds"] / best)
     assert limit["multiply_adds"] <= result["direct"]["multiply_adds"]
+    (name, possible), *_ = result["limits"].items()
+    assert possible["multiply_adds"] <= limit["multiply_adds"]
+    official = result["rows"][name]["seconds"]["official"]["median"]
+    assert possible["ratio"] == pytest.approx(official / (possible["multiply_adds"] / best))
 
 
 @pytest.mark.slow
