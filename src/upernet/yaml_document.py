@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 try:
-    from yaml import CSafeLoader as SafeLoader  # ten times as fast
+    from yaml import CSafeLoader as SafeLoader  # in C
 except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader
 

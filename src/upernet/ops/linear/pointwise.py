@@ -10,14 +10,14 @@ from upernet.ops.dispatch import override
 from upernet.ops.eligibility import is_differentiated
 
 SMALL = 20480
-"""Numbers of a map from which on `F.conv2d` prefers oneDNN with several threads."""
+"""Numbers of a map up to which `F.conv2d` does not choose oneDNN, with several threads either."""
 
 
 def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute a 1x1 convolution, as `F.conv2d` does: N x C x H x W -> N x D x H x W.
 
-    With one thread, `F.conv2d` sends 1x1 convolutions of one image to a library that takes twice as long as oneDNN on
-    some processors. `use_kernel(linear="torch")` calls `F.conv2d` all the same.
+    With one thread, `F.conv2d` sends 1x1 convolutions of one image to a library that is slower than oneDNN on some
+    processors. `use_kernel(linear="torch")` calls `F.conv2d` all the same.
 
     Args:
         x: N x C x H x W.

@@ -28,8 +28,8 @@ def numba_unavailable(module: str) -> str:
     """
     try:
         kernels = importlib.import_module(f"upernet.ops.{module}")
-        finish(module)
         with ThreadPoolExecutor(1) as pool:  # in another thread, modes such as FakeTensorMode do not apply
+            pool.submit(finish, module).result()
             pool.submit(kernels.warm_up).result()
         return ""
     except Exception as error:  # whatever stops a compiler: missing packages, versions, processors

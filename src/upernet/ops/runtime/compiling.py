@@ -32,7 +32,7 @@ class _SharedWork:
 
     def __init__(self, modules: Sequence[Any]) -> None:
         self.modules = {module.__name__.removeprefix("upernet.ops."): module for module in modules}
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.finished: set[int] = set()
         self.waiting, queue = os.pipe()
         os.write(queue, bytes(range(len(modules))))

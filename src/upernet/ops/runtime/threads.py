@@ -125,7 +125,7 @@ class _Cache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return a compiled kernel, or None if there is none for these arguments.
 
-        Numba's own method imports all that Numba can compile first, which takes twice as long as a photo.
+        Numba's own method first imports all that Numba can compile.
         """
         rtsys.initialize(target_context)  # kernels allocate memory
         with self._guard_against_spurious_io_errors():
