@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,7 @@ def test_multiplications_are_counted_as_they_are_done(kernel: str):
     from benchmarks.models import winograd_operations
 
     maps = [torch.randn(1, 64, 16, 16), torch.randn(1, 32, 8, 8), torch.randn(1, 16, 2, 2)]
-    formula = {torch.ops.upernet.upsample_conv3x3: winograd_operations}
+    formula = {torch.ops.upernet.upsample_conv3x3: partial(winograd_operations, (4,))}
     counter = FlopCounterMode(display=False, custom_mapping=formula)
     with use_kernel(upsample_conv3x3=kernel), torch.inference_mode(), counter:
         upsample_conv3x3(maps, torch.randn(48, 112, 3, 3))

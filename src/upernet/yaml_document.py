@@ -74,7 +74,7 @@ def _load(text: str, source: str) -> tuple[yaml.Node | None, Any]:
         return root, loader.construct_document(root)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
+        line = min(mark.line, text.count("\n")) + 1 if mark else 1  # libyaml puts the end on a line of its own
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UpernetError(f"{source}:{line}: not valid YAML: {problem}.") from None
     except RecursionError:  # a thousand open brackets

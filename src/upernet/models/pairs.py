@@ -124,7 +124,7 @@ def _is_plain(call: _Call, conv: nn.Conv2d) -> bool:
     last = call.steps[-1] if call.steps else None
     return (
         isinstance(last, _Operation)
-        and last.function is torch.ops.aten.convolution.default
+        and last.function in (torch.ops.aten.convolution.default, torch.ops.aten.mkldnn_convolution.default)
         and last.arguments[1] is conv.weight
         and last.arguments[2] is conv.bias
         and last.outputs[0] is call.output

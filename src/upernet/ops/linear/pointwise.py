@@ -25,9 +25,9 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         bias: D.
     """
     if (
-        torch.get_num_threads() > 1
+        torch.compiler.is_compiling()  # first: torch's compiler cannot trace the next ones
+        or torch.get_num_threads() > 1
         or override("linear") == "torch"
-        or torch.compiler.is_compiling()
         or x.numel() <= SMALL
         or not x.dtype == weight.dtype == torch.float32
         or x.device.type != "cpu"
