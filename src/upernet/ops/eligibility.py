@@ -18,6 +18,11 @@ def is_differentiated(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
+def has_onednn() -> bool:
+    """Return whether PyTorch may send float32 products on the CPU to oneDNN."""
+    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+
+
 def unfit_for_numba(*maps: Tensor) -> str:
     """Check the device, dtypes, channels and size of maps N x C x H x W."""
     first = maps[0]

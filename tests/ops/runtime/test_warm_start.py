@@ -41,7 +41,7 @@ digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array
 can_compile = "numba.np.arraymath" in sys.modules
 
 x, weight = torch.randn(5, 7, dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
-with use_kernel(linear="numba"):  # which has run with float32 only
+with use_kernel(linear="numba"):  # which serves training and has not run yet
     difference = (linear(x, weight) - x @ weight.T).abs().max().item()
 print(json.dumps({**counts, "digest": digest, "can_compile": can_compile, "difference": difference}))
 """

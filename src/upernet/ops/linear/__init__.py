@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from upernet.ops.dispatch import OVERRIDDEN, Choice, decide, override
-from upernet.ops.eligibility import is_differentiated
+from upernet.ops.eligibility import has_onednn, is_differentiated
 from upernet.ops.linear import reference
 from upernet.ops.linear.pointwise import pointwise_conv2d
 from upernet.ops.registration import define_operator
@@ -64,12 +64,12 @@ def choose_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Choi
         return Choice("torch", f"oneDNN does not multiply {x.dtype} by {weight.dtype}")
     if x.numel() == 0:
         return Choice("torch", "x is empty")
-    chooses = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
-    if is_differentiated(x, weight, bias) and not chooses:
+    decided_by_torch = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    if is_differentiated(x, weight, bias) and not decided_by_torch:
         if reason := numba_unavailable("linear.cpu"):
             return Choice("convolution", reason)
         return Choice("numba", "with gradients")
-    if torch.compiler.is_compiling() or (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+    if torch.compiler.is_compiling() or has_onednn():
         return Choice("convolution", "oneDNN's products are faster than F.linear's")
     return Choice("torch", "oneDNN is switched off or not built into PyTorch")
 

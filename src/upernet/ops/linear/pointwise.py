@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upernet.ops.dispatch import override
-from upernet.ops.eligibility import is_differentiated
+from upernet.ops.eligibility import has_onednn, is_differentiated
 
 SMALL = 20480
 """Numbers of a map up to which `F.conv2d` does not choose oneDNN, with several threads either."""
@@ -33,7 +33,7 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         or x.device.type != "cpu"
         or torch.is_autocast_enabled("cpu")
         or is_differentiated(x, weight, bias)
-        or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+        or not has_onednn()
     ):
         return F.conv2d(x, weight, bias)
     return torch.ops.aten.mkldnn_convolution(x, weight, bias, (0, 0), (1, 1), (1, 1), 1)
